@@ -1,0 +1,1 @@
+"""Everything that pocket learns from: sentences, synthetic voices, drawn faces, captions."""

@@ -1,0 +1,1 @@
+"""The wire: WHEP over HTTP, and the events of the data channel."""
