@@ -1,0 +1,83 @@
+"""What HTTP answers when it cannot do what was asked: RFC 9457 problems with a stable ``code``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class SignalingError(Exception):
+    """Base of all answers that are not a success.
+
+    Attributes:
+        status: HTTP status.
+        code: stable, for programs.
+        title: the kind of problem, the same for each ``code``.
+        detail: what happened and what to do, for people.
+        headers: headers of the answer.
+    """
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(self, detail: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> dict[str, object]:
+        return {"type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail}
+
+
+class BadOffer(SignalingError):
+    status, code, title = 400, "bad_sdp", "The SDP offer cannot be used"
+
+
+class BadRequest(SignalingError):
+    status, code, title = 400, "bad_request", "The request cannot be understood"
+
+
+class UnknownAvatar(SignalingError):
+    status, code, title = 404, "unknown_avatar", "No such avatar"
+
+
+class UnknownSession(SignalingError):
+    status, code, title = 404, "unknown_session", "No such session"
+
+
+class NotFound(SignalingError):
+    status, code, title = 404, "not_found", "Nothing here"
+
+
+class MethodNotAllowed(SignalingError):
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class StaleETag(SignalingError):
+    status, code, title = 412, "stale_etag", "The ICE session is another one by now"
+
+
+class BodyTooLarge(SignalingError):
+    status, code, title = 413, "message_too_large", "The body is too large"
+
+
+class WrongType(SignalingError):
+    status, code, title = 415, "unsupported_media_type", "Wrong content type"
+
+
+class Unprocessable(SignalingError):
+    status, code, title = 422, "unprocessable", "Understood, but not possible"
+
+
+class MissingETag(SignalingError):
+    status, code, title = 428, "etag_required", "If-Match is required"
+
+
+class Unavailable(SignalingError):
+    """Full, draining, or without an engine. ``retry_after_s`` is the client's waiting time."""
+
+    status, code, title = 503, "unavailable", "Not available now"
+
+    def __init__(self, detail: str, *, code: str, retry_after_s: int) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after_s)})

@@ -1,0 +1,100 @@
+"""ICE as it appears on the wire: servers for clients, trickled fragments (RFC 8840), and candidates written into an answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+
+from signaling.errors import BadRequest
+
+
+@dataclass(frozen=True)
+class IceServer:
+    """A STUN or TURN server that both sides may use."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+    def link_headers(self) -> list[str]:
+        """``Link`` header values of WHEP, one for each URL."""
+        auth = ""
+        if self.username is not None and self.credential is not None:
+            auth = f'; username="{_quoted(self.username)}"; credential="{_quoted(self.credential)}"; credential-type="password"'
+        return [f'<{url}>; rel="ice-server"{auth}' for url in self.urls]
+
+
+@dataclass(frozen=True)
+class IceFragment:
+    """A body of type ``application/trickle-ice-sdpfrag``.
+
+    Attributes:
+        ufrag, password: ICE credentials of the client, where given.
+        candidates: pairs of media id and candidate line without ``a=candidate:``.
+        complete: no further candidates follow.
+    """
+
+    ufrag: str | None = None
+    password: str | None = None
+    candidates: tuple[tuple[str, str], ...] = field(default=())
+    complete: bool = False
+
+
+def parse_fragment(text: str) -> IceFragment:
+    """Parse an SDP fragment.
+
+    Raises:
+        BadRequest: it holds a line that is no SDP, or a candidate before any ``a=mid``.
+    """
+    ufrag = password = mid = None
+    candidates: list[tuple[str, str]] = []
+    complete = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        if not re.match(r"^[a-z]=", line):
+            raise BadRequest(f"Line {number} of the ICE fragment is not SDP: {line!r:.80}.", code="bad_ice_fragment")
+        if line.startswith("a=ice-ufrag:"):
+            ufrag = line.partition(":")[2].strip()
+        elif line.startswith("a=ice-pwd:"):
+            password = line.partition(":")[2].strip()
+        elif line.startswith("a=mid:"):
+            mid = line.partition(":")[2].strip()
+        elif line.startswith("a=end-of-candidates"):
+            complete = True
+        elif line.startswith("a=candidate:"):
+            if mid is None:
+                raise BadRequest(
+                    f"Line {number} of the ICE fragment is a candidate before any a=mid line.", code="bad_ice_fragment"
+                )
+            candidates.append((mid, line.partition(":")[2].strip()))
+    if not (candidates or complete or ufrag):
+        raise BadRequest("The ICE fragment holds neither candidates nor a=end-of-candidates.", code="bad_ice_fragment")
+    return IceFragment(ufrag, password, tuple(candidates), complete)
+
+
+def advertise(sdp: str, address: str) -> str:
+    """Put a public address in the place of the host addresses of an answer, ports kept, once for each port.
+
+    For containers and one-to-one NAT, where the machine does not know its own public address.
+    """
+    family = ipaddress.ip_address(address).version
+    lines: list[str] = []
+    seen: set[tuple[int, str]] = set()
+    section = 0
+    for line in sdp.splitlines():
+        section += line.startswith("m=")
+        match = re.fullmatch(r"(a=candidate:\S+ \d+ \S+ \d+ )(\S+) (\d+) typ host(.*)", line)
+        if match is None:
+            lines.append(line)
+            continue
+        prefix, host, port, rest = match.groups()
+        if ipaddress.ip_address(host).version == family and (section, port) not in seen:
+            seen.add((section, port))
+            lines.append(f"{prefix}{address} {port} typ host{rest}")
+    return "\r\n".join(lines) + "\r\n"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
