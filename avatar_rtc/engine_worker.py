@@ -1,0 +1,405 @@
+"""The child's side of the engine: it owns the model, and steps whichever stream is the most urgent.
+
+One thread, one loop: read the commands that have arrived, step the stream with the earliest deadline, repeat. Commands are
+therefore heard between two steps. Chunks go into slots of a memory that parent and child share; the socket carries only words.
+
+An exception of the model is not caught here. It ends the process, and that is how the parent learns of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+
+import numpy as np
+
+from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
+from model.errors import ModelError
+from model.stream import Model, Stream
+
+ModelLoader = Callable[[], Model]
+
+NUM_SLOTS = 4
+"""Chunks on their way. The parent copies one out as soon as it hears of it: more than one is taken only while it is busy."""
+
+ALIVE_EVERY_S = 0.25
+"""While it works the child says something at least this often, a step's length permitting."""
+
+WARM_UP_SETTINGS = StreamSettings(scene="A woman with brown hair in a bright office.", voice="a warm, clear female voice")
+WARM_UP_LINE = "Hello, nice to meet you."
+WARM_UP_BLOCKS = 2
+
+
+# Commands: from the parent. ``call`` is the number under which an Answer is expected.
+
+
+@dataclass(frozen=True)
+class Open:
+    call: int
+    stream: int
+    settings: StreamSettings
+
+
+@dataclass(frozen=True)
+class Push:
+    call: int
+    stream: int
+    reply_id: str
+    text: str
+    last: bool
+
+
+@dataclass(frozen=True)
+class Update:
+    call: int
+    stream: int
+    settings: StreamSettings
+
+
+@dataclass(frozen=True)
+class Cancel:
+    call: int
+    stream: int
+
+
+@dataclass(frozen=True)
+class Next:
+    """The next chunk is wanted by ``deadline_s``; sent again, it moves the deadline."""
+
+    stream: int
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class CloseStream:
+    stream: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """The parent has copied the chunk in this slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    pass
+
+
+Command = Open | Push | Update | Cancel | Next | CloseStream | Release | Shutdown
+
+
+# Reports: to the parent.
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Loading goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    info: StreamInfo
+
+
+@dataclass(frozen=True)
+class Unloadable:
+    """The model cannot be loaded, for a reason that a person can mend."""
+
+    error: ModelError
+
+
+@dataclass(frozen=True)
+class Answer:
+    call: int
+    error: ModelError | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A chunk lies in ``slot``. ``stage_s`` is the time its steps took, by stage."""
+
+    stream: int
+    slot: int
+    index: int
+    speaking: bool
+    marks: tuple[Mark, ...]
+    stage_s: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A step is done and there was nothing else to say for a while."""
+
+
+Report = Progress | Ready | Unloadable | Answer | Block | Alive
+
+_LENGTH = struct.Struct("!I")
+
+
+def pack(message: Command | Report) -> bytes:
+    """One message as it goes over the socket: a length, then a pickle. Both ends are the same program, started by one another."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Unpacker:
+    """Bytes in, whole messages out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Command | Report]:
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield pickle.loads(body)
+
+
+class Slots:
+    """The shared memory seen as ``NUM_SLOTS`` places for a chunk: frames first, then samples."""
+
+    def __init__(self, memory: mmap, info: StreamInfo) -> None:
+        self.memory = memory
+        self._frames_shape = (info.block_frames, info.height_px * 3 // 2, info.width_px)
+        self._num_frames_bytes = info.block_frames * info.height_px * 3 // 2 * info.width_px
+        self._num_samples = info.block_samples
+        self._info = info
+
+    @staticmethod
+    def size_bytes(info: StreamInfo) -> int:
+        return NUM_SLOTS * (info.block_frames * info.height_px * 3 // 2 * info.width_px + 2 * info.block_samples)
+
+    def _views(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        offset = slot * (self._num_frames_bytes + 2 * self._num_samples)
+        frames = np.frombuffer(self.memory, np.uint8, self._num_frames_bytes, offset).reshape(self._frames_shape)
+        samples = np.frombuffer(self.memory, np.int16, self._num_samples, offset + self._num_frames_bytes)
+        return frames, samples
+
+    def write(self, slot: int, chunk: AVChunk) -> None:
+        frames, samples = self._views(slot)
+        frames[:] = chunk.frames
+        samples[:] = chunk.samples
+
+    def read(self, block: Block) -> AVChunk:
+        """The chunk of this report, copied out of its slot."""
+        frames, samples = self._views(block.slot)
+        return AVChunk(
+            index=block.index,
+            frames=frames.copy(),
+            samples=samples.copy(),
+            fps=self._info.fps,
+            sample_rate_hz=self._info.sample_rate_hz,
+            speaking=block.speaking,
+            marks=block.marks,
+        )
+
+
+class _ParentIsGone(Exception):  # noqa: N818 - an event, not an error
+    pass
+
+
+class _Wire:
+    """The child's end of the socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._unpacker = Unpacker()
+        self._last_sent_s = 0.0
+
+    def send(self, report: Report) -> None:
+        try:
+            self._socket.sendall(pack(report))
+        except (BrokenPipeError, ConnectionResetError):
+            raise _ParentIsGone from None
+        self._last_sent_s = time.monotonic()
+
+    def say_alive(self) -> None:
+        if time.monotonic() - self._last_sent_s > ALIVE_EVERY_S:
+            self.send(Alive())
+
+    def receive(self, *, wait: bool) -> Iterator[Command | Report]:
+        """What has arrived; with ``wait``, not before something has."""
+        readable, _, _ = select.select([self._socket], [], [], None if wait else 0)
+        if not readable:
+            return
+        try:
+            data = self._socket.recv(1 << 16)
+        except ConnectionResetError:
+            raise _ParentIsGone from None
+        if not data:
+            raise _ParentIsGone
+        yield from self._unpacker.feed(data)
+
+
+@dataclass
+class _Speaker:
+    """A stream and what is wanted of it."""
+
+    stream: Stream
+    deadline_s: float | None = None
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+
+class _Scheduler:
+    """Earliest deadline first, over the streams of which a chunk is wanted, one step at a time."""
+
+    def __init__(self, model: Model, slots: Slots, wire: _Wire) -> None:
+        self._model = model
+        self._slots = slots
+        self._wire = wire
+        self._free_slots = list(range(NUM_SLOTS))
+        self._speakers: dict[int, _Speaker] = {}
+        self._running = True
+
+    def run(self) -> None:
+        while True:
+            stream_id = self._most_urgent()
+            for command in self._wire.receive(wait=stream_id is None):
+                assert not isinstance(command, Report)
+                self._obey(command)
+            if not self._running:
+                return
+            # Asked again, because a command may have changed it.
+            stream_id = self._most_urgent()
+            if stream_id is not None:
+                self._step(stream_id, self._speakers[stream_id])
+
+    def _most_urgent(self) -> int | None:
+        if not self._free_slots:
+            return None
+        wanted = [
+            (speaker.deadline_s, stream_id) for stream_id, speaker in self._speakers.items() if speaker.deadline_s is not None
+        ]
+        return min(wanted)[1] if wanted else None
+
+    def _step(self, stream_id: int, speaker: _Speaker) -> None:
+        stage = speaker.stream.stage
+        started_s = time.perf_counter()
+        chunk = speaker.stream.step()
+        speaker.stage_s[stage] = speaker.stage_s.get(stage, 0.0) + time.perf_counter() - started_s
+        if chunk is None:
+            self._wire.say_alive()
+            return
+        slot = self._free_slots.pop()
+        self._slots.write(slot, chunk)
+        self._wire.send(Block(stream_id, slot, chunk.index, chunk.speaking, chunk.marks, speaker.stage_s))
+        speaker.stage_s = {}
+        speaker.deadline_s = None
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Next():
+                self._speakers[command.stream].deadline_s = command.deadline_s
+            case Release():
+                self._free_slots.append(command.slot)
+            case CloseStream():
+                self._speakers.pop(command.stream).stream.close()
+            case Shutdown():
+                self._running = False
+            case Open() | Push() | Update() | Cancel():
+                try:
+                    self._call(command)
+                except ModelError as error:
+                    self._wire.send(Answer(command.call, error))
+                else:
+                    self._wire.send(Answer(command.call, None))
+
+    def _call(self, command: Open | Push | Update | Cancel) -> None:
+        if isinstance(command, Open):
+            self._speakers[command.stream] = _Speaker(self._model.open(command.settings))
+            return
+        speaker = self._speakers[command.stream]
+        match command:
+            case Push():
+                speaker.stream.push(command.reply_id, command.text, last=command.last)
+            case Update():
+                speaker.stream.update(command.settings)
+            case Cancel():
+                speaker.stream.cancel()
+                speaker.stage_s = {}
+
+
+def load_checkpoint(checkpoint_dir: Path, num_threads: int) -> Model:
+    """Loader of the real network; torch comes in here, in the child, and nowhere else in this package."""
+    from model import pipeline
+
+    model: Model = pipeline.load(checkpoint_dir, num_threads)
+    return model
+
+
+def _warm_up(model: Model) -> None:
+    """Make a few blocks of speech, so that the first caller does not pay for what is done once."""
+    stream = model.open(WARM_UP_SETTINGS)
+    stream.push("warm-up", WARM_UP_LINE)
+    blocks = 0
+    while blocks < WARM_UP_BLOCKS:
+        blocks += stream.step() is not None
+    stream.close()
+
+
+def _die_with(parent_pid: int) -> None:
+    """Have the kernel end this process when the parent ends, however it ends. Elsewhere than on Linux the closed socket tells."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        raise SystemExit(0)
+
+
+def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
+    """The whole life of the child.
+
+    Args:
+        connection: the child's end of a stream socket. The first thing to come through is the descriptor of an empty, nameless
+            file, which the child gives the size that the model needs.
+        load: makes the model.
+        parent_pid: the process without which there is nothing to live for.
+    """
+    _die_with(parent_pid)
+    # Ctrl-C goes to the whole terminal; the parent first says goodbye to its callers, and then to us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before torch: threads that spin while they wait cost the media threads next door ten times what they gain here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    # A crash in native code says where.
+    faulthandler.enable()
+    _, (memory_fd,), _, _ = socket.recv_fds(connection, 1, 1)
+    wire = _Wire(connection)
+    try:
+        wire.send(Progress("loading the model"))
+        started_s = time.monotonic()
+        try:
+            model = load()
+        except ModelError as error:
+            wire.send(Unloadable(error))
+            return
+        wire.send(Progress(f"loaded {model.info.model} in {time.monotonic() - started_s:.1f} s, warming up"))
+        _warm_up(model)
+        size_bytes = Slots.size_bytes(model.info)
+        os.ftruncate(memory_fd, size_bytes)
+        slots = Slots(mmap(memory_fd, size_bytes), model.info)
+        wire.send(Ready(model.info))
+        _Scheduler(model, slots, wire).run()
+    except _ParentIsGone:
+        return
