@@ -215,7 +215,7 @@ class Slots:
         )
 
 
-class _ParentIsGone(Exception):  # noqa: N818 - an event, not an error
+class _ParentIsGone(Exception):
     pass
 
 
