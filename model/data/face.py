@@ -785,7 +785,7 @@ class Renderer:
         thick = self.look.brows * (1.25 if self._man else 0.82)
         y0 = -29.5 - 6.5 * raised - (0 if self._man else 1.2)
         arch = 0.6 if self._man else 1.8
-        ridge = [(10.5, y0 + 2.4), (20, y0 - 0.8 - arch * 0.5), (31, y0 - 1.6 - arch), (43, y0 + 4.2)]
+        ridge = [(10.5, y0 + 0.2), (20, y0 - 1.4 - arch * 0.5), (31, y0 - 1.4 - arch), (43, y0 + 4.4)]
         depth = (2.6, 2.6, 2.1, 0.4)
         upper = [self._at(side * x * w, y, 2) for x, y in ridge]
         lower = [self._at(side * x * w, y + 2 * d * thick, 2) for (x, y), d in zip(ridge, depth, strict=True)]
@@ -804,7 +804,7 @@ class Renderer:
             inner = [(57 * w, -4), (52 * w, 16), (38 * w, 27), (wide + 5, 27), (16, lip - 4), (0, lip - 2)]
             reach = 4 if kind == "full" else 0
             outer = [self._outline()[i] for i in (4, 5, 6, 7, 8, 9, 10, 11, 12)]
-            cx, cy = outer[4]
+            cx, _ = outer[4]
             outer = [
                 (x + reach * 0.5 * (1 if x > cx else -1 if x < cx else 0), y + (reach if i in (3, 4, 5) else 0))
                 for i, (x, y) in enumerate(outer)
@@ -843,7 +843,7 @@ class Renderer:
         w = max(12.0, 26.0 + 5.0 * p.wide + 2.0 * p.smile * (1 - rounding) - 8.5 * rounding)
         gap = 25.0 * opening
         hu, hl = 0.24 * gap, 0.76 * gap
-        corner = -4.4 * p.smile * (1 - 0.45 * opening) * (1 - 0.7 * rounding) + 0.28 * gap * (0.5 + 0.5 * rounding) * 0.7
+        corner = -(1.4 + 5.0 * p.smile) * (1 - 0.45 * opening) * (1 - 0.7 * rounding) + 0.28 * gap * (0.5 + 0.5 * rounding) * 0.7
         size = self.look.lips * (0.84 if self._man else 1.0)
         upper = 5.4 * size * (1 - 0.5 * press) * (1 + 0.25 * rounding)
         lower = 7.2 * size * (1 - 0.45 * press) * (1 + 0.2 * rounding) * (1 - 0.42 * bite)
@@ -1072,8 +1072,11 @@ class Renderer:
             # The tips hang from the head but follow it less the lower they are.
             lock = [self._project(side * x, y, 2 if y < 40 else -10) for x, y in half]
             path = _smooth(lock)
-            shade = [(hair, 255), (_mix(_lite(hair, 0.1), hair, 0.5), 255), (_dark(hair, 0.3), 255)]
-            c.drawPath(path, _linear((side * 56, -10), (side * 74, 120), shade, (0, 0.4, 1)))
+            # The same gradient as the cap's, so that no seam shows.
+            c.drawPath(
+                path,
+                _linear((-34, -96), (36, -14), [(_lite(hair, 0.16), 255), (hair, 255), (_dark(hair, 0.28), 255)], (0, 0.5, 1)),
+            )
             n = len(half)
             inner, outer = lock[: n // 2], lock[: n // 2 - 1 : -1]
             for t, colour, alpha in ((0.3, _lite(hair, 0.4), 80), (0.62, _dark(hair, 0.5), 85)):

@@ -1,7 +1,7 @@
 """What a face does over time: mouth shapes from phoneme timings, and the small movements that make it alive.
 
-The mouth follows the sounds by dominance blending (Cohen and Massaro 1993): every phoneme pulls the mouth towards its shape with a
-weight that falls off around its centre, so that neighbours colour each other. Two things are not left to blending, because a
+The mouth follows the sounds by dominance blending (Cohen and Massaro 1993): every phoneme pulls the mouth towards its shape with
+a weight that falls off around its centre, so that neighbours colour each other. Two things are not left to blending, because a
 viewer sees at once when they fail: the lips of p, b and m meet, and a silent mouth is shut.
 """
 
