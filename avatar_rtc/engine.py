@@ -327,7 +327,7 @@ class _Life(asyncio.Protocol):
         now_s = self.loop.time()
         interval_s = self._limits.progress_s / 4
         if now_s - due_s > interval_s:
-            # This loop itself stood still, and what the child said lies unread in the socket.
+            # This loop itself stood still, and maybe the child with it: a paused container, a debugger.
             self._heard_s = now_s
         elif self.ready.done() and self._is_busy and now_s - self._heard_s > self._limits.progress_s:
             self.end(f"the engine made no progress for {self._limits.progress_s:g} s")
@@ -375,6 +375,8 @@ class _Life(asyncio.Protocol):
         self._process.join()
         self._process.close()
         self._parent_end.close()
+        if self._slots is not None:
+            self._slots.memory.close()
         os.close(self._memory_fd)
         self._is_buried = True
 
