@@ -1,0 +1,217 @@
+"""The server's config: one YAML file, strictly checked. ``configs/server/pocket.yaml`` documents each key."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from avatar_rtc.errors import ServerConfigError
+from avatar_rtc.media.encode import VideoRates
+from signaling.ice import IceServer
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+PresetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpConfig(_Strict):
+    """Where the server listens. ``port`` 0 takes a free one. ``static_dir`` holds the page; null serves none."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    allowed_origins: tuple[str, ...] = ("*",)
+    static_dir: Path | None = None
+
+
+class LimitsConfig(_Strict):
+    """What one server takes.
+
+    Attributes:
+        max_sessions: seats; a further call is answered 503.
+        retry_after_s: what a client is told to wait then.
+        max_queued_replies: replies that may wait in one session.
+        join_timeout_s: a session that does not connect by then is ended.
+        vanish_after_s: a client from which nothing arrived for so long is gone.
+        open_reply_timeout_s: a reply whose last piece does not come is closed.
+    """
+
+    max_sessions: int = Field(default=2, ge=1)
+    retry_after_s: int = Field(default=5, ge=1)
+    max_queued_replies: int = Field(default=32, ge=1)
+    join_timeout_s: float = Field(default=10.0, gt=0)
+    vanish_after_s: float = Field(default=2.5, gt=0)
+    open_reply_timeout_s: float = Field(default=30.0, gt=0)
+
+
+class MediaConfig(_Strict):
+    """Rates and buffering.
+
+    Attributes:
+        low_water_ms: the next chunk is pulled when less media than this is left.
+        video_codecs: what may be negotiated; the client's order decides.
+        video_delay_ms: send pictures late, for measuring lip sync. 0 in service.
+    """
+
+    low_water_ms: int = Field(default=240, ge=40, le=5000)
+    video_codecs: tuple[Literal["VP8", "H264"], ...] = Field(default=("VP8", "H264"), min_length=1)
+    video_target_bps: int = Field(default=800_000, ge=50_000)
+    video_min_bps: int = Field(default=150_000, ge=50_000)
+    video_max_bps: int = Field(default=1_500_000, ge=50_000)
+    audio_bps: int = Field(default=40_000, ge=8_000, le=256_000)
+    video_delay_ms: int = Field(default=0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.video_min_bps <= self.video_target_bps <= self.video_max_bps:
+            raise ValueError("video_min_bps <= video_target_bps <= video_max_bps does not hold; change one of the three")
+        return self
+
+    def rates(self, fps: int) -> VideoRates:
+        return VideoRates(self.video_target_bps, self.video_min_bps, self.video_max_bps, fps)
+
+
+class IceServerConfig(_Strict):
+    urls: tuple[str, ...] = Field(min_length=1)
+    username: str | None = None
+    credential: str | None = None
+
+    @field_validator("urls")
+    @classmethod
+    def _schemes(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if url.partition(":")[0] not in ("stun", "turn", "turns"):
+                raise ValueError(f"{url!r} is no ICE server; write stun:host:port, turn:host:port or turns:host:port")
+        return urls
+
+
+class IceConfig(_Strict):
+    """How peers find each other.
+
+    Attributes:
+        servers: STUN and TURN, for clients and for the server; none by default, nothing is asked on the internet.
+        udp_ports: first and last port for media; null takes any.
+        advertised_address: put into the answer in place of the machine's own addresses (containers, one-to-one NAT).
+    """
+
+    servers: tuple[IceServerConfig, ...] = ()
+    udp_ports: tuple[Port, Port] | None = None
+    advertised_address: str | None = None
+
+    @field_validator("advertised_address")
+    @classmethod
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise ValueError(f"{address!r} is no IP address; write the public IPv4 or IPv6 address") from None
+        return address
+
+    @field_validator("udp_ports")
+    @classmethod
+    def _range(cls, ports: tuple[int, int] | None) -> tuple[int, int] | None:
+        if ports is not None and not 0 < ports[0] <= ports[1]:
+            raise ValueError(f"{list(ports)} is no port range; write [first, last]")
+        return ports
+
+    def wire_servers(self) -> tuple[IceServer, ...]:
+        return tuple(IceServer(server.urls, server.username, server.credential) for server in self.servers)
+
+
+class EngineConfig(_Strict):
+    """What is served. ``model``: ``pocket``, or ``fake`` (a frame counter and beeps, for tests and measuring)."""
+
+    model: Literal["pocket", "fake"] = "pocket"
+
+
+class AvatarConfig(_Strict):
+    """A look with its voice."""
+
+    id: PresetId
+    name: str
+    scene: str = Field(min_length=1)
+    voice: PresetId
+
+
+class VoiceConfig(_Strict):
+    id: PresetId
+    name: str
+    voice: str = Field(min_length=1)
+
+
+class ServerConfig(_Strict):
+    """The whole file. The first avatar is the default."""
+
+    http: HttpConfig = HttpConfig()
+    engine: EngineConfig = EngineConfig()
+    limits: LimitsConfig = LimitsConfig()
+    media: MediaConfig = MediaConfig()
+    ice: IceConfig = IceConfig()
+    avatars: tuple[AvatarConfig, ...] = Field(min_length=1)
+    voices: tuple[VoiceConfig, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _presets(self) -> Self:
+        voices = {voice.id for voice in self.voices}
+        for kind, presets in (("avatars", self.avatars), ("voices", self.voices)):
+            ids = [preset.id for preset in presets]
+            if len(set(ids)) < len(ids):
+                raise ValueError(f"{kind}: an id appears twice; give each preset its own")
+        for avatar in self.avatars:
+            if avatar.voice not in voices:
+                raise ValueError(
+                    f"avatars: {avatar.id}: there is no voice {avatar.voice!r}; choose one of {', '.join(sorted(voices))}"
+                )
+        return self
+
+
+def load_config(path: Path) -> ServerConfig:
+    """Read a config file. Relative paths in it count from the file.
+
+    Raises:
+        ServerConfigError: it cannot be read or does not fit; the message names file, key and remedy.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ServerConfigError(f"{path}: {error.strerror}. Give a readable file with --config.") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ServerConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ServerConfigError(f"{path}: a mapping of sections is expected, see configs/server/pocket.yaml")
+    try:
+        config = ServerConfig.model_validate(data)
+    except ValidationError as error:
+        raise ServerConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+    static_dir = config.http.static_dir
+    if static_dir is not None:
+        static_dir = (path.parent / static_dir).resolve()
+        if not static_dir.is_dir():
+            raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
+        config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
+    return config
+
+
+def _explain(path: Path, problem: object) -> str:
+    assert isinstance(problem, dict)
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: object = ServerConfig
+        for part in problem["loc"][:-1]:
+            fields = getattr(section, "model_fields", {})
+            section = fields[part].annotation if part in fields else None
+        known = ", ".join(getattr(section, "model_fields", {}))
+        remedy = f"known keys here: {known}" if known else "remove it"
+        return f"{path}: {where}: unknown key; {remedy}"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = f" (got {problem['input']!r:.80})" if problem["type"] not in ("missing", "value_error") else ""
+    return f"{path}: {where or 'file'}: {message}{value}"

@@ -1,0 +1,15 @@
+"""Errors of the service. Those of the model are in model.errors, those of the wire in signaling.errors."""
+
+from __future__ import annotations
+
+
+class ServerConfigError(ValueError):
+    """A server config cannot be used. The message names the file, the key and the remedy."""
+
+    code = "bad_config"
+
+
+class CallError(RuntimeError):
+    """A headless call did not come about or broke off. The message says why and what to do."""
+
+    code = "call_failed"

@@ -1,0 +1,1 @@
+"""From chunks to RTP: one buffer, one clock, two tracks."""

@@ -1,0 +1,72 @@
+"""The one media clock of a session. Pictures and sound are sent when it says so, and stamped with what it says.
+
+Media time starts at 0 with the first picture. All positions are integers of the stream's own rates; the clock only says when a
+position is due. After a stall of the machine (a laptop that slept) media time is moved on for both kinds at once, so that nothing
+is sent in a burst and nothing drifts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+MAX_LATE_S = 1.0
+"""Later than this nothing is caught up any more: the media clock is stopped for the length of the stall."""
+
+NTP_EPOCH_OFFSET_S = 2_208_988_800
+
+
+class Timeline:
+    """Maps media time to the monotonic clock and back.
+
+    Args:
+        now: seconds of a monotonic clock.
+        wall: seconds since 1970, read once at the start: sender reports need wall time, and must not jump with it.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._wall = wall
+        self._start_s: float | None = None
+        self._wall_start_s = 0.0
+
+    @property
+    def started(self) -> bool:
+        return self._start_s is not None
+
+    def start(self) -> None:
+        """Media time 0 is now. A second call changes nothing."""
+        if self._start_s is None:
+            self._start_s = self._now()
+            self._wall_start_s = self._wall()
+
+    def media_s(self) -> float:
+        """Media time now; 0 before the start."""
+        return 0.0 if self._start_s is None else self._now() - self._start_s
+
+    def late_s(self, due: Fraction) -> float:
+        """How long ago ``due`` was; negative while it lies ahead."""
+        return self.media_s() - float(due)
+
+    def monotonic_s(self, media_s: float) -> float:
+        """The monotonic time at which a media time is due; now, before the start."""
+        return self._now() if self._start_s is None else self._start_s + media_s
+
+    def forgive(self, due: Fraction) -> bool:
+        """Move media time so that ``due`` is now, if it is later than ``MAX_LATE_S``. Returns whether it was."""
+        late_s = self.late_s(due)
+        if self._start_s is None or late_s <= MAX_LATE_S:
+            return False
+        self._start_s += late_s
+        self._wall_start_s += late_s
+        return True
+
+    async def wait(self, due: Fraction) -> None:
+        """Sleep until ``due``; at least once through the event loop, so that a late track starves nobody."""
+        await asyncio.sleep(max(0.0, -self.late_s(due)))
+
+    def ntp(self, media_s: float) -> int:
+        """Wall time of a media time as a 64-bit NTP timestamp, for sender reports."""
+        return int((self._wall_start_s + media_s + NTP_EPOCH_OFFSET_S) * (1 << 32))
