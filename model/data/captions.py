@@ -7,7 +7,7 @@ closed (``vocabulary``): a word-level encoder covers it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,9 +194,10 @@ def words(text: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """All words that captions and voice descriptions can hold, sorted."""
-    tables: list[dict[str, tuple[str, ...]]] = [
-        _SKIN, _HAIR_COLOUR, _HAIR_STYLE, _EYES, _GLASSES, _BEARD, _GARMENT, _GARMENT_COLOUR, _PLACE, _LIGHT, _MOOD, _ANY_AGE
-    ]  # fmt: skip
+    tables: tuple[Mapping[str, tuple[str, ...]], ...] = (
+        *(_SKIN, _HAIR_COLOUR, _HAIR_STYLE, _EYES, _GLASSES, _BEARD, _GARMENT),
+        *(_GARMENT_COLOUR, _PLACE, _LIGHT, _MOOD, _ANY_AGE),
+    )
     phrases = [p for table in tables for value in table.values() for p in value]
     phrases += [p for value in _PEOPLE.values() for p in value]
     phrases += [*_EARRINGS, *_VERBS, *_OPENINGS, "with wearing and wears she he has is a an . ,"]
@@ -217,7 +218,8 @@ class Preset:
 PRESETS: tuple[Preset, ...] = (
     Preset(
         "Clara",
-        "A young woman with long wavy red hair, fair skin and green eyes, wearing a green sweater, sits in a library in warm light with a friendly smile.",
+        "A young woman with long wavy red hair, fair skin and green eyes, wearing a "
+        "green sweater, sits in a library in warm light with a friendly smile.",
         "clara",
         Look(
             "female", "young", "fair", "red", "wavy", "green", "none", "none", "sweater", "green", "library", "warm", "cheerful"
@@ -225,7 +227,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Adam",
-        "A middle-aged man with short black hair, a full beard, brown skin and brown eyes, wearing a blue blazer, sits in an office in bright light with a friendly smile.",
+        "A middle-aged man with short black hair, a full beard, brown skin and brown eyes, "
+        "wearing a blue blazer, sits in an office in bright light with a friendly smile.",
         "adam",
         Look(
             "male",
@@ -246,7 +249,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Maya",
-        "A young woman with curly black hair, dark skin, brown eyes and gold earrings, wearing a yellow t-shirt, sits in a studio in cool light with a friendly smile.",
+        "A young woman with curly black hair, dark skin, brown eyes and gold earrings, "
+        "wearing a yellow t-shirt, sits in a studio in cool light with a friendly smile.",
         "maya",
         Look(
             "female",
@@ -267,7 +271,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Theo",
-        "A young man with swept-back chestnut hair, light stubble, fair skin and blue eyes, wearing a white shirt, sits in a park at dusk in warm light with a friendly smile.",
+        "A young man with swept-back chestnut hair, light stubble, fair skin and blue eyes, "
+        "wearing a white shirt, sits in a park at dusk in warm light with a friendly smile.",
         "theo",
         Look(
             "male",
@@ -288,7 +293,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Ines",
-        "A middle-aged woman with a dark brown bob with bangs, olive skin, brown eyes and round glasses, wearing a purple blazer, sits in an office in bright light with a calm expression.",
+        "A middle-aged woman with a dark brown bob with bangs, olive skin, brown eyes and round "
+        "glasses, wearing a purple blazer, sits in an office in bright light with a calm expression.",
         "clara",
         Look(
             "female", "middle", "olive", "brown", "bob", "brown", "round", "none", "blazer", "purple", "office", "bright", "calm"
@@ -296,7 +302,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Walter",
-        "An older man with short grey hair, a moustache, pale skin, grey eyes and round glasses, wearing a red sweater, sits in a library in warm light with a friendly smile.",
+        "An older man with short grey hair, a moustache, pale skin, grey eyes and round "
+        "glasses, wearing a red sweater, sits in a library in warm light with a friendly smile.",
         "adam",
         Look(
             "male",
@@ -317,7 +324,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Nina",
-        "A young woman with blond hair in a ponytail, very pale skin, blue eyes and gold earrings, wearing a blue hoodie, sits in a kitchen in bright light with a friendly smile.",
+        "A young woman with blond hair in a ponytail, very pale skin, blue eyes and gold "
+        "earrings, wearing a blue hoodie, sits in a kitchen in bright light with a friendly smile.",
         "maya",
         Look(
             "female",
@@ -338,7 +346,8 @@ PRESETS: tuple[Preset, ...] = (
     ),
     Preset(
         "Omar",
-        "A young man with a black buzz cut, tanned skin, brown eyes and square glasses, wearing a grey t-shirt, sits against a plain blue background in bright light with a calm expression.",
+        "A young man with a black buzz cut, tanned skin, brown eyes and square glasses, wearing a "
+        "grey t-shirt, sits against a plain blue background in bright light with a calm expression.",
         "theo",
         Look(
             "male",

@@ -2,13 +2,13 @@
 
 A *clip set* is a directory of plain arrays that memory-map, so that training reads what it needs and no more:
 
-====================  =========================================  ==================================================================
+====================  =========================================  ==========================================================
 ``frames.npy``        uint8 [clips, frames, 3 * side / 2, side]  I420 planes, BT.601 limited range; see ``rgb_from_i420``
 ``samples.npy``       int16 [clips, frames * 960]                24 kHz
 ``boxes.npy``         int16 [clips, frames, 2, 4]                mouth, eyes: left, top, right, bottom in pixels
 ``opening.npy``       float32 [clips, frames]                    how far the lips are apart, 0..1
 ``clips.jsonl``       one line a clip                            voice, captions, texts, events, look
-====================  =========================================  ==================================================================
+====================  =========================================  ==========================================================
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def compose(
     """Silence, one to three utterances with silence between them, silence.
 
     Args:
-        candidates: utterances of ``voice``, tried in order; one that does not fit is passed over. None at all gives a listening clip.
+        candidates: utterances of ``voice``, tried in order, passed over where they do not fit. None at all: a listening clip.
         look: who speaks; a random one of the voice's gender if None.
     """
     gender = VOICES[voice].gender
@@ -143,7 +143,7 @@ def render(clip: Clip, size_px: int = 256) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def i420_from_rgb(rgb: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """BT.601 limited range, chroma averaged over 2x2 pixels; uint8 [H, W, 3] -> uint8 [3 * H / 2, W], written to ``out`` if given.
+    """BT.601 limited range, chroma averaged over 2x2 pixels; uint8 [H, W, 3] -> uint8 [3 * H / 2, W], into ``out`` if given.
 
     Rows: H of luma, H / 4 of U (two rows of W / 2 side by side), H / 4 of V.
     """
@@ -186,9 +186,11 @@ class ClipSet:
 
     @staticmethod
     def open(directory: Path) -> ClipSet:
-        arrays = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("frames", "samples", "boxes", "opening"))
+        frames, samples, boxes, opening = (
+            np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("frames", "samples", "boxes", "opening")
+        )
         lines = (directory / "clips.jsonl").read_text(encoding="utf-8").splitlines()
-        return ClipSet(*arrays, [json.loads(line) for line in lines])
+        return ClipSet(frames, samples, boxes, opening, [json.loads(line) for line in lines])
 
     def look(self, clip: int) -> Look:
         return Look(**self.clips[clip]["look"])
@@ -198,7 +200,7 @@ class ClipSet:
 
 
 def plan_clips(utterances: Sequence[Utterance], num_clips: int, seed: int, *, num_frames: int = 256) -> Iterator[Clip]:
-    """Compose clips from a corpus: voices take turns, every utterance is used about equally often, one clip in twenty only listens.
+    """Compose clips from a corpus: voices take turns, utterances are used about equally often, one clip in twenty only listens.
 
     Raises:
         ValueError: no utterance is given.
@@ -208,7 +210,10 @@ def plan_clips(utterances: Sequence[Utterance], num_clips: int, seed: int, *, nu
     rng = np.random.default_rng(seed)
     by_voice: dict[str, list[Utterance]] = {}
     for utterance in utterances:
-        by_voice.setdefault(utterance.voice, []).append(utterance)
+        if len(utterance.samples) <= num_frames * FRAME_SAMPLES:
+            by_voice.setdefault(utterance.voice, []).append(utterance)
+    if not by_voice:
+        raise ValueError(f"every utterance is longer than a clip of {num_frames} frames")
     voices = sorted(by_voice)
     decks: dict[str, list[Utterance]] = {voice: [] for voice in voices}
     for i in range(num_clips):
@@ -221,8 +226,8 @@ def plan_clips(utterances: Sequence[Utterance], num_clips: int, seed: int, *, nu
             deck += [by_voice[voice][k] for k in rng.permutation(len(by_voice[voice]))]
         clip = compose(deck[:12], voice, rng, num_frames=num_frames)
         said = set(clip.texts)
-        # What was passed over for its length goes to the back, or it would be offered for ever.
-        decks[voice] = deck[12:] + [u for u in deck[:12] if u.text not in said]
+        # What did not fit comes first next time.
+        decks[voice] = [u for u in deck if u.text not in said]
         yield clip
 
 
@@ -253,7 +258,7 @@ def make_clips(
         "opening": ((num_clips, num_frames), np.float32),
     }
     for name, (shape, dtype) in shapes.items():
-        np.lib.format.open_memmap(directory / f"{name}.npy", "w+", dtype, shape).flush()  # type: ignore[no-untyped-call]
+        np.lib.format.open_memmap(directory / f"{name}.npy", "w+", dtype, shape).flush()
     samples = np.load(directory / "samples.npy", mmap_mode="r+")
     lines: list[str] = []
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,6 +187,7 @@ class Box(NamedTuple):
     bottom: int
 
 
+@cache
 def _mix(a: int, b: int, t: float) -> int:
     return sum(round(((a >> s) & 255) * (1 - t) + ((b >> s) & 255) * t) << s for s in (16, 8, 0))
 
@@ -266,7 +268,7 @@ class Renderer:
         self.size_px = size_px
         self._surface = skia.Surface(size_px, size_px)
         self._canvas = self._surface.getCanvas()
-        self._pixels = np.zeros((size_px, size_px, 4), np.uint8)
+        self._info = skia.ImageInfo.Make(size_px, size_px, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
         self._man = look.presentation == "male"
         self._skin = _SKIN_RGB[look.skin]
         self._hair = _HAIR_RGB[look.hair_colour]
@@ -283,7 +285,7 @@ class Renderer:
             self._lip = _lite(self._lip, 0.08)
 
     def frame(self, pose: Pose) -> np.ndarray:
-        """One picture, uint8 [size_px, size_px, 3] RGB; a new array."""
+        """One picture, uint8 [size_px, size_px, 3] RGB; a new array, of which a pixel takes four bytes (so not contiguous)."""
         c = self._canvas
         c.save()
         c.drawImage(self._place, 0, 0)
@@ -321,8 +323,9 @@ class Renderer:
         c.restore()
         self._draw_light(c)
         c.restore()
-        self._surface.readPixels(self._info(), self._pixels, self.size_px * 4, 0, 0)
-        return np.ascontiguousarray(self._pixels[..., :3])
+        pixels = np.empty((self.size_px, self.size_px, 4), np.uint8)
+        self._surface.readPixels(self._info, pixels, self.size_px * 4, 0, 0)
+        return pixels[..., :3]
 
     def boxes(self, pose: Pose) -> tuple[Box, Box]:
         """Where the mouth (with the chin's upper part) and the eyes (with the brows) are in this pose's picture."""
@@ -332,9 +335,6 @@ class Renderer:
         return self._box(mouth), self._box(eyes)
 
     # -- geometry -----------------------------------------------------------------------------------------------------------
-
-    def _info(self) -> Any:
-        return skia.ImageInfo.Make(self.size_px, self.size_px, skia.kRGBA_8888_ColorType, skia.kPremul_AlphaType)
 
     def _pose(self, pose: Pose) -> None:
         self._p = pose
@@ -504,10 +504,7 @@ class Renderer:
         if self.look.light == "bright":
             return
         warm = self.look.light == "warm"
-        near, far = (0xFFD9A0, 0xE8A878) if warm else (0xC8DEFF, 0x94AEDA)
-        paint = _linear((40, 0), (216, 256), [(near, 66), (far, 66)])
-        paint.setBlendMode(skia.BlendMode.kMultiply)
-        c.drawRect(skia.Rect(0, 0, 256, 256), paint)
+        c.drawColor(_argb(0xFFE3BC if warm else 0xD2E0F6), skia.BlendMode.kMultiply)
 
     def _draw_hood(self, c: Any) -> None:
         if self.look.garment == "hoodie":
@@ -680,27 +677,28 @@ class Renderer:
             self._blob(c, x, y, 22, 15, _dark(skin, 0.45), 58)
         x, y = self._at(0, 60 + self._jaw_drop * 0.9)
         self._blob(c, x - 2, y, 14, 8, _lite(skin, 0.5), 60)
-        crease = (0.25 + (0.75 if self.look.age == "older" else 0.3 if self.look.age == "middle" else 0)) * 70 + 70 * p.smile
+        crease = (0.25 + (0.75 if self.look.age == "older" else 0.5 if self.look.age == "middle" else 0)) * 70 + 70 * p.smile
         for side in (-1, 1):
             reach = 30 + 4 * p.wide + 2 * p.smile - 6 * max(0.0, p.round)
             fold = self._on([(side * 16, 18), (side * (reach - 5), 26 - lift), (side * (reach + 1), 36)])
             c.drawPath(_smooth(fold, False), _line(_dark(skin, 0.42), 1.5, min(150, crease)))
-        if self.look.age == "older":
-            for y0 in (-50, -44):
-                c.drawPath(_smooth(self._on([(-24, y0 + 2), (0, y0), (24, y0 + 2)]), False), _line(_dark(skin, 0.4), 1.2, 75))
-            for side in (-1, 1):
-                for dy in (-3, 1, 5):
-                    c.drawPath(
-                        _smooth(self._on([(side * 42 * w, -6 + dy * 0.5), (side * 48 * w, -7 + dy * 1.6)]), False),
-                        _line(_dark(skin, 0.4), 1.1, 90),
-                    )
-                c.drawPath(
-                    _smooth(self._on([(side * 15, 3), (side * 24, 6.5), (side * 34, 3)]), False), _line(_dark(skin, 0.4), 1.3, 85)
-                )
+        if self.look.age != "young":
+            self._draw_wrinkles(c)
         if self.look.hair_style == "bald":
             x, y = self._at(-16, -62)
             self._blob(c, x, y, 22, 11, 0xFFFFFF, 70)
         c.restore()
+
+    def _draw_wrinkles(self, c: Any) -> None:
+        older = self.look.age == "older"
+        w, colour, fade = self.look.face_width, _dark(self._skin, 0.42), 1.0 if older else 0.72
+        paint = _line(colour, 1.2, 90 * fade)
+        for y in (-50, -44) if older else ():
+            c.drawPath(_smooth(self._on([(-24, y + 2), (0, y), (24, y + 2)]), False), paint)
+        for side in (-1, 1):
+            for dy in (-3, 1, 5) if older else (-2, 3):  # crow's feet
+                c.drawPath(_smooth(self._on([(side * 42 * w, -6 + dy * 0.5), (side * 48 * w, -7 + dy * 1.6)]), False), paint)
+            c.drawPath(_smooth(self._on([(side * 15, 3), (side * 24, 6.5), (side * 34, 3)]), False), paint)
 
     def _draw_nose(self, c: Any) -> None:
         skin, n = self._skin, self.look.nose * (1.1 if self._man else 0.98)
@@ -941,7 +939,11 @@ class Renderer:
     # -- hair and glasses -----------------------------------------------------------------------------------------------------
 
     def _draw_hair_behind(self, c: Any) -> None:
-        style, hair = self.look.hair_style, self._hair
+        style, hair, w = self.look.hair_style, self._hair, self.look.face_width
+        if style not in ("bald", "buzz"):
+            # The sides of the head, so that a turned head shows hair and not the place between hairline and cheek.
+            sides = [self._project(x * w, y, 0) for x, y in _FRONT_HAIR[style][1]]
+            c.drawPath(_smooth(sides), _fill(_dark(hair, 0.3)))
         back: list[Point] | None = None
         if style == "long":
             back = _mirror([(0, -94), (40, -88), (66, -56), (73, -8), (74, 50), (76, 104), (66, 128), (30, 132)])

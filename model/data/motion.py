@@ -59,12 +59,12 @@ _PHONEME_SHAPES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys("ʃʒʧʤɕʨʥʂ", ("postalveolar",)),
     **dict.fromkeys("szʦʣꭧ", ("sibilant",)),
     **dict.fromkeys("ɹrɻ", ("r",)),
-    **dict.fromkeys("ɑaɐ", ("aa",)),
+    **dict.fromkeys("ɑa", ("aa",)),
     **dict.fromkeys("æ", ("ae",)),
     **dict.fromkeys("ɛeœø", ("eh",)),
     **dict.fromkeys("ɪᵻɨS", ("ih",)),
     **dict.fromkeys("ijyçʝɲʎ", ("ee",)),
-    **dict.fromkeys("ʌɤ", ("uh",)),
+    **dict.fromkeys("ʌɤɐ", ("uh",)),
     **dict.fromkeys("əᵊɯ", ("schwa",)),
     **dict.fromkeys("ɜɚ", ("r",)),
     **dict.fromkeys("ɔɒ", ("aw",)),
@@ -159,15 +159,18 @@ def _mouth(events: Sequence[Event], times: np.ndarray) -> np.ndarray:
         weights.append(scale * _DOMINANCE.get(shape, _WEAK.get(shape, 1.0)))
         shapes.append(_SHAPES[shape])
 
-    stress = 1.0
-    gains = []
+    stress, onset = 1.0, np.inf
+    gains: list[float] = []
     for phoneme, start, stop in events:
         if phoneme in ("ˈ", "ˌ"):
             stress = 1.0 if phoneme == "ˈ" else 0.93
+            onset = (start + stop) / 2
             continue
         names = _PHONEME_SHAPES.get(phoneme)
         if names is None:
             continue
+        # A stress mark has a duration of its own, which belongs to the sounds around it.
+        start, onset = min(start, onset), np.inf
         before = len(shapes)
         cut = start + (stop - start) * 0.55 if len(names) == 2 else stop
         add(names[0], start, cut, 1.0)
@@ -210,7 +213,7 @@ def _mouth(events: Sequence[Event], times: np.ndarray) -> np.ndarray:
         elif phoneme in "fvʋ":
             middle, reach = (start + stop) / 2, max((stop - start) / 2, 0.0201)
             mouth[:, 4] = np.maximum(mouth[:, 4], _plateau(t, middle - reach, middle + reach, 0.05))
-    return mouth
+    return np.asarray(mouth)
 
 
 def _plateau(t: np.ndarray, start: float, stop: float, ramp_s: float) -> np.ndarray:
