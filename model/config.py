@@ -1,0 +1,178 @@
+"""Strict config types of a model: one YAML file describes one network, and travels with its weights.
+
+An unknown key is an error, so that a typo never becomes a default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.errors import ConfigError
+from model.geometry import Geometry
+
+
+class Strict(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GeometryConfig(Strict):
+    """See :class:`model.geometry.Geometry` for the meaning of each field."""
+
+    fps: int
+    sample_rate_hz: int
+    height_px: int
+    width_px: int
+    spatial_stride_px: int
+    temporal_stride_frames: int
+    first_latent_frames: int
+    patch_cells: int
+    audio_latent_samples: int
+    block_video_latents: int
+
+    def build(self) -> Geometry:
+        return Geometry(**self.model_dump())
+
+
+class TowerConfig(Strict):
+    """One tower of the transformer.
+
+    Attributes:
+        dim: width; a multiple of num_heads.
+        latent_channels: channels of the VAE latent that goes in and comes out.
+        stem: ``linear`` for one projection a token; ``conv`` for the published audio tower's convolutional stem.
+        time_scale, time_offset: rotary time of latent n is ``n * time_scale + time_offset``. Both towers and the text share one
+            unit, so that equal times meet.
+    """
+
+    dim: int = Field(gt=0)
+    ffn_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    latent_channels: int = Field(gt=0)
+    stem: str = Field(default="linear", pattern="^(linear|conv)$")
+    time_scale: float = 1.0
+    time_offset: float = 0.0
+
+
+class DiTConfig(Strict):
+    """The dual-stream transformer.
+
+    Attributes:
+        text_dim: width of the text encoder's output.
+        aligned_text: rotate text keys by the time at which they are spoken, and queries by their own time.
+        rope_theta: base of the rotary frequency ladder.
+        future_audio_latents: how far video may look ahead into the audio (future-expanding attention).
+    """
+
+    video: TowerConfig
+    audio: TowerConfig
+    num_layers: int = Field(gt=0)
+    text_dim: int = Field(gt=0)
+    freq_dim: int = 256
+    eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    aligned_text: bool = False
+    future_audio_latents: int = 0
+
+
+class TextConfig(Strict):
+    """The phoneme and scene encoders of pocket.
+
+    Attributes:
+        dim: width of both, equal to the transformer's ``text_dim``.
+        num_phonemes, num_words: sizes of the alphabets; word 0 stands for every unknown word.
+        num_phoneme_layers: residual convolutions over phonemes, kernel 5 each.
+        num_scene_layers: transformer layers over the caption's words.
+        num_scene_tokens: learned queries that sum the caption up.
+        max_words: words of scene and voice together; more are cut.
+        max_phonemes: phonemes visible to a block.
+        past_s, future_s: how far from a block's span phonemes stay visible.
+    """
+
+    dim: int
+    num_phonemes: int
+    num_words: int
+    num_phoneme_layers: int
+    num_scene_layers: int
+    num_scene_tokens: int
+    max_words: int
+    max_phonemes: int
+    past_s: float
+    future_s: float
+
+
+class VideoVAEConfig(Strict):
+    """Causal video VAE. Widths run from half the picture's resolution down to the latent grid, one entry a resolution."""
+
+    latent_channels: int
+    encoder_widths: tuple[int, ...]
+    decoder_widths: tuple[int, ...]
+
+
+class AudioVAEConfig(Strict):
+    """Audio VAE and vocoder; all convolutions of the decoder are causal."""
+
+    latent_channels: int
+    num_mels: int
+    hop_samples: int
+    fft_samples: int
+    encoder_dim: int
+    decoder_dim: int
+    decoder_ffn_dim: int
+    num_latent_blocks: int
+    num_frame_blocks: int
+
+
+class SamplingConfig(Strict):
+    """Few-step flow matching.
+
+    Attributes:
+        timesteps: noise levels in (0, 1], falling; one denoise pass each.
+        window_blocks: blocks that a new block sees, itself included.
+        sink: whether the stream's first latent stays visible for ever.
+    """
+
+    timesteps: tuple[float, ...]
+    window_blocks: int = Field(gt=1)
+    sink: bool
+
+
+class ModelConfig(Strict):
+    """Everything about one network."""
+
+    name: str
+    geometry: GeometryConfig
+    dit: DiTConfig
+    text: TextConfig
+    video_vae: VideoVAEConfig
+    audio_vae: AudioVAEConfig
+    sampling: SamplingConfig
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def load_yaml(path: Path, kind: type[T]) -> T:
+    """Parse a YAML file into a config type.
+
+    Raises:
+        ConfigError: no file, no YAML, or a key that is unknown, missing or out of range; the message names all of them.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+        raise ConfigError(f"{path}: {problems}") from None

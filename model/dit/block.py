@@ -1,0 +1,146 @@
+"""One layer of both towers, joined by attention in both directions.
+
+The order is Hallo-Live's: audio listens to itself, video looks at itself; then audio reads text and video; then video reads text and
+the audio *as it was before* audio read video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import DiTConfig, TowerConfig
+from model.dit.attention import CrossAttention, KeyValue, SelfAttention, attend
+from model.dit.rope import Rope, RotaryTable
+
+
+@dataclass(frozen=True)
+class StreamView:
+    """What one tower needs to know of its tokens, the same for all layers.
+
+    Attributes:
+        table: rotary table of the tokens.
+        text_query_table: table for queries to text; None leaves them unrotated.
+        self_mask, text_mask, other_mask: bool masks, True where visible; None where everything is.
+    """
+
+    table: RotaryTable
+    text_query_table: RotaryTable | None
+    self_mask: Tensor | None
+    text_mask: Tensor | None
+    other_mask: Tensor | None
+
+
+class LayerMemory(NamedTuple):
+    """Keys and values that one layer keeps of a piece of stream.
+
+    ``video_self`` and ``audio_self`` in each tower's own width; ``video_cross`` is video as the audio tower sees it, ``audio_cross`` audio
+    as the video tower sees it.
+    """
+
+    video_self: KeyValue
+    audio_self: KeyValue
+    video_cross: KeyValue
+    audio_cross: KeyValue
+
+
+class TowerBlock(nn.Module):
+    """One tower's half of a layer."""
+
+    def __init__(self, tower: TowerConfig, other_dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.self_attn = SelfAttention(tower.dim, tower.num_heads, eps)
+        self.norm3 = nn.LayerNorm(tower.dim, eps=eps)
+        self.cross_attn = CrossAttention(tower.dim, other_dim, tower.num_heads, eps)
+        self.ffn = nn.Sequential(nn.Linear(tower.dim, tower.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(tower.ffn_dim, tower.dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, tower.dim) / tower.dim**0.5)
+
+    def modulate(self, e0_BL6D: Tensor) -> tuple[Tensor, ...]:
+        """Six [B, L, 1, D] from the projected timestep of each latent."""
+        return (self.modulation.unsqueeze(1) + e0_BL6D).unsqueeze(3).unbind(2)
+
+    def shift_scale(self, x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        normed = F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=self.eps)
+        return (normed.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
+
+    @staticmethod
+    def gated(x_BTD: Tensor, gate: Tensor) -> Tensor:
+        return (x_BTD.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
+
+    def feed_forward(self, x_BTD: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        return x_BTD + self.gated(self.ffn(self.shift_scale(x_BTD, shift, scale)), gate)
+
+
+class FusionLayer(nn.Module):
+    """One layer of the dual-stream transformer."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.video = TowerBlock(config.video, config.audio.dim, config.eps)
+        self.audio = TowerBlock(config.audio, config.video.dim, config.eps)
+        self.video_rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
+
+    def forward(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        video_e0: Tensor,
+        audio_e0: Tensor,
+        video_view: StreamView,
+        audio_view: StreamView,
+        video_text: KeyValue,
+        audio_text: KeyValue,
+        past: LayerMemory | None,
+        num_sink_tokens: int,
+    ) -> tuple[Tensor, Tensor, LayerMemory]:
+        """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
+
+        Args:
+            past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
+            num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
+        """
+        vm, am = self.video.modulate(video_e0), self.audio.modulate(audio_e0)
+
+        q, audio_self = self.audio.self_attn.project(self.audio.shift_scale(audio, am[0], am[1]), audio_view.table)
+        seen = audio_self.after(past and past.audio_self)
+        audio = audio + self.audio.gated(self.audio.self_attn.o(attend(q, seen, audio_view.self_mask)), am[2])
+
+        q, video_self = self.video.self_attn.project(self.video.shift_scale(video, vm[0], vm[1]), video_view.table)
+        seen = video_self.after(past and past.video_self)
+        if num_sink_tokens:
+            seen = video_self.after(self.sink(video_self, num_sink_tokens))
+        video = video + self.video.gated(self.video.self_attn.o(attend(q, seen, video_view.self_mask)), vm[2])
+
+        video_cross = self.audio.cross_attn.project_other(video, video_view.table)
+        audio_cross = self.video.cross_attn.project_other(audio, audio_view.table)
+        audio = audio + self.audio.cross_attn(
+            self.audio.norm3(audio),
+            audio_view.table,
+            audio_text,
+            audio_view.text_query_table,
+            audio_view.text_mask,
+            video_cross.after(past and past.video_cross),
+            audio_view.other_mask,
+        )
+        audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
+
+        video = video + self.video.cross_attn(
+            self.video.norm3(video),
+            video_view.table,
+            video_text,
+            video_view.text_query_table,
+            video_view.text_mask,
+            audio_cross.after(past and past.audio_cross),
+            video_view.other_mask,
+        )
+        video = self.video.feed_forward(video, vm[3], vm[4], vm[5])
+        return video, audio, LayerMemory(video_self, audio_self, video_cross, audio_cross)
+
+    def sink(self, video_self: KeyValue, num_tokens: int) -> KeyValue:
+        """The first tokens' keys and values, seen without their time."""
+        return KeyValue(self.video_rope.without_time(video_self.key[:, :, :num_tokens]), video_self.value[:, :, :num_tokens])

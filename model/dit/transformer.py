@@ -1,0 +1,205 @@
+"""The causal dual-stream diffusion transformer (Hallo-Live, arXiv 2604.23632, section 3; Wan2.2 towers).
+
+One class serves training and serving. Training runs it once over a whole sequence under masks; serving runs it block by block over the
+memory of earlier blocks. Both give the same numbers.
+
+Legend: B batch, F video latents, L audio latents, P tokens a video latent, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import DiTConfig, TowerConfig
+from model.dit.attention import KeyValue
+from model.dit.block import FusionLayer, LayerMemory, StreamView
+from model.dit.rope import Rope, RotaryTable
+
+
+@dataclass(frozen=True)
+class TextMemory:
+    """Text as each layer sees it; computed once a block, not once a pass.
+
+    Attributes:
+        video, audio: one KeyValue a layer.
+        mask: bool [B, S], True where there is text; None attends to everything.
+    """
+
+    video: tuple[KeyValue, ...]
+    audio: tuple[KeyValue, ...]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Predicted velocity ``noise - clean``: video [B, C, F, h, w], audio [B, L, C]; and what the layers remember of these tokens."""
+
+    video: Tensor
+    audio: Tensor
+    memory: tuple[LayerMemory, ...]
+
+
+class ConvStem(nn.Module):
+    """The published audio tower's embedding: a convolution, then a gated convolutional MLP; not causal."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        hidden = 256 * math.ceil((8 * dim // 3) / 256)
+        self.conv = nn.Conv1d(channels, dim, 7, padding=3)
+        self.w1, self.w3 = (nn.Conv1d(dim, hidden, 7, padding=3, bias=False) for _ in range(2))
+        self.w2 = nn.Conv1d(hidden, dim, 7, padding=3, bias=False)
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        x = F.silu(self.conv(x_BLC.transpose(1, 2)))
+        return self.w2(F.silu(self.w1(x)) * self.w3(x)).transpose(1, 2)
+
+
+def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
+    """[..., dim] of timesteps on the 0..1000 scale: cosines, then sines."""
+    frequencies = 10_000.0 ** (-torch.arange(dim // 2, device=timesteps.device, dtype=torch.float32) / (dim // 2))
+    angles = timesteps.float().unsqueeze(-1) * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class TowerEnds(nn.Module):
+    """All of a tower that is not a layer: embeddings in front, head behind."""
+
+    def __init__(self, tower: TowerConfig, config: DiTConfig, patch_values: int) -> None:
+        super().__init__()
+        dim = tower.dim
+        self.eps = config.eps
+        self.freq_dim = config.freq_dim
+        values = tower.latent_channels * patch_values
+        self.stem: nn.Module = ConvStem(tower.latent_channels, dim) if tower.stem == "conv" else nn.Linear(values, dim)
+        self.text_embedding = nn.Sequential(nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.head = nn.Linear(dim, values)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def time(self, timesteps_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded [B, L, D] and projected [B, L, 6, D] timesteps."""
+        e = self.time_embedding(timestep_sinusoid(timesteps_BL, self.freq_dim).to(self.head.weight.dtype))
+        return e, self.time_projection(e).unflatten(-1, (6, -1))
+
+    def out(self, x_BTD: Tensor, e_BLD: Tensor) -> Tensor:
+        shift, scale = (self.modulation.unsqueeze(1) + e_BLD.unsqueeze(2)).unbind(2)
+        normed = F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=self.eps).unflatten(1, (e_BLD.shape[1], -1))
+        return self.head((normed * (1 + scale.unsqueeze(2)) + shift.unsqueeze(2)).flatten(1, 2))
+
+
+class DualStreamTransformer(nn.Module):
+    """See the module's text.
+
+    Args:
+        config: sizes.
+        patch_cells: latent cells a video token, each way.
+    """
+
+    def __init__(self, config: DiTConfig, patch_cells: int) -> None:
+        super().__init__()
+        self.config, self.patch_cells = config, patch_cells
+        self.video_ends = TowerEnds(config.video, config, patch_cells**2)
+        self.audio_ends = TowerEnds(config.audio, config, 1)
+        self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
+        self.video_rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
+        self.audio_rope = Rope(config.audio.dim // config.audio.num_heads, config.rope_theta)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in (self.video_ends.head, self.audio_ends.head):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    # Positions: rotary time of latent n is n * scale + offset, the same unit for video, audio and text.
+
+    def video_times(self, latent_index: Tensor) -> Tensor:
+        return latent_index * self.config.video.time_scale + self.config.video.time_offset
+
+    def audio_times(self, latent_index: Tensor) -> Tensor:
+        return latent_index * self.config.audio.time_scale + self.config.audio.time_offset
+
+    def video_tables(self, latent_index: Tensor, grid_height: int, grid_width: int) -> tuple[RotaryTable, RotaryTable | None]:
+        """Tables of video tokens for other tokens, and for text: latent_index [..., F] -> [..., F * P, K]."""
+        times = self.video_times(latent_index)
+        table = self.video_rope.video_table(times, grid_height, grid_width)
+        if not self.config.aligned_text:
+            return table, None
+        return table, self.video_rope.time_table(times.repeat_interleave(grid_height * grid_width, dim=-1))
+
+    def audio_tables(self, latent_index: Tensor) -> tuple[RotaryTable, RotaryTable | None]:
+        table = self.audio_rope.time_table(self.audio_times(latent_index))
+        return table, table if self.config.aligned_text else None
+
+    def text_tables(self, times: Tensor, timed: Tensor) -> tuple[RotaryTable, RotaryTable] | tuple[None, None]:
+        """Tables of text for the video and the audio tower: times and timed [..., S], in rotary units."""
+        if not self.config.aligned_text:
+            return None, None
+        return self.video_rope.time_table(times, timed), self.audio_rope.time_table(times, timed)
+
+    def read_text(
+        self, text: Tensor, tables: tuple[RotaryTable, RotaryTable] | tuple[None, None], mask: Tensor | None
+    ) -> TextMemory:
+        """Keys and values of encoded text [B, S, text_dim] for all layers."""
+        video, audio = self.video_ends.text_embedding(text), self.audio_ends.text_embedding(text)
+        return TextMemory(
+            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self._fusion_layers()),
+            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self._fusion_layers()),
+            mask,
+        )
+
+    def _fusion_layers(self) -> list[FusionLayer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def patchify(self, video: Tensor) -> Tensor:
+        """[B, C, F, h, w] -> [B, F * P, C * p * p]; a token's values run over patch row, patch column, channel."""
+        p = self.patch_cells
+        batch, channels, length, height, width = video.shape
+        x = video.view(batch, channels, length, height // p, p, width // p, p)
+        return x.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, -1, p * p * channels)
+
+    def unpatchify(self, tokens: Tensor, shape: Sequence[int]) -> Tensor:
+        p = self.patch_cells
+        batch, channels, length, height, width = shape
+        x = tokens.view(batch, length, height // p, width // p, p, p, channels)
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, channels, length, height, width)
+
+    def forward(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        video_timesteps: Tensor,
+        audio_timesteps: Tensor,
+        video_view: StreamView,
+        audio_view: StreamView,
+        text: TextMemory,
+        past: Sequence[LayerMemory] | None = None,
+        num_sink_tokens: int = 0,
+    ) -> Flow:
+        """Velocity of noisy latents.
+
+        Args:
+            video: [B, C, F, h, w]; audio: [B, L, C].
+            video_timesteps: [B, F]; audio_timesteps: [B, L]; both on the 0..1000 scale.
+            past: memory of earlier blocks, one entry a layer; it is read, never written.
+            num_sink_tokens: for masked forwards, see :class:`FusionLayer`.
+        """
+        v = self.video_ends.stem(self.patchify(video))
+        a = self.audio_ends.stem(audio)
+        video_e, video_e0 = self.video_ends.time(video_timesteps)
+        audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
+        memory = []
+        for i, layer in enumerate(self.layers):
+            earlier = None if past is None else past[i]
+            v, a, layer_memory = layer(
+                v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
+            )
+            memory.append(layer_memory)
+        flow_video = self.unpatchify(self.video_ends.out(v, video_e), video.shape)
+        return Flow(flow_video, self.audio_ends.out(a, audio_e), tuple(memory))

@@ -1,0 +1,112 @@
+"""What all training stages share: a time budget, a learning-rate schedule, averaged weights, and resuming by the same command.
+
+A stage's directory holds ``state.pt`` (everything needed to go on) and ``<stage>.safetensors`` (averaged weights, for use).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The flags that every stage has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/model/pocket.yaml"), help="model config")
+    parser.add_argument("--data", type=Path, required=True, help="directory made by model.training.prepare")
+    parser.add_argument("--run", type=Path, required=True, help="where state and weights live; the same command resumes from it")
+    parser.add_argument("--minutes", type=float, required=True, help="stop, and save, after so long")
+    parser.add_argument("--cooldown", type=float, default=0.0, help="share of this piece over which the learning rate falls to 5 %%")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-compile", action="store_true", help="do not compile")
+    return parser
+
+
+@dataclass
+class Piece:
+    """One piece of a stage's training: iterate over it for step numbers until the time is up.
+
+    Attributes:
+        step: optimizer steps since the stage began, over all pieces.
+    """
+
+    minutes: float
+    cooldown: float
+    warmup_steps: int = 200
+    step: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    first_step: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of this piece's time that has passed."""
+        return min(1.0, (time.monotonic() - self.started_s) / (self.minutes * 60))
+
+    def __iter__(self) -> Iterator[int]:
+        self.first_step = self.step
+        while self.progress < 1:
+            yield self.step
+            self.step += 1
+
+    def learning_rate(self, peak: float) -> float:
+        rate = peak * min(1.0, (self.step + 1) / self.warmup_steps)
+        if self.cooldown and self.progress > 1 - self.cooldown:
+            rate *= max(0.05, (1 - self.progress) / self.cooldown)
+        return rate
+
+    def report(self, losses: Mapping[str, float]) -> None:
+        passed_s = time.monotonic() - self.started_s
+        rate = (self.step - self.first_step) / max(passed_s, 1e-3)
+        print(f"{passed_s:5.0f} s  step {self.step:6d}  {rate:5.1f}/s  " + "  ".join(f"{k} {v:.4f}" for k, v in losses.items()), flush=True)
+
+
+class Averaged:
+    """Exponential moving average of weights, warming up with the number of steps."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        pairs = list(zip(self.module.parameters(), module.parameters(), strict=True))
+        torch._foreach_lerp_([a for a, _ in pairs], [b.detach() for _, b in pairs], 1 - decay)
+        for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def save_state(path: Path, **parts: object) -> None:
+    """Write everything to ``path`` in one go: a crash leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(parts, temporary)
+    os.replace(temporary, path)
+
+
+def export(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Weights for use: parameters in ``dtype``, buffers in float32."""
+    buffers = {name for name, _ in module.named_buffers()}
+    tensors: dict[str, Tensor] = {
+        name: value.detach().cpu().contiguous().to(torch.float32 if name in buffers else dtype) for name, value in module.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def default_device() -> torch.device:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,145 @@
+"""Stage 1: the video VAE. L1 on luma, chroma and luma gradients, the mouth and the eyes counting several times as much.
+
+The encoder trains for ``--encoder-minutes`` and is then frozen, so that the transformer can start on its latents while the decoder goes on,
+with noise on its input as a transformer's output has it.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import ModelConfig, load_yaml
+from model.data.clips import ClipSet
+from model.training.loop import Averaged, Piece, arguments, default_device, export, save_state
+from model.training.prepare import wait_for
+from model.vae.causal import Memory
+from model.vae.video import VideoVAE, pack_i420
+
+LATENTS = 3
+LATENT_NOISE = 0.08
+
+
+class FrameBatches:
+    """Random runs of consecutive pictures with weights, copied to the GPU once."""
+
+    def __init__(self, clips: ClipSet, device: torch.device, max_clips: int, start: int = 0) -> None:
+        chosen = slice(start, min(start + max_clips, len(clips.frames)))
+        self.frames = torch.from_numpy(np.ascontiguousarray(clips.frames[chosen])).to(device)
+        self.boxes = torch.from_numpy(clips.boxes[chosen].astype(np.int64)).to(device)
+        self.device = device
+
+    def draw(self, batch: int, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Packed pictures [B, 6, T, h, w] and weights [B, 1, T, h, w]."""
+        clip = torch.randint(len(self.frames), (batch, 1), device=self.device)
+        first = torch.randint(self.frames.shape[1] // 4 - num_frames // 4 + 1, (batch, 1), device=self.device) * 4
+        index = first + torch.arange(num_frames, device=self.device)
+        packed = pack_i420(self.frames[clip, index])
+        boxes = self.boxes[clip, index] // 2  # [B, T, 2, 4] at half resolution
+        rows = torch.arange(packed.shape[3], device=self.device).view(1, 1, 1, -1, 1)
+        columns = torch.arange(packed.shape[4], device=self.device).view(1, 1, 1, 1, -1)
+        left, top, right, bottom = (boxes[..., i, None, None] for i in range(4))
+        inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)).float()  # [B, T, 2, h, w]
+        weight = 1 + 4 * inside[:, :, 0] + 2 * inside[:, :, 1]
+        return packed, weight.unsqueeze(1)
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 of values and of luma differences between neighbours."""
+    difference = predicted.float() - target
+    loss = (difference.abs() * weight).mean()
+    luma = difference[:, :4]
+    for dim in (3, 4):
+        loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
+    within = (luma[:, 0] - luma[:, 1]).abs() + (luma[:, 0] - luma[:, 2]).abs() + (luma[:, 3] - luma[:, 1]).abs() + (luma[:, 3] - luma[:, 2]).abs()
+    return loss + 0.12 * (within * weight[:, 0]).mean()
+
+
+@torch.no_grad()
+def measure_latents(vae: VideoVAE, batches: FrameBatches) -> None:
+    """Set the statistics that normalise latents."""
+    means = [vae.posterior(batches.draw(8, 4)[0])[0].float() for _ in range(32)]
+    values = torch.cat(means).transpose(0, 1).flatten(1)
+    vae.latent_mean.copy_(values.mean(1))
+    vae.latent_std.copy_(values.std(1).clamp(min=1e-3))
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--encoder-minutes", type=float, default=2.5, help="train the encoder so long in all, then freeze it")
+    parser.add_argument("--max-clips", type=int, default=800)
+    args = parser.parse_args()
+    device = default_device()
+    torch.manual_seed(args.seed)
+    config = load_yaml(args.config, ModelConfig)
+    state_path: Path = args.run / "video_vae.pt"
+    vae = VideoVAE(config.video_vae).to(device)
+    averaged = Averaged(vae)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    piece = Piece(args.minutes, args.cooldown)
+    encoder_s = 0.0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        vae.load_state_dict(state["model"])
+        averaged.module.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        piece.step, encoder_s = state["step"], state["encoder_s"]
+    wait_for(args.data / "clips" / "done")
+    batches = FrameBatches(ClipSet.open(args.data / "clips"), device, args.max_clips)
+    decode = vae.decode if args.no_compile else torch.compile(vae.decode)
+    frozen = (args.run / "video_encoder.done").exists()
+    vae.encoder.requires_grad_(not frozen)
+    begun_s = time.monotonic()
+    losses: list[Tensor] = []
+    for _ in piece:
+        for group in optimizer.param_groups:
+            group["lr"] = piece.learning_rate(2e-3 if not frozen else 1e-3)
+        packed, weight = batches.draw(args.batch, 4 * LATENTS)
+        with torch.autocast(device.type, torch.bfloat16):
+            if frozen:
+                with torch.no_grad():
+                    latents = vae.encode(packed)
+                latents = latents + LATENT_NOISE * torch.rand(args.batch, 1, 1, 1, 1, device=device) * torch.randn_like(latents)
+                divergence = torch.zeros((), device=device)
+            else:
+                mean, log_variance = vae.posterior(packed)
+                divergence = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
+                latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            predicted = decode(latents, Memory())
+        loss = reconstruction_loss(predicted, packed, weight)
+        optimizer.zero_grad(set_to_none=True)
+        (loss + 3e-4 * divergence).backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        averaged.update(vae, piece.step)
+        losses.append(loss.detach())
+        if piece.step % 500 == 499:
+            piece.report({"loss": float(torch.stack(losses[-200:]).mean()), "kl": float(divergence)})
+        if not frozen and encoder_s + time.monotonic() - begun_s > args.encoder_minutes * 60:
+            frozen = True
+            vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
+            vae.encoder.requires_grad_(False)
+            measure_latents(vae, batches)
+            averaged.update(vae, piece.step)
+            export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
+            (args.run / "video_encoder.done").touch()
+            print("encoder frozen", flush=True)
+    encoder_s += time.monotonic() - begun_s
+    export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
+    parts = {"model": vae.state_dict(), "averaged": averaged.module.state_dict(), "optimizer": optimizer.state_dict()}
+    save_state(state_path, **parts, step=piece.step, encoder_s=encoder_s)
+    with torch.no_grad():
+        packed, weight = batches.draw(8, 32)
+        shown = averaged.module.decode(averaged.module.encode(packed), Memory()).float()
+        mse = ((shown - packed)[:, :4].square() * (128 / 255) ** 2).mean()
+        mouth = ((shown - packed)[:, :4].abs() * (weight > 4)).sum() / ((weight > 4).sum() * 4) * 128
+        print(f"luma PSNR {float(-10 * torch.log10(mse)):.2f} dB, mouth L1 {float(mouth):.2f} of 255", flush=True)
+
+
+if __name__ == "__main__":
+    main()
