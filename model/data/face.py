@@ -504,7 +504,7 @@ class Renderer:
         if self.look.light == "bright":
             return
         warm = self.look.light == "warm"
-        c.drawColor(_argb(0xFFE3BC if warm else 0xD2E0F6), skia.BlendMode.kMultiply)
+        c.drawColor(_argb(0xFFE8C8 if warm else 0xDCE8FA), skia.BlendMode.kMultiply)
 
     def _draw_hood(self, c: Any) -> None:
         if self.look.garment == "hoodie":
@@ -942,8 +942,8 @@ class Renderer:
         style, hair, w = self.look.hair_style, self._hair, self.look.face_width
         if style not in ("bald", "buzz"):
             # The sides of the head, so that a turned head shows hair and not the place between hairline and cheek.
-            sides = [self._project(x * w, y, 0) for x, y in _FRONT_HAIR[style][1]]
-            c.drawPath(_smooth(sides), _fill(_dark(hair, 0.3)))
+            sides = [self._project(x * w * 0.97, y, 0) for x, y in _FRONT_HAIR[style][1]]
+            c.drawPath(_smooth(sides, False), _fill(_dark(hair, 0.3)))
         back: list[Point] | None = None
         if style == "long":
             back = _mirror([(0, -94), (40, -88), (66, -56), (73, -8), (74, 50), (76, 104), (66, 128), (30, 132)])
