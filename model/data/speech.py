@@ -57,10 +57,66 @@ class Voice:
 VOICES: dict[str, Voice] = {
     v.name: v
     for v in (
-        Voice("clara", "af_heart", "female", ("a warm, clear female voice", "a friendly woman's voice", "a soft and warm woman's voice")),
-        Voice("maya", "af_bella", "female", ("a bright, lively female voice", "an energetic woman's voice", "a bright young woman's voice")),
-        Voice("adam", "am_michael", "male", ("a calm, deep male voice", "a calm man's voice", "a low and relaxed male voice")),
-        Voice("theo", "am_fenrir", "male", ("a firm, energetic male voice", "a confident man's voice", "a strong and lively male voice")),
+        Voice(
+            "clara",
+            "af_heart",
+            "female",
+            (
+                "a warm, clear female voice",
+                "a friendly woman's voice",
+                "a soft and warm woman's voice",
+                "a woman with a warm voice",
+                "a gentle female voice",
+                "a clear and friendly female voice",
+                "a warm woman's voice",
+                "a kind and soft female voice",
+            ),
+        ),
+        Voice(
+            "maya",
+            "af_bella",
+            "female",
+            (
+                "a bright, lively female voice",
+                "an energetic woman's voice",
+                "a bright young woman's voice",
+                "a woman with a bright voice",
+                "a cheerful female voice",
+                "a lively and expressive female voice",
+                "a bright woman's voice",
+                "an energetic and clear female voice",
+            ),
+        ),
+        Voice(
+            "adam",
+            "am_michael",
+            "male",
+            (
+                "a calm, deep male voice",
+                "a calm man's voice",
+                "a low and relaxed male voice",
+                "a man with a deep voice",
+                "a steady male voice",
+                "a deep and relaxed man's voice",
+                "a low man's voice",
+                "a calm and steady male voice",
+            ),
+        ),
+        Voice(
+            "theo",
+            "am_fenrir",
+            "male",
+            (
+                "a firm, energetic male voice",
+                "a confident man's voice",
+                "a strong and lively male voice",
+                "a man with a strong voice",
+                "an energetic male voice",
+                "a confident and firm male voice",
+                "a strong man's voice",
+                "a lively and confident man's voice",
+            ),
+        ),
     )
 }
 
@@ -99,7 +155,9 @@ class HibariTeacher:
 
         phonemes = _known(phonemes, self._vocabulary)
         ids = [0, *(self._vocabulary[p] for p in phonemes), 0]
-        *spectra, durations = self._session.run(None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)})
+        *spectra, durations = self._session.run(
+            None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
+        )
         wave = dsp.synth(*(s[0] for s in spectra), np.random.default_rng(seed))
         return _utterance("clara", text, phonemes, durations, wave)
 
