@@ -1,0 +1,250 @@
+"""The command line: thin, and quick to show its help, because everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import functools
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from avatar_rtc import resources
+from model.errors import ModelError
+from model.stream import Model
+
+DEFAULT_PORT = 8080
+
+EXAMPLES = """
+examples:
+  avatar-rtc serve                                        a server on http://127.0.0.1:8080; open the page and press Call
+  avatar-rtc say http://127.0.0.1:8080 "Hello."           call that server, say a line, report what was heard
+  avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
+                                                          the same into a film, without a server
+  avatar-rtc doctor                                       what this machine lacks, and what to do about it
+"""
+SERVE_EXAMPLES = """
+examples:
+  avatar-rtc serve
+  avatar-rtc serve --host 0.0.0.0 --port 9000             reachable from other machines
+  avatar-rtc serve --config configs/server/example.yaml
+  avatar-rtc serve --engine fake                          numbered frames and beeps instead of the network
+"""
+SAY_EXAMPLES = """
+examples:
+  avatar-rtc say http://127.0.0.1:8080 "Hello." "How are you?"
+  avatar-rtc say http://127.0.0.1:8080 "Hello." --record call.mp4
+  avatar-rtc say http://127.0.0.1:8080 "Hello." --json | jq .join_ms
+"""
+GENERATE_EXAMPLES = """
+examples:
+  avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
+  avatar-rtc generate "Good morning." -o man.mp4 --scene "A man with a short beard in a library." --voice "a deep male voice"
+  avatar-rtc generate "A woman in a garden. <S>What a lovely day!<E> <AUDCAP>a bright female voice<ENDAUDCAP>" -o garden.mp4
+"""
+
+
+STAGE_EXAMPLES = """
+examples:
+  avatar-rtc {command} --help                             what there is
+  avatar-rtc {command} STAGE --help                       the options of one
+"""
+
+
+class UsageError(Exception):
+    """The command cannot do what was asked; the message is one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Its exit code: 0; 2 for what the user can mend; 1 for a call or an engine that failed, a check not passed, or a bug.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if options.debug:
+            raise
+        code, message = _explain(error)
+        print(f"avatar-rtc {options.command}: {message}", file=sys.stderr)
+    return code
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit code and the line to print."""
+    from avatar_rtc.engine import EngineFailure
+    from avatar_rtc.errors import CallError, ServerConfigError
+
+    if isinstance(error, (UsageError, ModelError, ServerConfigError, OSError)):
+        return 2, str(error)
+    if isinstance(error, (CallError, EngineFailure)):
+        return 1, str(error)
+    return 1, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)"
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from avatar_rtc.app import serve
+    from avatar_rtc.config import load_config
+    from avatar_rtc.logs import set_up_logs
+
+    set_up_logs()
+    config = load_config(options.config or resources.server_config("pocket"))
+    http = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
+    config = config.model_copy(update={"http": config.http.model_copy(update=http)})
+    if options.engine is not None:
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
+    try:
+        asyncio.run(serve(config, on_ready=lambda address: print(f"avatar-rtc is ready: open {address}", flush=True)))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        host, port = config.http.host, config.http.port
+        raise UsageError(f"port {port} of {host} is taken: end the program that has it, or choose another with --port") from None
+    return 0
+
+
+def _say(options: argparse.Namespace) -> int:
+    from avatar_rtc.bot import say
+
+    report = asyncio.run(
+        say(options.url, options.text, record=options.record, on_caption=lambda text: print(text, file=sys.stderr, flush=True))
+    )
+    print(json.dumps(report.as_dict()) if options.json else report.summary())
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from avatar_rtc.config import load_config
+    from avatar_rtc.engine_worker import load_checkpoint
+    from avatar_rtc.fake import FakeModel
+    from avatar_rtc.generate import generate
+    from model.chunk import StreamSettings
+    from model.text.prompt import parse_prompt
+
+    parse_prompt(options.prompt)
+    if not options.output.parent.is_dir():
+        raise UsageError(f"there is no directory {options.output.parent}: make it, or choose another with -o")
+    presets = load_config(resources.server_config("pocket"))
+    avatar = presets.avatars[0]
+    voices = {voice.id: voice.voice for voice in presets.voices}
+    settings = StreamSettings(
+        scene=options.scene or avatar.scene,
+        voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
+        seed=options.seed,
+    )
+    show = sys.stderr.isatty()
+
+    def on_progress(film_s: float, work_s: float) -> None:
+        if show:
+            print(f"\r{film_s:6.1f} s of film, {film_s / work_s:.1f}x real time ", end="", file=sys.stderr, flush=True)
+
+    if options.engine == "fake":
+        model: Model = FakeModel()
+    else:
+        if show:
+            print("loading the model", file=sys.stderr)
+        model = load_checkpoint(resources.checkpoint_dir("pocket"), num_threads=os.cpu_count() or 1)
+    film = generate(model, options.prompt, settings, options.output, on_progress)
+    if show:
+        print(file=sys.stderr)
+    print(f"{options.output}: {film.duration_s:.1f} s of film in {film.compute_s:.1f} s, real-time factor {film.rtf:.2f}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from avatar_rtc import doctor
+
+    return 0 if doctor.report(doctor.examine(options.port), functools.partial(print, flush=True)) else 1
+
+
+def _run_stage(options: argparse.Namespace) -> int:
+    """Hand over to ``main()`` of a module of ``model.training`` or ``model.evaluation``, which reads its own options."""
+    package = STAGE_PACKAGES[options.command]
+    stages = _stages(package)
+    if options.stage not in stages:
+        raise UsageError(f"there is no {options.stage!r}: choose one of {', '.join(stages)}")
+    sys.argv = [f"avatar-rtc {options.command} {options.stage}", *options.rest]
+    importlib.import_module(f"{package}.{options.stage}").main()
+    return 0
+
+
+def _stages(package: str) -> list[str]:
+    """Modules that can be run, found without importing them: they want torch."""
+    directory = Path(resources.__file__).parent.parent / package.replace(".", "/")
+    return sorted(path.stem for path in directory.glob("*.py") if "\ndef main(" in path.read_text())
+
+
+STAGE_PACKAGES = {"train": "model.training", "evaluate": "model.evaluation"}
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: take one from 1 to 65535, or 0 for any that is free")
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="avatar-rtc",
+        description="A real-time avatar for WebRTC calls: text in, a talking face and voice out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"avatar-rtc {version('avatar-rtc')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str, epilog: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        added.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+        added.set_defaults(run=run)
+        return added
+
+    serve = command("serve", _serve, "Serve the page and its calls until Ctrl-C.", SERVE_EXAMPLES)
+    serve.add_argument(
+        "--config", type=Path, metavar="FILE", help="server config (default: the shipped configs/server/pocket.yaml)"
+    )
+    serve.add_argument("--host", help="address to listen on (default: the config's, 127.0.0.1)")
+    serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
+    serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
+
+    say = command("say", _say, "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
+    say.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")
+    say.add_argument("text", nargs="+", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
+    say.add_argument("--record", type=Path, metavar="FILE", help="write what was seen and heard to this MP4 file")
+    say.add_argument("--json", action="store_true", help="print the summary as one JSON object; captions go to standard error")
+
+    generate = command("generate", _generate, "Make a film of a prompt, without a server.", GENERATE_EXAMPLES)
+    generate.add_argument("prompt", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
+    generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the MP4 file to write")
+    generate.add_argument("--scene", help="who is seen, and where (default: the first avatar of the shipped config)")
+    generate.add_argument("--voice", help="a description, or a voice of the shipped config by its id")
+    generate.add_argument("--seed", type=int, default=0, help="for everything that the prompt leaves open (default: 0)")
+    generate.add_argument("--engine", choices=("pocket", "fake"), default="pocket", help="which model speaks (default: pocket)")
+
+    doctor = command("doctor", _doctor, "Check this machine, and say what to do about what is missing.", "")
+    doctor.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help=f"the port that should be free (default: {DEFAULT_PORT})"
+    )
+
+    for name, summary in (("train", "Run one stage of training."), ("evaluate", "Run one judge.")):
+        stages = _stages(STAGE_PACKAGES[name])
+        stage = command(name, _run_stage, summary, f"stages: {', '.join(stages)}\n{STAGE_EXAMPLES.format(command=name)}")
+        stage.add_argument("stage", metavar="STAGE", help="one of those below")
+        stage.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the stage")
+    return parser

@@ -1,0 +1,121 @@
+"""A prompt in, a film out: the same model as in a call, as fast as the machine can, without a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from model.chunk import AVChunk, StreamInfo, StreamSettings
+from model.stream import Model
+from model.text.prompt import parse_prompt
+
+H264_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox")
+VIDEO_BITRATE_BPS = 1_000_000
+REPLY_ID = "film"
+
+OnProgress = Callable[[float, float], None]
+"""Hears, after each block, the seconds of film so far and the seconds of work they took."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """What was made."""
+
+    duration_s: float
+    compute_s: float
+
+    @property
+    def rtf(self) -> float:
+        """Seconds of computing a second of film, encoding included."""
+        return self.compute_s / self.duration_s
+
+
+class FilmWriter:
+    """Writes chunks to an MP4 file, H.264 and AAC. A file that was not finished is removed."""
+
+    def __init__(self, path: Path, info: StreamInfo) -> None:
+        self._path = path
+        self._container = av.open(str(path), "w", format="mp4")
+        video = self._container.add_stream(h264_encoder(), rate=info.fps)
+        assert isinstance(video, VideoStream)
+        video.width, video.height, video.pix_fmt = info.width_px, info.height_px, "yuv420p"
+        video.bit_rate = VIDEO_BITRATE_BPS
+        audio = self._container.add_stream("aac", rate=info.sample_rate_hz, layout="mono")
+        assert isinstance(audio, AudioStream)
+        self._video, self._audio = video, audio
+        self._num_frames = self._num_samples = 0
+
+    def write(self, chunk: AVChunk) -> None:
+        for picture in chunk.frames:
+            frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            frame.pts, frame.time_base = self._num_frames, Fraction(1, chunk.fps)
+            self._num_frames += 1
+            self._container.mux(self._video.encode(frame))
+        sound = av.AudioFrame.from_ndarray(chunk.samples[None], format="s16", layout="mono")
+        sound.sample_rate = chunk.sample_rate_hz
+        sound.pts, sound.time_base = self._num_samples, Fraction(1, chunk.sample_rate_hz)
+        self._num_samples += len(chunk.samples)
+        self._container.mux(self._audio.encode(sound))
+
+    def __enter__(self) -> FilmWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._container.mux(self._video.encode())
+            self._container.mux(self._audio.encode())
+        self._container.close()
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def h264_encoder() -> str:
+    """The first H.264 encoder that this PyAV has. Raises ``ValueError`` where there is none."""
+    for name in H264_ENCODERS:
+        if name in av.codecs_available:
+            return name
+    raise ValueError(f"PyAV {av.__version__} has no H.264 encoder: reinstall it with 'pip install --force-reinstall av'")
+
+
+def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on_progress: OnProgress) -> Film:
+    """Say a prompt into an MP4 file.
+
+    Args:
+        model: loaded.
+        prompt: plain text, or the full grammar; a scene and a voice named in it win over ``settings``.
+        settings: who says it.
+        path: written, and overwritten.
+        on_progress: told after each block.
+
+    Raises:
+        model.errors.PromptError: before anything is written.
+    """
+    parsed = parse_prompt(prompt)
+    settings = StreamSettings(scene=parsed.scene or settings.scene, voice=parsed.voice or settings.voice, seed=settings.seed)
+    stream = model.open(settings)
+    for index, line in enumerate(parsed.lines):
+        stream.push(REPLY_ID, line, last=index == len(parsed.lines) - 1)
+    started_s = time.perf_counter()
+    num_samples = 0
+    with FilmWriter(path, model.info) as writer:
+        # One block more after the last word, so that the film does not break off with it.
+        is_said = is_over = False
+        while not is_over:
+            chunk = stream.step()
+            if chunk is None:
+                continue
+            writer.write(chunk)
+            num_samples += len(chunk.samples)
+            is_over = is_said
+            is_said = is_said or any(mark.kind == "end" for mark in chunk.marks)
+            on_progress(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)
+    stream.close()
+    return Film(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)

@@ -1,0 +1,22 @@
+"""Where the files lie that belong to the program: beside the packages, in a checkout and in an installed wheel alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_BESIDE = Path(__file__).resolve().parent.parent
+
+
+def static_dir() -> Path:
+    """The page."""
+    return _BESIDE / "static"
+
+
+def checkpoint_dir(name: str) -> Path:
+    """A checkpoint that is shipped, such as ``pocket``."""
+    return _BESIDE / "model" / "weights" / name
+
+
+def server_config(name: str) -> Path:
+    """A server config that is shipped, such as ``pocket``."""
+    return _BESIDE / "configs" / "server" / f"{name}.yaml"
