@@ -46,7 +46,20 @@ _SHAPES: dict[str, tuple[float, ...]] = {
     "w": (0.16, -0.75, 1.0, 0.0, 0.0, 0.0, 0.0),
     "breath": (0.40, 0.05, 0.0, 0.0, 0.0, 0.4, 0.1),
 }
-_DOMINANCE = {"lips": 2.4, "labiodental": 2.2, "w": 1.5, "oo": 1.4, "oh": 1.2, "postalveolar": 1.4, "sibilant": 1.1}
+_DOMINANCE = {
+    "lips": 2.4,
+    "labiodental": 2.2,
+    "w": 1.5,
+    "oo": 1.4,
+    "oh": 1.5,
+    "postalveolar": 1.4,
+    "sibilant": 1.1,
+    "aa": 1.6,
+    "ae": 1.5,
+    "eh": 1.4,
+    "uh": 1.3,
+    "aw": 1.5,
+}
 _WEAK = {"velar": 0.7, "alveolar": 0.7, "schwa": 0.7, "breath": 0.35, "dental": 0.9}
 
 # Shape, or two shapes of a diphthong, of every phoneme in the alphabet that moves the mouth.
@@ -190,8 +203,8 @@ def _mouth(events: Sequence[Event], times: np.ndarray) -> np.ndarray:
     centre, half, weight = (np.asarray(x)[:, None] for x in (centres, halves, weights))
     target = np.asarray(shapes)
     target[:, 0] *= np.asarray(gains)
-    distance = np.maximum(0.0, np.abs(t - centre) - half * 0.6)
-    pull = weight * np.exp(-((distance / 0.05) ** 1.6)) + 1e-9 * np.exp(-distance)
+    distance = np.maximum(0.0, np.abs(t - centre) - half * 0.7)
+    pull = weight * np.exp(-((distance / 0.042) ** 1.6)) + 1e-9 * np.exp(-distance)
     mouth = (pull.T @ target) / pull.sum(0)[:, None]
 
     shut = np.zeros_like(times)
