@@ -1,0 +1,53 @@
+# make run     set everything up and start pocket on http://127.0.0.1:8080 (PORT=9000 for another port)
+# make test    everything that needs no GPU: lint, types, imports, tests, and the page in a real Chromium
+# make lint    the first three of these
+# make bench   measure real-time factor and latency on this machine
+
+PYTHON ?= python3
+PORT ?= 8080
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --quiet
+# What the tests need of the system, as "command or library = Debian package".
+SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.so.1=libfontconfig1
+
+.PHONY: run test lint bench system clean
+
+run: .venv/installed
+	$(BIN)/avatar-rtc serve --port $(PORT)
+
+test: lint system
+	$(BIN)/pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	@echo "installing $(TORCH) and the rest into .venv, once; this takes some minutes"
+	@$(PIP) "$(TORCH)"
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@$(PIP) --editable ".[dev,train]"
+	@touch $@
+
+# Installs what is missing where apt and root allow; without it the tests that need it are skipped.
+system:
+	@missing=; for pair in $(SYSTEM); do \
+	  command -v "$${pair%=*}" >/dev/null || /sbin/ldconfig -p 2>/dev/null | grep -q "$${pair%=*}" || missing="$$missing $${pair#*=}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $$missing; \
+	else echo "not installed, so some tests are skipped:$$missing"; fi
+
+clean:
+	rm -rf .venv build *.egg-info

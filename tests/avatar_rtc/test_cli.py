@@ -1,0 +1,151 @@
+"""The command line as a user meets it: what it prints, and with which code it ends."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from avatar_rtc import cli, doctor, resources
+from avatar_rtc.fake import read_beeps, read_counter
+
+COMMANDS = ("serve", "say", "generate", "doctor", "train", "evaluate")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)])
+def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, out, _ = run(capsys, *arguments, "--help")
+    assert code == 0
+    assert arguments == ("doctor",) or "examples:\n  avatar-rtc" in out
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    probe = (
+        "import sys; from avatar_rtc import cli; cli._parser().format_help(); print({'torch', 'av', 'aiortc'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True).strip() == "set()"
+
+
+def test_generate_writes_a_film_in_sync(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    code, out, _ = run(capsys, "generate", "Nice to meet you, nice to meet you.", "-o", str(path), "--engine", "fake")
+    assert code == 0
+    assert "real-time factor" in out
+    with av.open(str(path)) as film:
+        assert {stream.codec.name for stream in film.streams} == {"h264", "aac"}
+        counters = [read_counter(frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
+    assert counters == list(range(len(counters)))
+    assert len(counters) % 8 == 0
+    with av.open(str(path)) as film:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32768
+    assert read_beeps(samples, 24_000) == pytest.approx([0.0, 1.0], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("", "empty"),
+        ("привет", "Latin"),
+        ("<S>never closed", "not closed"),
+        ("a scene <S>  <E>", "Nothing between"),
+        ("x" * 5000, "limit"),
+    ],
+)
+def test_a_prompt_that_cannot_be_said_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompt: str, says: str
+) -> None:
+    path = tmp_path / "film.mp4"
+    code, out, err = run(capsys, "generate", prompt, "-o", str(path), "--engine", "fake")
+    assert (code, out) == (2, "")
+    assert err.startswith("avatar-rtc generate: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not path.exists()
+
+
+def test_a_config_with_an_unknown_key_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text(resources.server_config("pocket").read_text() + "\nspeed: 11\n")
+    code, _, err = run(capsys, "serve", "--config", str(path))
+    assert code == 2
+    assert "speed: unknown key" in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "serve", "--config", "nowhere.yaml")
+    assert code == 2
+    assert "nowhere.yaml" in err
+
+
+def test_a_taken_port_is_refused_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = run(capsys, "serve", "--engine", "fake", "--port", str(port))
+    assert code == 2
+    assert f"port {port} of 127.0.0.1 is taken" in err
+    assert "--port" in err
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "http"])
+def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    code, _, err = run(capsys, "serve", f"--port={port}")
+    assert code == 2
+    assert "--port" in err
+
+
+def test_a_server_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    code, _, err = run(capsys, "say", url, "Hello.")
+    assert code in (1, 2)
+    assert url in err
+    assert "Traceback" not in err
+
+
+def test_a_stage_that_does_not_exist_lists_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "train", "everything")
+    assert code == 2
+    assert "video_vae" in err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        cli.main(["generate", "--debug", "", "-o", str(tmp_path / "film.mp4"), "--engine", "fake"])
+
+
+def test_doctor_names_what_is_missing_and_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        findings = list(doctor.examine(taken.getsockname()[1], checkpoint_dir=tmp_path))
+    by_subject = {finding.subject: finding for finding in findings}
+    assert by_subject["weights"].status == "fail"
+    assert by_subject["port"].status == "warn"
+    assert by_subject["torch"].status == "ok"
+    assert all(finding.remedy for finding in findings if finding.status != "ok")
+    lines: list[str] = []
+    assert not doctor.report(iter(findings), lines.append)
+    assert lines[-1] == "1 of these must be mended before a call can work."
+
+
+def test_doctor_notices_damaged_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: pocket\n")
+    (tmp_path / "dit.safetensors").write_bytes(b"these are no weights")
+    found = next(finding for finding in doctor.examine(0, checkpoint_dir=tmp_path) if finding.subject == "weights")
+    assert found.status == "fail"
+    assert "damaged" in found.detail

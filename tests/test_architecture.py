@@ -1,0 +1,116 @@
+"""The rules that hold the architecture, as far as a machine can check them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("avatar_rtc", "model", "signaling")
+
+MAY_CATCH_EXCEPTION = {
+    "avatar_rtc/cli.py": 1,
+    "avatar_rtc/session.py": 1,
+    "signaling/http.py": 1,
+}
+"""The command line, the session's run loop and the HTTP middleware, once each. Whoever catches everything hides bugs."""
+
+TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.geometry", "model.text.prompt")
+
+
+def sources(*packages: str) -> Iterator[Path]:
+    for package in packages:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_imports_go_one_way() -> None:
+    lint = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert lint.returncode == 0, lint.stdout
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        ([module_of(path) for path in sources("avatar_rtc", "signaling")] + list(TORCH_FREE_IN_MODEL), ["torch", "onnxruntime"]),
+        ([module_of(path) for path in sources("signaling")], ["aiortc", "av", "numpy"]),
+        (["avatar_rtc.engine_worker", "avatar_rtc.fake"], ["aiortc", "av", "aiohttp"]),
+    ],
+    ids=["the service imports no torch", "the wire imports no media", "the engine's child imports no network"],
+)
+def test_importing_does_not_bring_in(modules: list[str], forbidden: list[str]) -> None:
+    """In a fresh interpreter, because this one has imported everything."""
+    imports = "\n".join(f"import {module}" for module in modules)
+    script = f"{imports}\nimport sys\nprint(*({set(forbidden)!r} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split() == []
+
+
+def test_the_network_knows_no_media_library() -> None:
+    for path in sources("model"):
+        if path.parts[len(ROOT.parts) + 1] in ("data", "training", "evaluation"):
+            continue
+        assert not imported_names(path) & {"asyncio", "aiohttp", "aiortc", "av"}, path
+
+
+def imported_names(path: Path) -> set[str]:
+    """Top-level names that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_three_places_catch_everything() -> None:
+    found: dict[str, int] = {}
+    for path in sources(*PACKAGES):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and catches_everything(node):
+                name = str(path.relative_to(ROOT))
+                found[name] = found.get(name, 0) + 1
+    assert {name: count for name, count in found.items() if count > MAY_CATCH_EXCEPTION.get(name, 0)} == {}
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    """``except:`` and ``except Exception``; ``except BaseException`` only where it does not raise again."""
+    types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {node.id for node in types if isinstance(node, ast.Name)}
+    if "BaseException" in names:
+        return not isinstance(handler.body[-1], ast.Raise)
+    return handler.type is None or "Exception" in names
+
+
+def test_nothing_is_without_a_name() -> None:
+    homeless = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
+    assert [path for path in sources(*PACKAGES) if homeless & set(path.with_suffix("").relative_to(ROOT).parts)] == []
+
+
+def test_nothing_runs_in_the_default_executor() -> None:
+    """The encoders live there: whatever else waits in it delays pictures."""
+    for path in sources("avatar_rtc", "signaling"):
+        text = path.read_text()
+        assert "run_in_executor" not in text, path
+        assert "to_thread(" not in text, path
+
+
+def test_weights_are_loaded_strictly() -> None:
+    for path in sources("model"):
+        if path.parent.name not in ("training", "evaluation", "data"):
+            assert "strict=False" not in path.read_text().replace("zip(", ""), path
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    silent = [
+        path for path in sources(*PACKAGES) if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
