@@ -149,8 +149,8 @@ $("hangup").addEventListener("click", () => connection.stop());
 
 function startCall() {
   latency.callStarted(performance.now());
-  openSoundMeter();
   connection.start();
+  setTimeout(openSoundMeter); // it takes a tenth of a second: meanwhile the browser finds its addresses
 }
 
 function onStream({ detail: { stream } }) {
@@ -498,9 +498,10 @@ async function readStats() {
   });
   stats = next;
   const ms = (value) => (Number.isFinite(value) ? `${Math.round(value)} ms` : "–");
-  $("h-fps").textContent = next.fps ? `${Math.round(next.fps)} fps · ${next.video.frameWidth}×${next.video.frameHeight}` : "–";
+  $("h-fps").textContent = next.fps ? `${Math.round(next.fps)} fps` : "–";
+  $("h-size").textContent = next.fps ? ` · ${next.video.frameWidth}×${next.video.frameHeight}` : "";
   $("h-bitrate").textContent = Number.isFinite(next.bitrateKbps) ? `${Math.round(next.bitrateKbps)} kbit/s` : "–";
-  $("h-buffer").textContent = `${ms(next.videoBufferMs)} · ${ms(next.audioBufferMs)}`;
+  $("h-buffer").textContent = `${Math.round(next.videoBufferMs) || "–"} · ${ms(next.audioBufferMs)}`;
   $("h-jitter").textContent = ms(next.jitterMs);
   $("h-loss").textContent = `${next.lossPercent.toFixed(1)} %`;
   $("h-rtt").textContent = ms(next.rttMs ?? next.pairRttMs);

@@ -1,0 +1,267 @@
+"""The page in real Chromium, against a real server with the deterministic engine: what a person would do, and see, and hear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from avatar_rtc import fake
+from tests.support.browser import (
+    NO_CHROMIUM,
+    RunningServer,
+    call,
+    chromium_path,
+    eventually,
+    open_browser,
+    run_server,
+    say,
+    stats,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(chromium_path() is None, reason=NO_CHROMIUM)]
+
+LINE = "Hello, nice to meet you."
+LONG_LINE = "This is a rather long line that would go on and on and on, unless somebody stopped it before its very last word."
+ONE_SEAT = {"max_sessions": 1, "retry_after_s": 1}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with run_server(limits=ONE_SEAT) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, server: RunningServer) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.goto(server.url)
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def state(page: Page) -> Any:
+    return expect(page.get_by_role("status"))
+
+
+def luma(page: Page, left_px: int, top_px: int, width_px: int, height_px: int) -> list[int]:
+    """Red channel of a rectangle of the picture that is shown, row by row."""
+    pixels: list[int] = page.evaluate(
+        """([x, y, width, height]) => {
+            const canvas = new OffscreenCanvas(width, height);
+            const context = canvas.getContext("2d");
+            context.drawImage(document.querySelector("video"), x, y, width, height, 0, 0, width, height);
+            return [...context.getImageData(0, 0, width, height).data].filter((_, i) => i % 4 === 0);
+        }""",
+        [left_px, top_px, width_px, height_px],
+    )
+    return pixels
+
+
+def counter(page: Page) -> list[int]:
+    return luma(page, fake.COUNTER_LEFT_PX, fake.COUNTER_TOP_PX, 24 * fake.CELL_PX, fake.COUNTER_HEIGHT_PX)
+
+
+def mouth_is_open(page: Page) -> bool:
+    """The spot below closed lips is dark."""
+    spot = luma(page, fake.MOUTH_X_PX - 4, fake.MOUTH_Y_PX + 4, 8, 3)
+    return sum(spot) / len(spot) < 110
+
+
+def test_a_typed_line_is_seen_heard_and_read(page: Page) -> None:
+    seen = call(page)
+    state(page).to_have_text("Listening")
+    assert seen["call"]["firstFrameMs"] > 0
+    before = counter(page)
+    eventually(page, lambda: counter(page), lambda now: now != before, "pixels that move")
+    assert not mouth_is_open(page)
+
+    say(page, LINE)
+    state(page).to_have_text("Speaking")
+    eventually(page, lambda: mouth_is_open(page), bool, "an open mouth")
+    expect(page.get_by_label("Captions")).to_have_text(LINE)
+    expect(page.locator(".line")).to_have_attribute("data-status", "completed")
+    state(page).to_have_text("Listening")
+    expect(page.get_by_label("What should be said?")).to_have_value("")
+
+    reply = stats(page)["replies"][0]
+    assert reply["status"] == "completed"
+    assert 0 < reply["textToFrameMs"] < 5000
+    assert 0 < reply["textToSoundMs"] < 5000, "nothing was heard through the stream's sound"
+    eventually(page, lambda: mouth_is_open(page), lambda is_open: not is_open, "a mouth that closes")
+
+
+def test_interrupt_and_the_next_line(page: Page) -> None:
+    call(page)
+    interrupt = page.get_by_role("button", name="Interrupt")
+    expect(interrupt).to_be_disabled()
+    say(page, LONG_LINE)
+    state(page).to_have_text("Speaking")
+    interrupt.click()
+    expect(page.locator(".line")).to_have_attribute("data-status", "cancelled")
+    state(page).to_have_text("Listening")
+    expect(interrupt).to_be_disabled()
+    captions = page.get_by_label("Captions").inner_text()
+    assert captions
+    assert LONG_LINE.startswith(captions)
+    assert captions != LONG_LINE, "captions run ahead of what is heard"
+
+    say(page, LINE)
+    expect(page.get_by_label("Captions")).to_have_text(LINE)
+
+
+def test_a_new_line_replaces_or_waits(page: Page) -> None:
+    call(page)
+    say(page, LONG_LINE)
+    state(page).to_have_text("Speaking")
+    say(page, LINE)
+    statuses = page.locator(".line")
+    expect(statuses.nth(0)).to_have_attribute("data-status", "cancelled")
+    expect(statuses.nth(1)).to_have_attribute("data-status", "speaking")
+
+    page.get_by_text("Queue", exact=True).click()
+    say(page, "One more.")
+    expect(statuses.nth(2)).to_have_attribute("data-status", "queued")
+    expect(statuses.nth(1)).to_have_attribute("data-status", "completed")
+    expect(statuses.nth(2)).to_have_attribute("data-status", "completed")
+
+
+def test_what_cannot_be_said_is_explained_and_the_call_goes_on(page: Page) -> None:
+    call(page)
+    notice = page.get_by_role("alert")
+    say(page, "Привет")
+    expect(notice).to_contain_text("Latin")
+    expect(page.locator(".line")).to_have_attribute("data-status", "failed")
+    say(page, "   ")
+    expect(notice).to_contain_text("Type what should be said")
+    say(page, "x " * 50_000)
+    expect(notice).to_contain_text("characters")
+    assert len(page.get_by_label("What should be said?").input_value()) > 90_000, "a refused text must not be lost"
+    say(page, LINE)
+    expect(page.get_by_label("Captions")).to_have_text(LINE)
+    expect(notice).to_be_hidden()
+
+
+def test_looks_and_voices_are_offered_and_change_the_picture(page: Page) -> None:
+    call(page)
+    corner = luma(page, 4, 100, 8, 8)
+    page.get_by_label("Look", exact=True).select_option("ben")
+    expect(page.get_by_label("Scene")).to_have_value(re.compile("library"))
+    eventually(page, lambda: luma(page, 4, 100, 8, 8), lambda now: abs(now[0] - corner[0]) > 3, "another background")
+    page.get_by_label("Scene").fill("A robot on the moon.")
+    page.get_by_label("Scene").blur()
+    expect(page.get_by_label("Look", exact=True)).to_have_value("custom")
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_full_then_free_then_ended(browser: Browser, page: Page, server: RunningServer) -> None:
+    call(page)
+    other = browser.new_page()
+    other.goto(server.url)
+    other.get_by_role("button", name="Call").click()
+    state(other).to_have_text("Server is full")
+    expect(other.locator("#welcome-text")).to_contain_text(re.compile(r"Trying again (in \d+ s|now)"))
+
+    page.get_by_role("button", name="Hang up").click()
+    state(page).to_have_text("Ended")
+    expect(page.get_by_role("button", name="Call again")).to_be_focused()
+    eventually(other, lambda: stats(other)["state"], lambda now: now == "connected", "the freed seat")
+
+    other.close()  # a closed tab frees its seat too
+    assert call(page)["state"] == "connected"
+
+
+def test_a_dead_server_is_noticed_and_a_new_one_is_found(browser: Browser) -> None:
+    page = browser.new_page()
+    with run_server(limits=ONE_SEAT) as first:
+        page.goto(first.url)
+        call(page)
+        first.kill()
+        state(page).to_have_text("Reconnecting", timeout=8000)
+        expect(page.locator("#welcome-title")).to_have_text("The call dropped")
+        expect(page.get_by_role("button", name="Stop trying")).to_be_visible()
+    with run_server(limits=ONE_SEAT, port=int(first.url.rpartition(":")[2])):
+        state(page).to_have_text("Listening", timeout=20_000)
+        say(page, LINE)
+        expect(page.get_by_label("Captions")).to_have_text(LINE)
+    page.close()
+
+
+def test_keyboard_alone(page: Page) -> None:
+    page.get_by_role("button", name="Call").focus()
+    page.keyboard.press("Enter")
+    eventually(page, lambda: stats(page)["state"], lambda now: now == "connected", "a call")
+    expect(page.get_by_label("What should be said?")).to_be_focused()
+    page.keyboard.type("Two")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type(f"lines. {LONG_LINE}")
+    page.keyboard.press("Enter")
+    state(page).to_have_text("Speaking")
+    page.keyboard.press("Escape")
+    expect(page.locator(".line")).to_have_attribute("data-status", "cancelled")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "hangup":
+            break
+    page.keyboard.press("Enter")
+    state(page).to_have_text("Ended")
+
+
+def test_everything_has_a_name(page: Page) -> None:
+    call(page)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, textarea, video, [role]")]
+            .filter((element) => element.checkVisibility())
+            .filter((element) => !(element.ariaLabel || element.labels?.length || element.innerText?.trim()
+                || element.getAttribute("aria-labelledby")))
+            .map((element) => element.outerHTML)"""
+    )
+    assert nameless == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids))
+    assert page.evaluate("document.documentElement.lang") == "en"
+    assert page.locator("h1:visible, h1").count() == 1
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_phone_width(browser: Browser, server: RunningServer, colours: str) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=colours, has_touch=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(server.url)
+    too_wide = "document.documentElement.scrollWidth > innerWidth"
+    assert not page.evaluate(too_wide)
+    call(page)
+    page.get_by_role("button", name="Latency and health").click()
+    expect(page.get_by_label("Latency and health", exact=True).locator("visible=true").first).to_be_visible()
+    say(page, "Supercalifragilisticexpialidocious " * 3)
+    state(page).to_have_text("Speaking")
+    assert not page.evaluate(too_wide)
+    for name in ("Send", "Interrupt", "Hang up", "Mute"):
+        expect(page.get_by_role("button", name=name)).to_be_in_viewport()
+    context.close()
+
+
+def test_what_was_chosen_is_remembered(page: Page) -> None:
+    call(page)
+    page.get_by_role("button", name="Latency and health").click()
+    expect(page.get_by_text("Round trip")).to_be_visible()
+    page.get_by_role("button", name=re.compile("Auto")).click()
+    page.get_by_role("button", name="Hang up").click()
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    call(page)
+    expect(page.get_by_text("Round trip")).to_be_visible()
+    expect(page.locator("#h-fps")).to_have_text(re.compile(r"2\d fps"))
