@@ -377,7 +377,8 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
         parent_pid: the process without which there is nothing to live for.
     """
     _die_with(parent_pid)
-    # Ctrl-C goes to the whole terminal; the parent first says goodbye to its callers, and then to us.
+    # Ctrl-C and its like go to a whole process group; the parent first says goodbye to its callers, and then to us.
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before torch: threads that spin while they wait cost the media threads next door ten times what they gain here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
