@@ -25,10 +25,10 @@ def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None
 
     async def get_component_candidates(component: int, addresses: list[str], **_: Any) -> list[Candidate]:
         if port_range is None:
-            return list(await gather(component, addresses, GATHER_TIMEOUT_S))
+            return list(await gather(component, addresses, timeout=GATHER_TIMEOUT_S))
         hosts = [candidate for a in addresses if (candidate := await _bind(connection, component, a, port_range)) is not None]
         # Without addresses of its own it asks the TURN server only.
-        return hosts + list(await gather(component, [], GATHER_TIMEOUT_S))
+        return hosts + list(await gather(component, [], timeout=GATHER_TIMEOUT_S))
 
     connection.get_component_candidates = get_component_candidates
 

@@ -1,0 +1,104 @@
+"""The only place where the parts of the server are wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable
+
+from aiohttp import web
+
+from avatar_rtc import resources
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine, ProcessEngine
+from avatar_rtc.engine_worker import load_checkpoint
+from avatar_rtc.fake import FakeModel, FakeOptions
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.registry import Registry
+from signaling.http import make_app
+
+
+def make_engine(config: ServerConfig) -> Engine:
+    """The engine that a config names, not started."""
+    if config.engine.model == "fake":
+        return ProcessEngine(functools.partial(FakeModel, FakeOptions()))
+    checkpoint_dir = resources.checkpoint_dir(config.engine.model)
+    return ProcessEngine(functools.partial(load_checkpoint, checkpoint_dir, os.cpu_count() or 1))
+
+
+class Server:
+    """Engine, registry and HTTP.
+
+    Attributes:
+        address: such as ``http://127.0.0.1:8080``; known once ``start`` listens.
+    """
+
+    def __init__(self, config: ServerConfig, engine: Engine) -> None:
+        self.address = ""
+        self.registry = Registry(config, engine, Metrics())
+        self._config = config
+        self._engine = engine
+        http = config.http
+        self._runner = web.AppRunner(
+            make_app(self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins), access_log=None
+        )
+
+    async def start(self) -> None:
+        """Listen, then start the engine: a port that is taken is noticed before minutes of loading.
+
+        Raises:
+            OSError: the port cannot be used.
+            avatar_rtc.engine.EngineFailure, model.errors.ModelError: the engine does not start.
+        """
+        http = self._config.http
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, http.host, http.port)
+            await site.start()
+            port = self._runner.addresses[0][1]
+            host = "127.0.0.1" if http.host in ("0.0.0.0", "::", "") else http.host
+            self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            await self._engine.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Sessions first, then HTTP, then the engine. Idempotent."""
+        await self.registry.close()
+        await self._runner.cleanup()
+        await self._engine.close()
+
+
+async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then say good-bye to the peers.
+
+    Args:
+        on_ready: told the address when calls can be taken.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = Server(config, make_engine(config))
+    starting = asyncio.current_task()
+    assert starting is not None
+    started = False
+
+    def on_signal() -> None:
+        stop.set()
+        if not started:
+            starting.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await server.start()
+        started = True
+        on_ready(server.address)
+        await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    finally:
+        await server.close()

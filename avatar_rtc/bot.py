@@ -1,0 +1,416 @@
+"""A headless client: it calls a server, says lines one after the other, records, and reports what it saw and heard."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import aiohttp
+import av
+import numpy as np
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.rtp import RtcpSrPacket
+
+from avatar_rtc.errors import CallError
+from avatar_rtc.media.transport import quicken_retransmission
+from avatar_rtc.recording import Recorder
+from signaling import messages as wire
+
+JOIN_TIMEOUT_S = 15.0
+ACCEPT_TIMEOUT_S = 10.0
+LINE_TIMEOUT_S = 180.0
+REPEAT_EVERY_S = 1.0
+PING_EVERY_S = 1.0
+TAIL_S = 0.5
+"""How long the bot stays after the last line: what was sent last has to arrive."""
+VOICED_LEVEL = 300
+"""Root mean square of 20 ms of sound, of 32767, from which on it counts as voiced."""
+EVENT_LEAD_S = 0.1
+"""By so much sound may come before the event that announces it."""
+
+
+@dataclass
+class Line:
+    """What became of one line. Milliseconds count from sending it."""
+
+    text: str
+    status: str = ""
+    heard_text: str = ""
+    heard_ms: int = 0
+    text_to_first_voiced_audio_ms: int | None = None
+    text_to_first_speaking_frame_ms: int | None = None
+    captions: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What a call was like.
+
+    Attributes:
+        join_ms: from sending the offer to the first decoded picture.
+        connected_ms: from sending the offer to an open data channel.
+        freezes: pauses between pictures of more than 190 ms.
+        underruns: times that the server had nothing new to show, as it says itself.
+        packets_lost: as our own receivers count.
+    """
+
+    url: str
+    join_ms: int = 0
+    connected_ms: int = 0
+    lines: list[Line] = field(default_factory=list)
+    frames: int = 0
+    width_px: int = 0
+    height_px: int = 0
+    duration_s: float = 0.0
+    freezes: int = 0
+    underruns: int = 0
+    packets_lost: int = 0
+    record: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
+        """For people."""
+        rows = [
+            f"joined in {self.join_ms} ms, {self.frames} frames of {self.width_px}x{self.height_px} in {self.duration_s:.1f} s"
+        ]
+        for line in self.lines:
+            voice, face = line.text_to_first_voiced_audio_ms, line.text_to_first_speaking_frame_ms
+            rows.append(
+                f"{line.status}: {line.heard_text!r} (voice after {voice} ms, face after {face} ms, {line.heard_ms} ms long)"
+            )
+        rows.append(f"freezes {self.freezes}, underruns {self.underruns}, packets lost {self.packets_lost}")
+        if self.record is not None:
+            rows.append(f"recorded to {self.record}")
+        return "\n".join(rows)
+
+
+class _Arrivals:
+    """When what arrived: parallel lists of the media time (in the server's wall clock, NTP seconds less an offset) and ours."""
+
+    def __init__(self, clock_hz: int) -> None:
+        self.clock_hz = clock_hz
+        self.ntp_at_zero_s: float | None = None
+        self.pts: list[int] = []
+        self.arrived_s: list[float] = []
+        self.level: list[float] = []
+
+    def media_s(self, index: int) -> float:
+        return (self.ntp_at_zero_s or 0.0) + self.pts[index] / self.clock_hz
+
+
+class Call:
+    """One call: connect, ``speak``, ``close``. Also the peer of the tests."""
+
+    def __init__(self, url: str, on_event: Callable[[wire.ServerEvent], None] | None = None) -> None:
+        self.url = url if url.endswith("/") else url + "/"
+        self.resource = ""
+        self.session_id = ""
+        self.etag = ""
+        self.events: list[tuple[float, wire.ServerEvent]] = []
+        self.audio = _Arrivals(48_000)
+        self.video = _Arrivals(90_000)
+        self.size_px = (0, 0)
+        self.join_ms = 0
+        self.connected_ms = 0
+        self.recorder: Recorder | None = None
+        self.on_frame: Callable[[av.VideoFrame], None] | None = None
+        self.on_sound: Callable[[av.AudioFrame], None] | None = None
+        self._on_event = on_event
+        self._http: aiohttp.ClientSession | None = None
+        # No servers: nothing on the internet is asked.
+        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.channel: RTCDataChannel = self.peer.createDataChannel("events")
+        self._news = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._start_s = 0.0
+        self.lost = ""
+
+    async def connect(self, query: str = "") -> None:
+        """Join.
+
+        Raises:
+            CallError: the server cannot be reached or refuses, or no media come.
+        """
+        self._http = aiohttp.ClientSession()
+        for kind in ("video", "audio"):
+            transceiver = self.peer.addTransceiver(kind, direction="recvonly")
+            self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
+        self.channel.on("message", self._on_message)
+        self.peer.on("track", self._on_track)
+        self.peer.on("connectionstatechange", self._on_connection)
+        await self.peer.setLocalDescription(await self.peer.createOffer())
+        self._start_s = time.monotonic()
+        answer = await self._post_offer(query)
+        await self.peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        assert self.peer.sctp is not None
+        quicken_retransmission(self.peer.sctp)
+        await self.wait_for(lambda: self.session_id and self.video.pts, JOIN_TIMEOUT_S, "no picture came; UDP may be blocked")
+        self._tasks.append(asyncio.create_task(self._ping()))
+
+    async def _post_offer(self, query: str) -> str:
+        assert self._http is not None
+        headers = {"Content-Type": "application/sdp"}
+        try:
+            where = urljoin(self.url, "whep") + query
+            async with self._http.post(where, data=self.peer.localDescription.sdp, headers=headers) as response:
+                body = await response.text()
+                if response.status != 201:
+                    raise CallError(_refusal(self.url, response, body))
+                self.resource = urljoin(str(response.url), response.headers["Location"])
+                self.etag = response.headers.get("ETag", "")
+                return body
+        except aiohttp.ClientError as error:
+            raise CallError(
+                f"{self.url} cannot be reached ({error}). Is the server running? Start one with 'avatar-rtc serve'."
+            ) from None
+
+    async def wait_for(self, condition: Callable[[], Any], timeout_s: float, problem: str) -> Any:
+        """Wait until an event, a picture or a sound makes ``condition`` true; returns its value.
+
+        Raises:
+            CallError: it did not within the time, or the call broke off.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._news:
+                while not (value := condition()):
+                    if self.lost:
+                        raise CallError(f"the call broke off: {self.lost}")
+                    await self._news.wait()
+                return value
+        except TimeoutError:
+            raise CallError(f"{problem} (waited {timeout_s:.0f} s)") from None
+
+    def send(self, event: wire.ClientEvent | str) -> None:
+        """An event, or any text frame."""
+        self.channel.send(event if isinstance(event, str) else wire.dump(event))
+
+    def received(self, kind: type[Any], reply_id: str | None = None) -> list[Any]:
+        """All events of a type so far, of one reply if given."""
+        events = [event for _, event in self.events if isinstance(event, kind)]
+        return [event for event in events if reply_id is None or event.response_id == reply_id]
+
+    async def speak(self, text: str, mode: wire.Mode = "queue") -> Line:
+        """Say a line and wait until it was heard.
+
+        Raises:
+            CallError: it was not accepted, or did not end.
+        """
+        sent_s = time.monotonic()
+        reply_id = f"line-{sent_s:.6f}"
+        event = wire.ResponseCreate(event_id=reply_id, id=reply_id, input=text, mode=mode)
+        deadline_s = sent_s + ACCEPT_TIMEOUT_S
+
+        def outcome() -> list[Any]:
+            errors = [error for error in self.received(wire.Error) if error.event_id == reply_id]
+            return self.received(wire.ResponseCreated, reply_id) or errors
+
+        while True:
+            # Repeated until it is answered: the id makes that safe.
+            self.send(event)
+            try:
+                await self.wait_for(outcome, REPEAT_EVERY_S, "no answer")
+                break
+            except CallError:
+                if self.lost or time.monotonic() > deadline_s:
+                    raise
+
+        def ended() -> list[Any]:
+            errors = [error for error in self.received(wire.Error) if error.event_id == reply_id]
+            return self.received(wire.ResponseDone, reply_id) or errors
+
+        (done, *_) = await self.wait_for(ended, LINE_TIMEOUT_S, "the line did not end")
+        if isinstance(done, wire.Error):
+            raise CallError(f"{done.message} ({done.code})")
+        if done.status == "failed":
+            raise CallError(f"{done.message} ({done.code})")
+        line = Line(text, done.status, done.heard_text, done.heard_ms)
+        deltas = self.received(wire.TranscriptDelta, reply_id)
+        line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
+        await asyncio.sleep(TAIL_S)
+        self._measure(line, sent_s, reply_id)
+        return line
+
+    def _measure(self, line: Line, sent_s: float, reply_id: str) -> None:
+        announced = [at for at, event in self.events if isinstance(event, wire.AudioStarted) and event.response_id == reply_id]
+        if not announced:
+            return
+        from_s = max(sent_s, announced[0] - EVENT_LEAD_S)
+        audio, video = self.audio, self.video
+        voiced = next((i for i, at in enumerate(audio.arrived_s) if at >= from_s and audio.level[i] > VOICED_LEVEL), None)
+        if voiced is None:
+            return
+        line.text_to_first_voiced_audio_ms = round((audio.arrived_s[voiced] - sent_s) * 1000)
+        media_s = audio.media_s(voiced)
+        for index, arrived_s in enumerate(video.arrived_s):
+            if arrived_s >= sent_s and video.media_s(index) + 0.04 > media_s:
+                line.text_to_first_speaking_frame_ms = round((arrived_s - sent_s) * 1000)
+                return
+
+    async def stats(self) -> dict[str, Any]:
+        """The server's counters of this session; empty where it has none."""
+        assert self._http is not None
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self._http.get(urljoin(self.url, f"v1/sessions/{self.session_id}/stats")) as response:
+                if response.status == 200:
+                    stats: dict[str, Any] = await response.json()
+                    return stats
+        return {}
+
+    async def packets_lost(self) -> int:
+        report = await self.peer.getStats()
+        return sum(max(0, stat.packetsLost) for stat in report.values() if stat.type == "inbound-rtp")
+
+    async def close(self) -> None:
+        """Hang up, with word to the server; idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._http is not None:
+            if self.resource:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with self._http.delete(self.resource):
+                        pass
+            await self._http.close()
+        await self.peer.close()
+        if self.recorder is not None:
+            await self.recorder.close()
+
+    def _learn_clock(self, receiver: RTCRtpReceiver, arrivals: _Arrivals) -> None:
+        """Take from sender reports at which wall time of the server a media time stamp lies."""
+        insides: Any = receiver
+        handle = receiver._handle_rtcp_packet
+
+        async def handle_rtcp_packet(packet: Any) -> None:
+            await handle(packet)
+            origin = insides._RTCRtpReceiver__timestamp_mapper._origin
+            if isinstance(packet, RtcpSrPacket) and origin is not None:
+                info = packet.sender_info
+                elapsed = (info.rtp_timestamp - origin + (1 << 31)) % (1 << 32) - (1 << 31)
+                arrivals.ntp_at_zero_s = info.ntp_timestamp / (1 << 32) - elapsed / arrivals.clock_hz
+                if self.recorder is not None:
+                    self.recorder.align("video" if arrivals is self.video else "audio", arrivals.ntp_at_zero_s)
+
+        insides._handle_rtcp_packet = handle_rtcp_packet
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        self._tasks.append(asyncio.create_task(self._watch(track) if track.kind == "video" else self._listen(track)))
+
+    async def _watch(self, track: MediaStreamTrack) -> None:
+        async for frame, arrived_s in _frames(track):
+            if not self.video.pts:
+                self.join_ms = round((arrived_s - self._start_s) * 1000)
+                self.size_px = (frame.width, frame.height)
+            self.video.pts.append(frame.pts)
+            self.video.arrived_s.append(arrived_s)
+            if self.on_frame is not None:
+                self.on_frame(frame)
+            if self.recorder is not None:
+                self.recorder.add("video", frame)
+            await self._tell()
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        async for frame, arrived_s in _frames(track):
+            samples = frame.to_ndarray().astype(np.float32)
+            self.audio.pts.append(frame.pts)
+            self.audio.arrived_s.append(arrived_s)
+            self.audio.level.append(float(np.sqrt(np.mean(samples**2))))
+            if self.on_sound is not None:
+                self.on_sound(frame)
+            if self.recorder is not None:
+                self.recorder.add("audio", frame)
+            await self._tell()
+
+    def _on_message(self, message: str) -> None:
+        event = wire.parse_server(message)
+        self.events.append((time.monotonic(), event))
+        if isinstance(event, wire.SessionCreated):
+            self.session_id = event.session_id
+            self.connected_ms = round((time.monotonic() - self._start_s) * 1000)
+        elif isinstance(event, wire.SessionClosing):
+            self.lost = f"the server ends it ({event.reason})"
+        if self._on_event is not None:
+            self._on_event(event)
+        self._tasks.append(asyncio.create_task(self._tell()))
+
+    def _on_connection(self) -> None:
+        if self.peer.connectionState in ("failed", "closed"):
+            self.lost = self.lost or f"the connection is {self.peer.connectionState}"
+            self._tasks.append(asyncio.create_task(self._tell()))
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def _ping(self) -> None:
+        while self.channel.readyState == "open":
+            self.send(wire.Ping(t=time.monotonic()))
+            await asyncio.sleep(PING_EVERY_S)
+
+
+async def say(
+    url: str, lines: Sequence[str], record: Path | None = None, on_caption: Callable[[str], None] = lambda text: None
+) -> Summary:
+    """Call a server, say lines one after the other, leave when the last was heard.
+
+    Args:
+        url: the server's address, such as ``http://127.0.0.1:8080``.
+        record: an MP4 file to write.
+        on_caption: hears each line as it was heard.
+
+    Raises:
+        CallError: the server cannot be reached or refuses, a line was not accepted, or the call broke off.
+        OSError: the recording cannot be written.
+    """
+    summary = Summary(url)
+    call = Call(url)
+    if record is not None:
+        call.recorder = Recorder(record)
+        summary.record = str(record)
+    try:
+        await call.connect()
+        for text in lines:
+            line = await call.speak(text)
+            summary.lines.append(line)
+            on_caption(line.heard_text)
+        stats = await call.stats()
+        summary.packets_lost = await call.packets_lost()
+    finally:
+        await call.close()
+    gaps_s = np.diff(call.video.arrived_s)
+    summary.join_ms, summary.connected_ms = call.join_ms, call.connected_ms
+    summary.frames = len(call.video.pts)
+    summary.width_px, summary.height_px = call.size_px
+    summary.duration_s = round(float(gaps_s.sum()), 3)
+    summary.freezes = int((gaps_s > 0.19).sum())
+    summary.underruns = int(stats.get("underruns", 0))
+    return summary
+
+
+async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:
+    """What a track receives, with the time of its arrival, to its end."""
+    while True:
+        try:
+            frame = await track.recv()
+        except MediaStreamError:
+            return
+        yield frame, time.monotonic()
+
+
+def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> str:
+    """Why a server refused, in its own words where it has some."""
+    with contextlib.suppress(ValueError):
+        problem = json.loads(body)
+        if isinstance(problem, dict) and "detail" in problem:
+            return f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
+    return f"{url} refused the call with HTTP {response.status}. Is it the address of an avatar-rtc server?"

@@ -1,0 +1,179 @@
+"""Who has a seat. The registry implements ``signaling.service.SessionService`` and owns the tasks of the sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from typing import Any
+
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.session import Session
+from model.chunk import StreamSettings
+from signaling.errors import SignalingError, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
+from signaling.ice import IceFragment, IceServer
+from signaling.messages import ClientEvent
+from signaling.service import Answer
+
+MAX_RTF = 0.95
+"""Above this real-time factor (95th percentile) the server says that it is not ready."""
+STATES = ("initializing", "idle", "listening", "thinking", "speaking")
+
+
+class Registry:
+    """Seats and their sessions."""
+
+    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+        self._sessions: dict[str, Session] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @property
+    def ice_servers(self) -> tuple[IceServer, ...]:
+        return self._config.ice.wire_servers()
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    async def create(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+        try:
+            session = self._admit(self._settings(avatar, voice))
+            try:
+                answer = await session.negotiate(offer)
+            except BaseException:
+                session.end("refused")
+                raise
+            finally:
+                # From here on the session ends itself; a refused one at once.
+                self._start(session)
+        except SignalingError as error:
+            self._metrics.admission.labels("refused", error.code).inc()
+            raise
+        self._metrics.admission.labels("admitted", "").inc()
+        return answer
+
+    async def trickle(self, session_id: str, etag: str, fragment: IceFragment) -> None:
+        session = self._session(session_id)
+        if etag != session.etag:
+            raise StaleETag("If-Match is not the ETag of this session's answer.")
+        if session.is_other_ice_session(fragment):
+            raise Unprocessable("An ICE restart is not possible. Start a new session.", code="ice_restart")
+        await session.trickle(fragment)
+
+    async def end(self, session_id: str) -> None:
+        session = self._session(session_id)
+        session.end("deleted")
+        await session.finished()
+
+    async def handle(self, session_id: str, event: ClientEvent) -> None:
+        await self._session(session_id).handle(event)
+
+    async def stats(self, session_id: str) -> dict[str, Any]:
+        return self._session(session_id).stats()
+
+    def avatars(self) -> dict[str, Any]:
+        voices = {voice.id: voice.voice for voice in self._config.voices}
+        return {
+            "avatars": [{"id": a.id, "name": a.name, "scene": a.scene, "voice": voices[a.voice]} for a in self._config.avatars],
+            "voices": [voice.model_dump() for voice in self._config.voices],
+        }
+
+    def models(self) -> dict[str, Any]:
+        if self._engine.stats().state in ("new", "starting"):
+            return {"models": []}
+        info = self._engine.info
+        return {
+            "models": [
+                {
+                    "id": info.model,
+                    "width": info.width_px,
+                    "height": info.height_px,
+                    "fps": info.fps,
+                    "sample_rate_hz": info.sample_rate_hz,
+                    "block_ms": round(info.block_duration_s * 1000),
+                }
+            ]
+        }
+
+    def not_ready(self) -> list[str]:
+        reasons = []
+        if self._draining:
+            reasons.append("The server is shutting down.")
+        stats = self._engine.stats()
+        if stats.state != "ready":
+            reasons.append(f"The engine is {stats.state}: {stats.message}.")
+        if stats.rtf_p95 > MAX_RTF:
+            reasons.append(f"The engine is too slow: real-time factor {stats.rtf_p95:.2f}, limit {MAX_RTF}.")
+        return reasons
+
+    def metrics(self) -> tuple[bytes, str]:
+        states: Counter[str] = Counter(session.state for session in self._sessions.values())
+        for state in STATES:
+            self._metrics.sessions.labels(state).set(states[state])
+        self._metrics.seats.labels("taken").set(len(self._sessions))
+        self._metrics.seats.labels("free").set(self._config.limits.max_sessions - len(self._sessions))
+        for stage, seconds in self._engine.stats().stage_s.items():
+            self._metrics.stage_s.labels(stage).set(seconds)
+        return self._metrics.render()
+
+    async def close(self) -> None:
+        """Stop admission, tell the peers, end all sessions; returns when nothing is left."""
+        self._draining = True
+        for session in list(self._sessions.values()):
+            session.end("shutdown")
+        while self._lives:
+            await asyncio.wait(self._lives)
+
+    def _admit(self, settings: StreamSettings) -> Session:
+        """A new session in a seat of its own. No await between the check and the seat: none is promised twice."""
+        limits = self._config.limits
+        retry_after_s = limits.retry_after_s
+        if self._draining:
+            raise Unavailable("The server is shutting down. Call again later.", code="draining", retry_after_s=retry_after_s)
+        stats = self._engine.stats()
+        if stats.state != "ready":
+            raise Unavailable(
+                f"The engine is {stats.state}: {stats.message}. Try again in {retry_after_s} s.",
+                code="engine_unavailable",
+                retry_after_s=retry_after_s,
+            )
+        if len(self._sessions) >= limits.max_sessions:
+            raise Unavailable(
+                f"All {limits.max_sessions} seats are taken. Try again in {retry_after_s} s.",
+                code="full",
+                retry_after_s=retry_after_s,
+            )
+        session = Session(secrets.token_hex(16), self._config, self._engine, settings, self._metrics)
+        self._sessions[session.session_id] = session
+        return session
+
+    def _start(self, session: Session) -> None:
+        life = asyncio.create_task(session.run(), name=f"session {session.session_id[:8]}")
+        self._lives.add(life)
+
+        def free_seat(done: asyncio.Task[None]) -> None:
+            self._lives.discard(done)
+            del self._sessions[session.session_id]
+
+        life.add_done_callback(free_seat)
+
+    def _settings(self, avatar_id: str | None, voice_id: str | None) -> StreamSettings:
+        avatars = {avatar.id: avatar for avatar in self._config.avatars}
+        voices = {voice.id: voice.voice for voice in self._config.voices}
+        avatar = avatars.get(avatar_id) if avatar_id else self._config.avatars[0]
+        if avatar is None:
+            raise UnknownAvatar(f"There is no avatar {avatar_id!r:.80}. Choose one of {', '.join(avatars)}.")
+        voice = voices.get(voice_id, voice_id) if voice_id else voices[avatar.voice]
+        return StreamSettings(avatar.scene, voice, seed=secrets.randbits(31))
+
+    def _session(self, session_id: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None or session.reason:
+            raise UnknownSession("There is no such session, or it has ended. Start a new one.")
+        return session

@@ -1,0 +1,868 @@
+"""Session: one peer's whole life, from the offer to the freed seat.
+
+``Session.run`` is the one coroutine. It holds one task group with three tasks: ``_feed`` pulls chunks, ``_work`` carries out
+events one after the other, ``_watch`` notices who has left. What is played is told back by the buffer, slot by slot, and turned
+into events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.sdp import SessionDescription, candidate_from_sdp
+
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine, EngineFailure, EngineStream
+from avatar_rtc.logs import SessionLog
+from avatar_rtc.media.buffer import PlayBuffer, Played
+from avatar_rtc.media.encode import OPUS_CLOCK_HZ, make_encoder
+from avatar_rtc.media.sender import prepare_sender
+from avatar_rtc.media.timeline import Timeline
+from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
+from avatar_rtc.media.transport import bound_gathering, quicken_retransmission
+from avatar_rtc.metrics import Metrics
+from model.chunk import AVChunk, StreamSettings
+from model.errors import ModelError, PromptError
+from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
+from signaling import messages as wire
+from signaling.errors import BadOffer, Unprocessable
+from signaling.ice import IceFragment, advertise
+from signaling.service import Answer
+
+KEPT_AFTER_CANCEL_S = 0.1
+"""Pictures beyond one block that may still be played after an interruption."""
+MAX_REMEMBERED_EVENTS = 1024
+MAX_WAITING_EVENTS = 256
+MAX_UNSENT_BYTES = 1 << 20
+REOPEN_EVERY_S = 0.25
+WATCH_EVERY_S = 0.25
+STATS_EVERY_S = 1.0
+CLOSING_NOTICE_S = 0.2
+CLOSE_STEP_TIMEOUT_S = 3.0
+ENGINE_FAILED = "The engine stopped and is being restarted. Send the text again."
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One thing to push into the engine. ``scene`` and ``voice`` None: as they are."""
+
+    text: str
+    scene: str | None = None
+    voice: str | None = None
+    event_id: str | None = None
+
+
+@dataclass
+class _Reply:
+    """What is spoken for one request. Each line of it goes to the engine as a reply of its own, so that it may grow."""
+
+    reply_id: str
+    accepted_s: float
+    underruns_before: int
+    waiting: deque[_Line] = field(default_factory=deque)
+    unfinished_text: str = ""
+    closed: bool = True
+    pushed: bool = False
+    num_pushed: int = 0
+    num_generated: int = 0
+    num_played: int = 0
+    touched_s: float = 0.0
+    voice_media_s: float | None = None
+    first_audio_ms: int | None = None
+    end_media_s: float = 0.0
+    cut_media_s: float | None = None
+    heard: list[str] = field(default_factory=list)
+    error: ModelError | None = None
+
+    @property
+    def generated(self) -> bool:
+        """Whether nothing more will come out of the engine for it."""
+        return self.closed and not self.waiting and self.num_generated >= self.num_pushed
+
+    @property
+    def played(self) -> bool:
+        return self.closed and not self.waiting and self.num_played >= self.num_pushed
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An event that waits for ``_work``, and who waits for its outcome."""
+
+    act: Callable[[], Awaitable[None]]
+    done: asyncio.Future[None] | None = None
+
+
+class Session:
+    """One connected peer.
+
+    Args:
+        settings: who is seen and heard at first.
+        clock: seconds, monotonic.
+
+    Attributes:
+        reason: why the session ended; empty while it lives.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        config: ServerConfig,
+        engine: Engine,
+        settings: StreamSettings,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.session_id = session_id
+        self.etag = secrets.token_hex(8)
+        self.reason = ""
+        self.state: wire.State = "initializing"
+        self._config = config
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._log = SessionLog(session_id)
+        self._born_s = clock()
+        self._over = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._outcomes: OrderedDict[str, wire.EventError | None] = OrderedDict()
+
+        info = engine.info
+        self._info = info
+        self._timeline = Timeline(clock)
+        self._buffer = PlayBuffer(info, self._on_played, info.block_duration_s + KEPT_AFTER_CANCEL_S)
+        self._playout = Playout(self._buffer, self._timeline)
+        self._video = VideoTrack(self._playout, config.media.video_delay_ms)
+        self._audio = AudioTrack(self._playout)
+        self._encoders: list[Any] = []
+
+        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._peer.on("datachannel", self._on_channel)
+        self._peer.on("connectionstatechange", self._on_connection)
+        self._channel: RTCDataChannel | None = None
+        self._unsent: deque[str] = deque(maxlen=MAX_WAITING_EVENTS)
+        self._connected_s: float | None = None
+        self._heard_s = clock()
+        self._packets_received = -1
+        self._stats: dict[str, Any] = {"packets_sent": 0, "packets_lost": 0, "rtt_ms": None}
+
+        self._stream: EngineStream | None = None
+        self._stream_opened = asyncio.Event()
+        self._replies: deque[_Reply] = deque()
+        self._by_line: dict[str, _Reply] = {}
+        self._used_ids: OrderedDict[str, None] = OrderedDict()
+        self._num_replies = 0
+        self._epoch = 0
+        self._underruns_counted = 0
+
+    # The offer, and what follows it over HTTP.
+
+    async def negotiate(self, offer: str) -> Answer:
+        """Answer an SDP offer.
+
+        Raises:
+            signaling.errors.BadOffer: it is no SDP, or not one that can be used.
+            signaling.errors.Unprocessable: nothing to send in, or no common codec.
+        """
+        # A browser hides its addresses behind names that take multicast and seconds to resolve. Its own checks reveal them, so
+        # the names are left out, and with them the claim that no further candidates come; the join timeout is the bound.
+        lines = [x for x in offer.splitlines() if not re.match(r"a=end-of-candidates|a=candidate:.*\.local ", x)]
+        description = RTCSessionDescription("\r\n".join(lines) + "\r\n", "offer")
+        try:
+            parsed = SessionDescription.parse(description.sdp)
+            kinds = self._add_tracks(parsed)
+            await self._peer.setRemoteDescription(description)
+        except OperationError:
+            raise Unprocessable(
+                f"No common codec. Offer {' or '.join(self._config.media.video_codecs)} for video and Opus for audio.",
+                code="no_common_codec",
+            ) from None
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, InvalidStateError) as error:
+            raise BadOffer(f"The body is not an SDP offer that can be used ({error}). Send what createOffer gave.") from None
+        for transceiver in self._peer.getTransceivers():
+            if transceiver.kind in kinds:
+                clock_hz = VIDEO_CLOCK_HZ if transceiver.kind == "video" else OPUS_CLOCK_HZ
+                rates = self._config.media.rates(self._info.fps)
+                codec = transceiver._codecs[0]
+                encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
+                self._encoders.append(encoder)
+                prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
+        # Sections of one bundle share a gatherer.
+        for gatherer in {t.receiver.transport.transport.iceGatherer for t in self._peer.getTransceivers()}:
+            bound_gathering(gatherer, self._config.ice.udp_ports)
+        if self._peer.sctp is not None:
+            quicken_retransmission(self._peer.sctp)
+        await self._peer.setLocalDescription(await self._peer.createAnswer())
+        answer = self._peer.localDescription.sdp
+        if self._config.ice.advertised_address is not None:
+            answer = advertise(answer, self._config.ice.advertised_address)
+        codecs = "+".join(t._codecs[0].name for t in self._peer.getTransceivers() if t.kind in kinds)
+        self._log.info("created: %s, %s", codecs, self._settings.scene)
+        return Answer(self.session_id, self.etag, answer)
+
+    def _add_tracks(self, offer: SessionDescription) -> set[str]:
+        """One track for each kind that the client wants to receive, with codecs in the client's order. Returns the kinds."""
+        allowed = {"video": {f"video/{c}".lower() for c in self._config.media.video_codecs}, "audio": {"audio/opus"}}
+        kinds: set[str] = set()
+        for media in offer.media:
+            if media.kind not in allowed or media.kind in kinds or media.direction not in ("recvonly", "sendrecv"):
+                continue
+            kinds.add(media.kind)
+            order = [codec.mimeType.lower() for codec in media.rtp.codecs]
+            usable = [
+                c
+                for c in RTCRtpSender.getCapabilities(media.kind).codecs
+                if c.mimeType.lower() in order and (c.mimeType.lower() in allowed[media.kind] or c.name == "rtx")
+            ]
+            if not any(c.name != "rtx" for c in usable):
+                raise OperationError
+            track = self._video if media.kind == "video" else self._audio
+            transceiver = self._peer.addTransceiver(track, "sendonly")
+            transceiver.setCodecPreferences(sorted(usable, key=lambda c: order.index(c.mimeType.lower())))
+        if not kinds:
+            raise Unprocessable(
+                "The offer wants neither video nor audio. Offer recvonly audio and video sections.", code="nothing_to_send"
+            )
+        return kinds
+
+    def is_other_ice_session(self, fragment: IceFragment) -> bool:
+        """Whether a fragment belongs to other ICE credentials than those of the offer: the client wants to restart ICE."""
+        return fragment.ufrag is not None and f"a=ice-ufrag:{fragment.ufrag}\r\n" not in self._peer.remoteDescription.sdp
+
+    async def trickle(self, fragment: IceFragment) -> None:
+        """Add the client's candidates.
+
+        Raises:
+            signaling.errors.BadOffer: one of them cannot be read.
+        """
+        for mid, line in fragment.candidates:
+            if ".local " in line:
+                continue  # see negotiate
+            try:
+                candidate = candidate_from_sdp(line)
+                candidate.sdpMid = mid
+                await self._peer.addIceCandidate(candidate)
+            except (ValueError, LookupError, AssertionError) as error:
+                raise BadOffer(f"Not an ICE candidate: {line!r:.120} ({error}).", code="bad_ice_fragment") from None
+
+    async def handle(self, event: wire.ClientEvent) -> None:
+        """Carry out an event that came over HTTP; returns when it is done.
+
+        Raises:
+            signaling.messages.EventError: it could not be carried out.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._accept(event, done)
+        await done
+
+    def stats(self) -> dict[str, Any]:
+        """Counters for ``GET /v1/sessions/{id}/stats``."""
+        return {
+            "id": self.session_id,
+            "state": self.state,
+            "age_s": round(self._clock() - self._born_s, 3),
+            "frames": self._buffer.num_decided,
+            "underruns": self._buffer.num_underruns,
+            "held_frames": self._buffer.num_held_frames,
+            "dropped_frames": self._video.num_dropped,
+            "buffer_ms": round(self._buffer.buffered_s * 1000),
+            "replies": self._num_replies,
+            **self._stats,
+            "video_bitrate_bps": next((e.target_bitrate for e in self._encoders if hasattr(e, "target_bitrate")), 0),
+        }
+
+    # Life.
+
+    def end(self, reason: str) -> None:
+        """Begin to end; the first reason counts. Returns at once, ``run`` does the rest."""
+        self.reason = self.reason or reason
+        self._over.set()
+
+    async def finished(self) -> None:
+        """Wait until ``run`` has closed everything."""
+        await self._finished.wait()
+
+    async def run(self) -> None:
+        """Live until ``end`` is called or the peer goes; then close everything. Never raises."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(life) for life in (self._feed(), self._work(), self._watch())]
+                await self._over.wait()
+                for task in tasks:
+                    task.cancel()
+        except Exception:
+            self._log.exception("failed")
+            self.end("internal_error")
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        """Replies, notice, tracks, stream, connection: in this order, each guarded alone."""
+        self.end("cancelled")
+        for reply in list(self._replies):
+            self._finish(reply, "cancelled")
+        if self.reason in ("shutdown", "internal_error") and self._channel is not None and self._channel.readyState == "open":
+            self._send(wire.SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
+            await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
+        self._fail_jobs()
+        self._playout.close()
+        self._video.stop()
+        self._audio.stop()
+        if self._stream is not None:
+            await self._guarded("stream", self._stream.close())
+        await self._guarded("connection", self._peer.close())
+        self._metrics.session_end.labels(self.reason).inc()
+        age_s = self._clock() - self._born_s
+        self._log.info(
+            "ended: %s after %.1f s, %d replies, %d frames, %d underruns",
+            self.reason,
+            age_s,
+            self._num_replies,
+            self._buffer.num_decided,
+            self._buffer.num_underruns,
+        )
+        self._finished.set()
+
+    async def _guarded(self, step: str, action: Awaitable[None]) -> None:
+        try:
+            await asyncio.wait_for(action, CLOSE_STEP_TIMEOUT_S)
+        except Exception:
+            self._log.exception("closing: %s", step)
+
+    # Task 1: chunks in.
+
+    async def _feed(self) -> None:
+        while True:
+            stream = await self._open_stream()
+            try:
+                await self._pull(stream)
+            except EngineFailure as failure:
+                self._lose_stream(stream, failure)
+
+    async def _open_stream(self) -> EngineStream:
+        while True:
+            try:
+                stream = await self._engine.open(self._settings)
+            except EngineFailure:
+                await asyncio.sleep(REOPEN_EVERY_S)
+                continue
+            self._stream = stream
+            self._push_soon()
+            return stream
+
+    async def _pull(self, stream: EngineStream) -> None:
+        """Pull for ever: the next chunk is asked for when the buffer is low, and not before."""
+        low_water_s = self._config.media.low_water_ms / 1000
+        while self._stream is stream:
+            spare_s = self._buffer.buffered_s - low_water_s
+            if spare_s > 0:
+                await asyncio.sleep(max(spare_s, 0.01))
+                continue
+            epoch = self._epoch
+            asked_s = self._clock()
+            chunk = await stream.next(asked_s + self._buffer.buffered_s)
+            self._metrics.rtf.observe((self._clock() - asked_s) / chunk.duration_s)
+            self._metrics.buffer_s.labels("video").observe(self._buffer.buffered_s)
+            self._take(chunk, epoch)
+
+    def _take(self, chunk: AVChunk, epoch: int) -> None:
+        # A chunk that was asked for before an interruption may still speak for what was interrupted.
+        known = any(mark.reply_id in self._by_line for mark in chunk.marks)
+        stale = chunk.speaking and epoch != self._epoch and not known
+        self._buffer.put(chunk, muted=stale)
+        self._playout.notify()
+        if self.state in ("initializing", "idle"):
+            self._set_state("thinking" if self._replies else "listening")
+        ended = [mark for mark in chunk.marks if mark.kind == "end" and mark.reply_id in self._by_line]
+        for mark in ended:
+            self._by_line[mark.reply_id].num_generated += 1
+        if ended:
+            self._push_soon()
+
+    def _lose_stream(self, stream: EngineStream, failure: EngineFailure) -> None:
+        """The engine died: replies that it had end as failed, the last picture is held, those that wait go on waiting."""
+        if self._stream is not stream:
+            return
+        self._stream = None
+        self._epoch += 1
+        self._metrics.engine_failures.inc()
+        self._log.warning("engine failed: %s", failure)
+        self._buffer.cancel()
+        for reply in [reply for reply in self._replies if reply.pushed]:
+            self._finish(reply, "failed", "engine_failed", ENGINE_FAILED)
+        self._set_state("idle")
+
+    # Task 2: events, one after the other.
+
+    def _accept(self, event: wire.ClientEvent, done: asyncio.Future[None] | None = None) -> None:
+        """Let an event wait for its turn; bounded."""
+        if self._over.is_set():
+            raise _session_over()
+        if self._jobs.qsize() >= MAX_WAITING_EVENTS:
+            raise wire.EventError("queue_full", "Too many events wait to be carried out. Send fewer.", event.event_id)
+        self._jobs.put_nowait(_Job(lambda: self._carry_out(event), done))
+
+    def _push_soon(self) -> None:
+        self._jobs.put_nowait(_Job(self._push_next))
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            try:
+                await job.act()
+            except wire.EventError as error:
+                if job.done is None:
+                    self._send(wire.Error(code=error.code, message=error.message, event_id=error.event_id))
+                elif not job.done.done():
+                    job.done.set_exception(error)
+            finally:
+                # Also when the session ends in the middle of it: nobody waits for ever.
+                if job.done is not None and not job.done.done():
+                    _settle(job.done, over=self._over.is_set())
+
+    def _fail_jobs(self) -> None:
+        while not self._jobs.empty():
+            job = self._jobs.get_nowait()
+            if job.done is not None and not job.done.done():
+                _settle(job.done, over=True)
+
+    async def _carry_out(self, event: wire.ClientEvent) -> None:
+        """Once for each ``event_id``; a repeated one has the outcome of the first."""
+        if event.event_id is not None and event.event_id in self._outcomes:
+            outcome = self._outcomes[event.event_id]
+            if outcome is not None:
+                raise outcome
+            return
+        outcome = None
+        try:
+            await self._act(event)
+        except wire.EventError as error:
+            outcome = wire.EventError(error.code, error.message, event.event_id)
+            raise outcome from None
+        finally:
+            if event.event_id is not None:
+                self._outcomes[event.event_id] = outcome
+                if len(self._outcomes) > MAX_REMEMBERED_EVENTS:
+                    self._outcomes.popitem(last=False)
+
+    async def _act(self, event: wire.ClientEvent) -> None:
+        match event:
+            case wire.ResponseCreate(mode="append"):
+                await self._append(event)
+            case wire.ResponseCreate():
+                await self._create(event)
+            case wire.ResponseCancel():
+                await self._cancel(event)
+            case wire.SessionUpdate():
+                await self._update(event)
+            case wire.Ping():
+                self._send(wire.Pong(t=event.t))
+            case wire.ClientStats():
+                if event.first_frame_ms is not None:
+                    self._metrics.join_s.labels("first_frame_shown").observe(event.first_frame_ms / 1000)
+
+    async def _create(self, event: wire.ResponseCreate) -> None:
+        lines, rest = ([], event.input) if event.more else (self._lines(event.input, event.event_id), "")
+        reply_id = self._new_id(event.id)
+        if event.mode == "replace":
+            await self._stop(list(self._replies))
+        elif len(self._replies) > self._config.limits.max_queued_replies:
+            raise wire.EventError(
+                "queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace."
+            )
+        reply = self._add_reply(reply_id, event)
+        reply.waiting.extend(lines)
+        reply.unfinished_text = rest
+        reply.closed = not event.more
+        await self._go_on(reply)
+
+    async def _append(self, event: wire.ResponseCreate) -> None:
+        """A further piece, or the first one of a reply behind all others."""
+        open_replies = [reply for reply in self._replies if not reply.closed]
+        reply = next((r for r in self._replies if r.reply_id == event.id), None) if event.id else next(iter(open_replies), None)
+        if reply is None:
+            if not event.input.strip():
+                raise wire.EventError("unknown_reply", "There is no open reply to end. Start one with text.")
+            await self._create(event)
+            return
+        if reply.closed:
+            raise wire.EventError("reply_closed", f"Reply {reply.reply_id!r} had its last piece. Start another one.")
+        if len(reply.unfinished_text) + len(event.input) > MAX_PROMPT_CHARS:
+            raise wire.EventError("bad_prompt", f"No sentence ends within {MAX_PROMPT_CHARS} characters. Use full stops.")
+        reply.unfinished_text += event.input
+        reply.closed = not event.more
+        reply.touched_s = self._clock()
+        await self._go_on(reply)
+
+    async def _go_on(self, reply: _Reply) -> None:
+        """A reply has more text, or its last: let the engine have it."""
+        reply.error = None
+        self._split_sentences(reply)
+        await self._push_next(reply)
+        self._finish_if_played(reply)
+        if reply.error is not None:
+            raise wire.EventError(reply.error.code, str(reply.error))
+
+    def _split_sentences(self, reply: _Reply) -> None:
+        """Move whole sentences, and at the end everything, from the text that came in pieces to the lines that wait."""
+        *sentences, rest = _SENTENCE_END.split(reply.unfinished_text)
+        if reply.closed:
+            sentences, rest = [*sentences, rest], ""
+        reply.waiting.extend(_Line(" ".join(sentence.split())) for sentence in sentences if sentence.strip())
+        reply.unfinished_text = rest
+
+    def _lines(self, text: str, event_id: str | None) -> list[_Line]:
+        try:
+            prompt = parse_prompt(text)
+        except PromptError as error:
+            raise wire.EventError(error.code, str(error)) from None
+        first, *others = prompt.lines
+        voice = self._voice(prompt.voice) if prompt.voice else None
+        return [_Line(first, prompt.scene, voice, event_id), *(_Line(line) for line in others)]
+
+    def _new_id(self, wanted: str | None) -> str:
+        if wanted in self._used_ids:
+            raise wire.EventError("duplicate_reply", f"The id {wanted!r} was used before. Give each reply its own.")
+        reply_id = wanted or f"reply-{secrets.token_hex(4)}"
+        self._used_ids[reply_id] = None
+        if len(self._used_ids) > MAX_REMEMBERED_EVENTS:
+            self._used_ids.popitem(last=False)
+        return reply_id
+
+    def _add_reply(self, reply_id: str, event: wire.ResponseCreate) -> _Reply:
+        now = self._clock()
+        reply = _Reply(reply_id, now, self._buffer.num_underruns, touched_s=now)
+        self._send(
+            wire.ResponseCreated(response_id=reply_id, mode=event.mode, position=len(self._replies), event_id=event.event_id)
+        )
+        self._replies.append(reply)
+        self._num_replies += 1
+        if self.state == "listening":
+            self._set_state("thinking")
+        return reply
+
+    async def _push_next(self, current: _Reply | None = None) -> None:
+        """Give the engine what it may know by now: lines of the first reply that is not wholly generated.
+
+        A line that cannot be spoken is left out with an error, told by the caller if it belongs to ``current``; a reply without
+        any line that can is failed.
+        """
+        while (reply := next((r for r in self._replies if not r.generated), None)) is not None and reply.waiting:
+            stream = self._stream
+            if stream is None:
+                return
+            line = reply.waiting.popleft()
+            line_id = f"{reply.reply_id}#{reply.num_pushed}"
+            self._by_line[line_id] = reply
+            reply.pushed = True
+            reply.num_pushed += 1
+            try:
+                if line.scene is not None or line.voice is not None:
+                    await self._change_settings(line.scene, line.voice, line.event_id)
+                await stream.push(line_id, line.text)
+            except ModelError as error:
+                self._by_line.pop(line_id, None)
+                reply.num_pushed -= 1
+                reply.error = error
+                if reply is not current:
+                    self._send(wire.Error(code=error.code, message=str(error), event_id=line.event_id))
+                self._finish_if_played(reply)
+            except EngineFailure as failure:
+                self._lose_stream(stream, failure)
+                return
+
+    def _finish_if_played(self, reply: _Reply) -> None:
+        if not reply.played or reply not in self._replies:
+            return
+        if reply.num_played == 0 and reply.error is not None:
+            self._finish(reply, "failed", reply.error.code, str(reply.error))
+        else:
+            self._finish(reply, "completed")
+
+    async def _cancel(self, event: wire.ResponseCancel) -> None:
+        if event.id is None:
+            await self._stop(list(self._replies))
+            return
+        reply = next((r for r in self._replies if r.reply_id == event.id), None)
+        if reply is None:
+            if event.id in self._used_ids:
+                return  # it ended by itself meanwhile
+            raise wire.EventError("unknown_reply", f"There is no reply {event.id!r}. Leave out the id to stop everything.")
+        await self._stop([reply])
+        await self._push_next()
+
+    async def _stop(self, replies: list[_Reply]) -> None:
+        """End replies. If one of them is with the engine, all that are with it are cut: their sound is one stream."""
+        if any(reply.pushed for reply in replies):
+            replies = [reply for reply in self._replies if reply in replies or reply.pushed]
+            await self._silence(replies)
+        for reply in replies:
+            if reply in self._replies:
+                self._finish(reply, "cancelled")
+
+    async def _silence(self, replies: list[_Reply]) -> None:
+        """Voice off now, and nothing more of it from the engine."""
+        self._epoch += 1
+        for line_id in [line_id for line_id, reply in self._by_line.items() if reply in replies]:
+            del self._by_line[line_id]
+        self._buffer.cancel()
+        self._metrics.interrupt_s.observe(self._buffer.buffered_s)
+        now_s = self._timeline.media_s()
+        for reply in replies:
+            reply.cut_media_s = now_s
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            await stream.cancel()
+        except EngineFailure as failure:
+            self._lose_stream(stream, failure)
+        # Chunks that were asked for before the engine knew count as old, too.
+        self._epoch += 1
+
+    async def _update(self, event: wire.SessionUpdate) -> None:
+        scene, voice = event.scene, self._voice(event.voice) if event.voice else None
+        if event.avatar is not None:
+            avatar = next((a for a in self._config.avatars if a.id == event.avatar), None)
+            if avatar is None:
+                known = ", ".join(a.id for a in self._config.avatars)
+                raise wire.EventError("unknown_avatar", f"There is no avatar {event.avatar!r:.80}. Choose one of {known}.")
+            scene, voice = scene or avatar.scene, voice or self._voice(avatar.voice)
+        for name, text in (("scene", scene), ("voice", voice)):
+            if text is not None and (not text.strip() or len(text) > MAX_PROMPT_CHARS):
+                raise wire.EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
+        try:
+            # If the engine is away, the stream that is opened next has the new settings.
+            with contextlib.suppress(EngineFailure):
+                await self._change_settings(scene, voice, event.event_id)
+        except ModelError as error:
+            raise wire.EventError(error.code, str(error)) from None
+
+    async def _change_settings(self, scene: str | None, voice: str | None, event_id: str | None) -> None:
+        old = self._settings
+        self._settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed)
+        if self._stream is not None and self._settings != old:
+            try:
+                await self._stream.update(self._settings)
+            except ModelError:
+                self._settings = old
+                raise
+        self._send(wire.SessionUpdated(scene=self._settings.scene, voice=self._settings.voice, event_id=event_id))
+
+    def _voice(self, text: str) -> str:
+        return next((voice.voice for voice in self._config.voices if voice.id == text), text)
+
+    # Task 3: who has left.
+
+    async def _watch(self) -> None:
+        limits = self._config.limits
+        stats_s = 0.0
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now = self._clock()
+            await self._read_stats(now, detailed=now - stats_s >= STATS_EVERY_S)
+            if now - stats_s >= STATS_EVERY_S:
+                stats_s = now
+            if self._connected_s is None:
+                if now - self._born_s > limits.join_timeout_s:
+                    self.end("join_timeout")
+            elif now - self._heard_s > limits.vanish_after_s:
+                self.end("vanished")
+            for reply in list(self._replies):
+                if not reply.closed and now - reply.touched_s > limits.open_reply_timeout_s:
+                    reply.closed = True
+                    self._split_sentences(reply)
+                    self._finish_if_played(reply)
+                    self._push_soon()
+
+    async def _read_stats(self, now: float, detailed: bool) -> None:
+        sent = lost = 0
+        for sender in self._peer.getSenders():
+            for stat in (await sender.getStats()).values():
+                if stat.type == "transport":
+                    if stat.packetsReceived != self._packets_received:
+                        self._packets_received = stat.packetsReceived
+                        self._heard_s = now
+                elif stat.type == "outbound-rtp":
+                    sent += stat.packetsSent
+                elif stat.type == "remote-inbound-rtp":
+                    lost += stat.packetsLost
+                    if stat.roundTripTime is not None:
+                        self._stats["rtt_ms"] = round(stat.roundTripTime * 1000, 1)
+                        if detailed:
+                            self._metrics.rtt_s.observe(stat.roundTripTime)
+                    if detailed:
+                        self._metrics.fraction_lost.observe(stat.fractionLost / 256)
+        self._stats["packets_sent"], self._stats["packets_lost"] = sent, lost
+
+    def _on_connection(self) -> None:
+        state = self._peer.connectionState
+        now = self._clock()
+        if state == "connected" and self._connected_s is None:
+            self._connected_s = self._heard_s = now
+            self._metrics.join_s.labels("connected").observe(now - self._born_s)
+            self._log.info("connected after %.0f ms", (now - self._born_s) * 1000)
+        elif state in ("failed", "closed"):
+            self.end("left" if self._connected_s is not None else "connection_failed")
+
+    # Events out.
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        def on_message(frame: str | bytes) -> None:
+            self._on_message(frame)
+
+        channel.on("message", on_message)
+        if self._channel is not None:
+            return
+        self._channel = channel
+        limits = wire.Limits(
+            max_message_bytes=wire.MAX_MESSAGE_BYTES,
+            max_prompt_chars=MAX_PROMPT_CHARS,
+            max_queued_replies=self._config.limits.max_queued_replies,
+        )
+        hello = wire.SessionCreated(
+            session_id=self.session_id,
+            model=self._info.model,
+            fps=self._info.fps,
+            width=self._info.width_px,
+            height=self._info.height_px,
+            block_ms=round(self._info.block_duration_s * 1000),
+            scene=self._settings.scene,
+            voice=self._settings.voice,
+            limits=limits,
+        )
+        earlier, self._unsent = self._unsent, deque(maxlen=MAX_WAITING_EVENTS)
+        self._send(hello)
+        self._send(wire.AvatarState(state=self.state))
+        for message in earlier:
+            self._send_text(message)
+
+    def _on_message(self, frame: str | bytes) -> None:
+        try:
+            event = wire.parse_client(frame)
+            self._metrics.messages.labels("in", event.type, "ok").inc()
+            self._accept(event)
+        except wire.EventError as error:
+            self._metrics.messages.labels("in", "any", error.code).inc()
+            self._send(wire.Error(code=error.code, message=error.message, event_id=error.event_id))
+
+    def _send(self, event: wire.ServerEvent) -> None:
+        if self._channel is None:
+            # What happened before the channel opened is told then, except what ``session.created`` says anyway.
+            if not isinstance(event, wire.AvatarState | wire.SessionUpdated):
+                self._unsent.append(wire.dump(event))
+            return
+        result = self._send_text(wire.dump(event))
+        self._metrics.messages.labels("out", event.type, result).inc()
+
+    def _send_text(self, message: str) -> str:
+        """Bounded: a client that does not read loses events, and by its silence soon its seat."""
+        if self._channel is None or self._channel.readyState != "open" or self._channel.bufferedAmount > MAX_UNSENT_BYTES:
+            return "dropped"
+        self._channel.send(message)
+        return "ok"
+
+    def _set_state(self, state: wire.State) -> None:
+        if state != self.state:
+            self.state = state
+            self._send(wire.AvatarState(state=state))
+
+    def _on_played(self, played: Played) -> None:
+        """A moment of a reply is being played. Called by whichever track needed the slot."""
+        mark = played.mark
+        reply = self._by_line.get(mark.reply_id)
+        if reply is None:
+            return
+        reply.end_media_s = max(reply.end_media_s, played.media_s)
+        if mark.kind in ("start", "word") and reply.voice_media_s is None:
+            waited_s = self._clock() - reply.accepted_s
+            reply.voice_media_s = played.media_s
+            reply.first_audio_ms = round(waited_s * 1000)
+            self._metrics.first_audio_s.observe(waited_s)
+            self._metrics.first_frame_s.observe(waited_s)
+            self._send(wire.AudioStarted(response_id=reply.reply_id, pts=round(played.media_s * VIDEO_CLOCK_HZ)))
+        if mark.kind == "end":
+            del self._by_line[mark.reply_id]
+            reply.num_played += 1
+            if reply.played:
+                self._finish_if_played(reply)
+            elif not reply.waiting and reply.num_played >= reply.num_pushed:
+                self._set_state("thinking")
+            return
+        self._set_state("speaking")
+        if mark.kind == "word":
+            assert reply.voice_media_s is not None
+            reply.heard.append(mark.text)
+            self._send(
+                wire.TranscriptDelta(
+                    response_id=reply.reply_id,
+                    text=mark.text,
+                    start_ms=round((played.media_s - reply.voice_media_s) * 1000),
+                    end_ms=round((played.end_media_s - reply.voice_media_s) * 1000),
+                )
+            )
+
+    def _finish(self, reply: _Reply, status: wire.DoneStatus, code: str | None = None, message: str | None = None) -> None:
+        """The one place where a reply ends; it leaves ``_replies``, so it cannot end twice."""
+        self._replies.remove(reply)
+        for line_id in [line_id for line_id, owner in self._by_line.items() if owner is reply]:
+            del self._by_line[line_id]
+        heard_ms = 0
+        if reply.voice_media_s is not None:
+            cut_media_s = self._timeline.media_s() if reply.cut_media_s is None else reply.cut_media_s
+            end_media_s = reply.end_media_s if status == "completed" else cut_media_s
+            heard_ms = max(0, round((end_media_s - reply.voice_media_s) * 1000))
+            if status != "completed":
+                self._send(wire.AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
+        total_s = self._clock() - reply.accepted_s
+        self._send(
+            wire.ResponseDone(
+                response_id=reply.reply_id,
+                status=status,
+                heard_ms=heard_ms,
+                heard_text=" ".join(reply.heard),
+                timings=wire.Timings(
+                    first_audio_ms=reply.first_audio_ms,
+                    total_ms=round(total_s * 1000),
+                    underruns=self._buffer.num_underruns - reply.underruns_before,
+                ),
+                code=code,
+                message=message,
+            )
+        )
+        self._metrics.replies.labels(status).inc()
+        self._log.info("reply %s %s: voice after %s ms, heard %d ms", reply.reply_id, status, reply.first_audio_ms, heard_ms)
+        if self.state in ("speaking", "thinking"):
+            self._set_state("thinking" if self._replies else "listening")
+
+
+def _session_over() -> wire.EventError:
+    return wire.EventError("session_over", "The session is over. Start a new one.")
+
+
+def _settle(done: asyncio.Future[None], *, over: bool) -> None:
+    if over:
+        done.set_exception(_session_over())
+    else:
+        done.set_result(None)

@@ -1,0 +1,191 @@
+"""HTTP: the verbs of WHEP and a few JSON resources over a ``SessionService``. Errors are RFC 9457 problems."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
+
+from signaling.errors import (
+    BadRequest,
+    BodyTooLarge,
+    MethodNotAllowed,
+    MissingETag,
+    NotFound,
+    SignalingError,
+    Unprocessable,
+    WrongType,
+)
+from signaling.ice import parse_fragment
+from signaling.messages import MAX_MESSAGE_BYTES, EventError, parse_client
+from signaling.service import SessionService
+
+logger = logging.getLogger(__name__)
+
+SDP_TYPE = "application/sdp"
+FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
+MAX_BODY_BYTES = 2 * MAX_MESSAGE_BYTES
+"""Above the limit of an event, so that a message that is too large gets that answer and not a broken connection."""
+
+_EVENT_STATUS = {"invalid_json": 400, "unknown_type": 400, "invalid_event": 400, "not_text": 400, "message_too_large": 413}
+_EVENT_STATUS |= {"queue_full": 429, "session_over": 404, "unknown_reply": 404, "unknown_avatar": 404}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(service: SessionService, *, static_dir: Path | None, allowed_origins: Collection[str]) -> web.Application:
+    """The web application.
+
+    Args:
+        static_dir: the page, served at ``/``; None serves none.
+        allowed_origins: origins whose pages may call; ``*`` for all.
+    """
+    routes = _Routes(service)
+    app = web.Application(middlewares=[_cors(allowed_origins), _problems], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(
+        [
+            web.post("/whep", routes.create),
+            web.options("/whep", routes.options),
+            web.options("/{path:.*}", routes.options),
+            web.patch("/whep/{id}", routes.trickle),
+            web.delete("/whep/{id}", routes.end),
+            web.post("/v1/sessions/{id}/events", routes.event),
+            web.get("/v1/sessions/{id}/stats", routes.stats),
+            web.get("/v1/avatars", routes.avatars),
+            web.get("/v1/models", routes.models),
+            web.get("/livez", routes.livez),
+            web.get("/readyz", routes.readyz),
+            web.get("/metrics", routes.metrics),
+        ]
+    )
+    if static_dir is not None:
+        index = static_dir / "index.html"
+
+        async def page(request: web.Request) -> web.FileResponse:
+            return web.FileResponse(index, headers={hdrs.CACHE_CONTROL: "no-cache"})
+
+        app.router.add_get("/", page)
+        app.router.add_static("/", static_dir)
+    return app
+
+
+class _Routes:
+    def __init__(self, service: SessionService) -> None:
+        self._service = service
+
+    async def create(self, request: web.Request) -> web.Response:
+        if request.content_type != SDP_TYPE:
+            raise WrongType(f"The body must be an SDP offer of type {SDP_TYPE}, not {request.content_type}.")
+        query = request.query
+        answer = await self._service.create(await _text(request), avatar=query.get("avatar"), voice=query.get("voice"))
+        response = web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE)
+        response.headers[hdrs.LOCATION] = f"/whep/{answer.session_id}"
+        response.headers[hdrs.ETAG] = f'"{answer.etag}"'
+        for server in self._service.ice_servers:
+            for link in server.link_headers():
+                response.headers.add(hdrs.LINK, link)
+        return response
+
+    async def options(self, request: web.Request) -> web.Response:
+        return web.Response(headers={"Accept-Post": SDP_TYPE})
+
+    async def trickle(self, request: web.Request) -> web.Response:
+        if request.content_type != FRAGMENT_TYPE:
+            raise WrongType(f"The body must be of type {FRAGMENT_TYPE}, not {request.content_type}.")
+        etag = request.headers.get(hdrs.IF_MATCH)
+        if etag is None:
+            raise MissingETag("Send If-Match with the ETag of the answer.")
+        fragment = parse_fragment(await _text(request))
+        if etag.strip() == "*":
+            raise Unprocessable("An ICE restart is not possible. Start a new session.", code="ice_restart")
+        await self._service.trickle(request.match_info["id"], etag.strip().strip('"'), fragment)
+        return web.Response(status=204)
+
+    async def end(self, request: web.Request) -> web.Response:
+        await self._service.end(request.match_info["id"])
+        return web.Response()
+
+    async def event(self, request: web.Request) -> web.Response:
+        await self._service.handle(request.match_info["id"], parse_client(await request.read()))
+        return web.json_response({"accepted": True}, status=202)
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._service.stats(request.match_info["id"]))
+
+    async def avatars(self, request: web.Request) -> web.Response:
+        return web.json_response(self._service.avatars())
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response(self._service.models())
+
+    async def livez(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        reasons = self._service.not_ready()
+        if not reasons:
+            return web.json_response({"ready": True})
+        problem = {"type": "about:blank", "title": "Not ready", "status": 503, "code": "not_ready", "detail": " ".join(reasons)}
+        return _problem_response({**problem, "reasons": reasons}, 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._service.metrics()
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+
+async def _text(request: web.Request) -> str:
+    try:
+        return (await request.read()).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not UTF-8 text.") from None
+
+
+def _problem_response(problem: dict[str, object], status: int) -> web.Response:
+    return web.Response(status=status, text=json.dumps(problem), content_type="application/problem+json")
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as a problem. This is the one place of the wire that catches everything."""
+    try:
+        return await handler(request)
+    except SignalingError as raised:
+        error = raised
+    except EventError as raised:
+        error = Unprocessable(raised.message, code=raised.code)
+        error.status = _EVENT_STATUS.get(raised.code, 422)
+    except web.HTTPNotFound:
+        error = NotFound(f"There is nothing at {request.path}.")
+    except web.HTTPMethodNotAllowed as raised:
+        methods = ", ".join(sorted(raised.allowed_methods))
+        error = MethodNotAllowed(f"{request.method} is not possible here. Use {methods}.", headers={hdrs.ALLOW: methods})
+    except web.HTTPRequestEntityTooLarge:
+        error = BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes. Send less.")
+    except web.HTTPException:
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        error = SignalingError("The server failed. Its log says why.")
+    response = _problem_response(error.to_json(), error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+def _cors(allowed_origins: Collection[str]) -> Middleware:
+    @web.middleware
+    async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and ("*" in allowed_origins or origin in allowed_origins):
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*" if "*" in allowed_origins else origin
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, PATCH, DELETE, OPTIONS"
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "Content-Type, If-Match, Authorization"
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, ETag, Link, Retry-After"
+            response.headers[hdrs.VARY] = "Origin"
+        return response
+
+    return cors
