@@ -96,7 +96,7 @@ function onStatus({ detail: { state, reason, message, retryInMs } }) {
       break;
   }
   if (["ended", "failed"].includes(state)) {
-    delete stage.dataset.picture;
+    delete stage.dataset.still;
     callStartedAt = null;
     $("captions").textContent = "";
     video.srcObject = null;
@@ -112,6 +112,8 @@ function keepLastPicture() {
   const still = $("still");
   Object.assign(still, { width: video.videoWidth, height: video.videoHeight });
   if (video.videoWidth) still.getContext("2d").drawImage(video, 0, 0);
+  stage.dataset.still = "";
+  delete stage.dataset.picture;
 }
 
 function showAvatarState(state) {
@@ -150,13 +152,11 @@ $("hangup").addEventListener("click", () => connection.stop());
 function startCall() {
   latency.callStarted(performance.now());
   connection.start();
-  setTimeout(openSoundMeter); // it takes a tenth of a second: meanwhile the browser finds its addresses
 }
 
 function onStream({ detail: { stream } }) {
   video.srcObject = stream;
   play();
-  listenTo(stream);
   watchFrames();
 }
 
@@ -216,6 +216,7 @@ function say(input) {
   showNotice("");
   if (["idle", "ended", "failed"].includes(connection.state)) startCall();
   const mode = document.querySelector("input[name=mode]:checked").value;
+  soundContext?.resume().catch(() => {});
   const id = connection.say(input, mode);
   latency.sent(id, performance.now());
   addLine(id, /<S>(.*?)<E>/s.exec(input)?.[1].trim() ?? input, input);
@@ -421,25 +422,23 @@ let soundContext = null;
 let soundMeter = null;
 
 function watchFrames() {
-  if (!video.requestVideoFrameCallback) return;
   const mine = video.srcObject;
   const onFrame = (now, { expectedDisplayTime, receiveTime }) => {
     if (video.srcObject !== mine) return;
-    stage.dataset.picture = "";
+    if (!("picture" in stage.dataset)) {
+      stage.dataset.picture = "";
+      delete stage.dataset.still;
+      setTimeout(() => listenTo(mine)); // opening the sound meter takes a tenth of a second: after the first picture
+    }
     for (const reply of latency.frame(expectedDisplayTime ?? now, receiveTime ?? now)) showLatency(reply);
     video.requestVideoFrameCallback(onFrame);
   };
   video.requestVideoFrameCallback(onFrame);
 }
-video.addEventListener("loadeddata", () => (stage.dataset.picture = "")); // where frames cannot be watched
-
-function openSoundMeter() {
-  soundContext ??= new AudioContext({ latencyHint: "interactive" });
-  soundContext.resume().catch(() => {});
-}
 
 function listenTo(stream) {
-  if (!soundContext || !stream.getAudioTracks().length) return;
+  soundContext ??= new AudioContext({ latencyHint: "interactive" });
+  soundContext.resume().catch(() => {});
   soundMeter?.source.disconnect();
   const source = soundContext.createMediaStreamSource(stream);
   const analyser = new AnalyserNode(soundContext, { fftSize: 1024 });

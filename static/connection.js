@@ -13,7 +13,6 @@ const HEARTBEAT_MS = 1000;
 const SILENCE_LIMIT_MS = 4000; // no word from the server for so long: the link is dead
 const OPEN_LIMIT_MS = 10_000; // from the offer to the open data channel
 const REQUEST_LIMIT_MS = 8000;
-const GATHERING_LIMIT_MS = 1000; // a dead STUN server must not hold up the offer
 const RETRY_PAUSES_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 const REPEAT_PAUSES_MS = [150, 150, 300, 600, 1000, 2000]; // early repeats make SCTP retransmit a lost datagram before its 1 s timeout
 const DEFAULT_RETRY_AFTER_S = 5;
@@ -36,12 +35,14 @@ export class AvatarConnection extends EventTarget {
   #stop = null; // AbortController of the running call
   #link = null; // {peer, channel, resource, etag, heardAt} of the open connection
   #rttMs = null;
+  #iceServers = []; // STUN and TURN, as the server last named them
 
   /** @param {string} whepUrl where offers go, absolute or relative to the page. */
   constructor(whepUrl) {
     super();
     this.#whepUrl = new URL(whepUrl, location.href).href;
     addEventListener("pagehide", () => this.stop());
+    this.#askIceServers();
   }
 
   get state() {
@@ -130,10 +131,16 @@ export class AvatarConnection extends EventTarget {
     }
   }
 
+  /** Ahead of the first offer, because addresses are gathered before its answer is here. */
+  async #askIceServers() {
+    const response = await fetch(this.#whepUrl, { method: "OPTIONS" }).catch(() => null);
+    if (response?.ok) this.#iceServers = iceServersOf(response.headers.get("Link"));
+  }
+
   /** Offer, answer, data channel open. Throws CallError. */
   async #open(signal) {
-    const peer = new RTCPeerConnection({ iceServers: [], bundlePolicy: "max-bundle" });
-    const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), lateCandidates: [], goodbye: null };
+    const peer = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: "max-bundle" });
+    const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null };
     this.#link = link;
     for (const kind of ["video", "audio"]) peer.addTransceiver(kind, { direction: "recvonly" });
     peer.ontrack = ({ streams: [stream] }) => {
@@ -142,15 +149,12 @@ export class AvatarConnection extends EventTarget {
     link.channel = peer.createDataChannel("events");
     link.channel.onmessage = ({ data }) => this.#receive(link, data);
 
+    // The offer does not wait for our addresses: the server has all of its own in the answer, and learns ours from the checks that
+    // reach it. They follow in a PATCH all the same.
+    peer.onicegatheringstatechange = () => peer.iceGatheringState === "complete" && this.#trickle(link);
     await peer.setLocalDescription();
-    await gathered(peer, GATHERING_LIMIT_MS);
     if (signal.aborted) throw new CallError("hung_up", "");
-    const offer = peer.localDescription.sdp;
-    const offered = new Set(candidateLines(offer));
-    peer.onicecandidate = ({ candidate }) => {
-      if (candidate?.candidate && !offered.has(`a=${candidate.candidate}`)) this.#trickle(link, candidate);
-    };
-    await this.#post(link, offer, signal);
+    await this.#post(link, peer.localDescription.sdp, signal);
     await this.#untilOpen(link, signal);
     link.heardAt = performance.now();
     this.#setState("connected");
@@ -182,26 +186,21 @@ export class AvatarConnection extends EventTarget {
       release(link); // the seat was given after we hung up
       throw new CallError("hung_up", "");
     }
-    const iceServers = iceServersOf(response.headers.get("Link"));
-    if (iceServers.length) link.peer.setConfiguration({ iceServers, bundlePolicy: "max-bundle" });
+    this.#iceServers = iceServersOf(response.headers.get("Link")); // fresh credentials, should another try need them
     await link.peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
-    for (const candidate of link.lateCandidates.splice(0)) this.#trickle(link, candidate);
+    if (link.peer.iceGatheringState === "complete") this.#trickle(link);
   }
 
-  async #trickle(link, candidate) {
-    if (!link.resource) {
-      link.lateCandidates.push(candidate);
-      return;
-    }
-    const { usernameFragment, sdpMid, candidate: line } = candidate;
-    const pwd = /^a=ice-pwd:(.*)$/m.exec(link.peer.localDescription?.sdp ?? "")?.[1]?.trim();
-    const body = `a=ice-ufrag:${usernameFragment}\r\na=ice-pwd:${pwd}\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:${sdpMid}\r\na=${line}\r\n`;
-    // Candidates are help, not need: the server also learns our address from the checks that reach it.
-    await fetch(link.resource, {
-      method: "PATCH",
-      headers: { "Content-Type": "application/trickle-ice-sdpfrag", ...(link.etag && { "If-Match": link.etag }) },
-      body,
-    }).catch(() => {});
+  /** Tell our addresses, once both they and the session are known. */
+  #trickle({ peer, resource, etag }) {
+    if (!resource || !peer.localDescription) return;
+    const lines = peer.localDescription.sdp.split("\r\n");
+    const section = lines.slice(lines.findIndex((line) => line.startsWith("m="))); // all sections share one transport
+    const wanted = ["a=ice-ufrag:", "a=ice-pwd:", "m=", "a=mid:", "a=candidate:", "a=end-of-candidates"];
+    const [ufrag, pwd, media, mid, candidates, end] = wanted.map((start) => section.filter((line) => line.startsWith(start)));
+    const body = [ufrag[0], pwd[0], media[0], mid[0], ...new Set(candidates), ...end.slice(0, 1), ""].join("\r\n");
+    const headers = { "Content-Type": "application/trickle-ice-sdpfrag", ...(etag && { "If-Match": etag }) };
+    fetch(resource, { method: "PATCH", headers, body }).catch(() => {});
   }
 
   #untilOpen(link, signal) {
@@ -330,16 +329,6 @@ const newEventId = () => `e-${crypto.randomUUID()}`;
 function release({ resource }) {
   if (resource) fetch(resource, { method: "DELETE", keepalive: true }).catch(() => {});
 }
-
-function gathered(peer, limitMs) {
-  if (peer.iceGatheringState === "complete") return Promise.resolve();
-  return new Promise((resolve) => {
-    setTimeout(resolve, limitMs);
-    peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && resolve());
-  });
-}
-
-const candidateLines = (sdp) => sdp.split("\r\n").filter((line) => line.startsWith("a=candidate:"));
 
 function pause(durationMs, signal) {
   return new Promise((resolve) => {
