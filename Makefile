@@ -25,8 +25,10 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/installed-dev
-	$(BIN)/python -m benchmarks
+bench: .venv/installed-dev system
+	$(BIN)/python -m benchmarks.rtf
+	$(BIN)/python -m benchmarks.latency --engine pocket
+	$(BIN)/python -m benchmarks.skew
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -8,6 +8,7 @@ An exception of the model is not caught here. It ends the process, and that is h
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -260,6 +261,13 @@ class _Speaker:
     deadline_s: float | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
 
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Book the time of what is done inside under a stage of the block in work."""
+        started_s = time.perf_counter()
+        yield
+        self.stage_s[stage] = self.stage_s.get(stage, 0.0) + time.perf_counter() - started_s
+
 
 class _Scheduler:
     """Earliest deadline first, over the streams of which a chunk is wanted, one step at a time."""
@@ -294,10 +302,8 @@ class _Scheduler:
         return min(wanted)[1] if wanted else None
 
     def _step(self, stream_id: int, speaker: _Speaker) -> None:
-        stage = speaker.stream.stage
-        started_s = time.perf_counter()
-        chunk = speaker.stream.step()
-        speaker.stage_s[stage] = speaker.stage_s.get(stage, 0.0) + time.perf_counter() - started_s
+        with speaker.timed(speaker.stream.stage):
+            chunk = speaker.stream.step()
         if chunk is None:
             self._wire.say_alive()
             return
@@ -332,7 +338,8 @@ class _Scheduler:
         speaker = self._speakers[command.stream]
         match command:
             case Push():
-                speaker.stream.push(command.reply_id, command.text, last=command.last)
+                with speaker.timed("text"):
+                    speaker.stream.push(command.reply_id, command.text, last=command.last)
             case Update():
                 speaker.stream.update(command.settings)
             case Cancel():
