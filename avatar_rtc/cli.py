@@ -119,8 +119,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _say(options: argparse.Namespace) -> int:
     from avatar_rtc.bot import say
 
+    captions = sys.stderr if options.json else sys.stdout
     report = asyncio.run(
-        say(options.url, options.text, record=options.record, on_caption=lambda text: print(text, file=sys.stderr, flush=True))
+        say(options.url, options.text, record=options.record, on_caption=lambda text: print(text, file=captions, flush=True))
     )
     print(json.dumps(report.as_dict()) if options.json else report.summary())
     return 0

@@ -208,6 +208,7 @@ class _Life(asyncio.Protocol):
         self._calls: dict[int, asyncio.Future[None]] = {}
         self._unpacker = Unpacker()
         self._slots: Slots | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
         self._is_buried = False
         self._transport: asyncio.Transport | None = None
         self._heard_s = self.loop.time()
@@ -230,7 +231,8 @@ class _Life(asyncio.Protocol):
     async def begin(self) -> StreamInfo:
         """Wait until the model is loaded and warm. Raises as ``Engine.start``; then this life is over."""
         await self.loop.create_connection(lambda: self, sock=self._parent_end)
-        self._watchdog = self.loop.call_later(self._limits.progress_s / 4, self._watch, self.loop.time())
+        interval_s = self._limits.progress_s / 4
+        self._watchdog = self.loop.call_later(interval_s, self._watch, self.loop.time() + interval_s)
         try:
             async with asyncio.timeout(self._limits.start_s):
                 self.info = await asyncio.shield(self.ready)
@@ -324,6 +326,8 @@ class _Life(asyncio.Protocol):
 
     def _watch(self, due_s: float) -> None:
         """Look whether a child of which something is wanted has said anything lately."""
+        if self.ended.done():
+            return
         now_s = self.loop.time()
         interval_s = self._limits.progress_s / 4
         if now_s - due_s > interval_s:
@@ -340,8 +344,9 @@ class _Life(asyncio.Protocol):
             return
         self.ended.set_result(reason)
         self._process.kill()
-        if self._transport is not None:
+        if self._watchdog is not None:
             self._watchdog.cancel()
+        if self._transport is not None:
             self._transport.abort()
         failure = EngineFailure(reason)
         _fail(self.ready, failure)
@@ -353,8 +358,8 @@ class _Life(asyncio.Protocol):
         self.streams.clear()
 
     async def shut_down(self) -> None:
-        """Ask the child to end, kill it if it does not, and wait until it is gone."""
-        if not self.ended.done() and self._transport is not None:
+        """Ask the child to end, kill it if it does not, and wait until it is gone. One that still loads would not hear."""
+        if not self.ended.done() and self.ready.done():
             self.send(Shutdown())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.close_s):

@@ -252,6 +252,28 @@ async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: P
     await engine.close()
 
 
+def load_for_ever() -> Model:
+    signal.pause()
+    raise AssertionError("unreachable")
+
+
+async def test_a_start_that_is_given_up_ends_the_process_at_once() -> None:
+    loading = asyncio.Event()
+    engine = ProcessEngine(load_for_ever, on_progress=lambda message: loading.set())
+    start = asyncio.create_task(engine.start())
+    await loading.wait()
+    assert engine.pid is not None
+    assert engine.stats().message == "loading the model"
+    child = os.pidfd_open(engine.pid)
+    began_s = time.monotonic()
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert is_gone(child)
+    os.close(child)
+    assert time.monotonic() - began_s < 1
+
+
 async def test_a_start_that_takes_too_long_fails() -> None:
     engine = ProcessEngine(FakeModel, limits=EngineLimits(start_s=0.01))
     with pytest.raises(EngineFailure, match="not ready within"):
