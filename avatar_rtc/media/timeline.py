@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from fractions import Fraction
 
 MAX_LATE_S = 1.0
@@ -24,11 +24,18 @@ class Timeline:
     Args:
         now: seconds of a monotonic clock.
         wall: seconds since 1970, read once at the start: sender reports need wall time, and must not jump with it.
+        sleep: waits for so many seconds of ``now``.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._now = now
         self._wall = wall
+        self._sleep = sleep
         self._start_s: float | None = None
         self._wall_start_s = 0.0
 
@@ -50,10 +57,6 @@ class Timeline:
         """How long ago ``due`` was; negative while it lies ahead."""
         return self.media_s() - float(due)
 
-    def monotonic_s(self, media_s: float) -> float:
-        """The monotonic time at which a media time is due; now, before the start."""
-        return self._now() if self._start_s is None else self._start_s + media_s
-
     def forgive(self, due: Fraction) -> bool:
         """Move media time so that ``due`` is now, if it is later than ``MAX_LATE_S``. Returns whether it was."""
         late_s = self.late_s(due)
@@ -65,7 +68,7 @@ class Timeline:
 
     async def wait(self, due: Fraction) -> None:
         """Sleep until ``due``; at least once through the event loop, so that a late track starves nobody."""
-        await asyncio.sleep(max(0.0, -self.late_s(due)))
+        await self._sleep(max(0.0, -self.late_s(due)))
 
     def ntp(self, media_s: float) -> int:
         """Wall time of a media time as a 64-bit NTP timestamp, for sender reports."""

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avatar_rtc.media.buffer import FADE_MS, PlayBuffer, Played
+from model.chunk import Mark
+from tests.support.chunks import INFO, numbered_chunk
+
+SLOT_SAMPLES = INFO.sample_rate_hz // INFO.fps
+
+
+def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[Played]]:
+    played: list[Played] = []
+    return PlayBuffer(INFO, played.append, kept_s), played
+
+
+@given(st.lists(st.one_of(st.just("put"), st.just("cancel"), st.integers(1, 12)), max_size=40))
+def test_a_slot_never_parts_lips_from_voice(steps: list[str | int]) -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0))
+    puts, number = 1, 0
+    for step in steps:
+        if step == "put":
+            buffer.put(numbered_chunk(puts))
+            puts += 1
+        elif step == "cancel":
+            buffer.cancel()
+            assert buffer.buffered_s <= 0.42
+        else:
+            for _ in range(int(step)):
+                slot = buffer.slot(number)
+                assert slot.number == number
+                assert len(slot.samples) == SLOT_SAMPLES
+                value = int(slot.frame[0, 0])
+                # The voice of this very picture, fading or silent; never that of another one.
+                assert set(np.unique(slot.samples)) <= set(range(value + 1))
+                if slot.held:
+                    assert not slot.samples.any()
+                assert buffer.slot(number) is slot
+                number += 1
+    assert buffer.num_decided == number
+
+
+def test_underrun_holds_the_last_picture_in_silence_and_is_counted_once() -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0))
+    slots = [buffer.slot(n) for n in range(11)]
+    assert [slot.held for slot in slots] == [False] * 8 + [True] * 3
+    assert (slots[-1].frame == slots[7].frame).all()
+    assert (buffer.num_underruns, buffer.num_held_frames) == (1, 3)
+    buffer.put(numbered_chunk(1))
+    assert buffer.slot(11).frame[0, 0] == 9
+    assert buffer.num_underruns == 1
+
+
+def test_cancel_fades_the_voice_and_lets_the_pictures_play_on() -> None:
+    buffer, played = make_buffer()
+    mark = Mark("r", "word", 1000, 2000, "late")
+    buffer.put(numbered_chunk(0, marks=(mark,)))
+    buffer.slot(0)
+    buffer.cancel()
+    slots = [buffer.slot(n) for n in range(1, 8)]
+    assert not any(slot.held for slot in slots)
+    assert [int(slot.frame[0, 0]) for slot in slots] == [2, 3, 4, 5, 6, 7, 8]
+    sound = np.concatenate([slot.samples for slot in slots])
+    fade_samples = INFO.sample_rate_hz * FADE_MS // 1000
+    assert sound[0] == 2
+    assert (np.diff(sound[:fade_samples]) <= 0).all()
+    assert not sound[fade_samples:].any()
+    assert not played
+
+
+def test_cancel_keeps_at_most_so_many_pictures() -> None:
+    buffer, _ = make_buffer(kept_s=0.4)
+    for index in range(3):
+        buffer.put(numbered_chunk(index))
+    buffer.cancel()
+    assert buffer.buffered_frames == 10
+    buffer.put(numbered_chunk(3), muted=True)
+    assert buffer.buffered_frames == 10
+    buffer.put(numbered_chunk(4))
+    assert buffer.buffered_frames == 18
+
+
+def test_the_chunk_itself_is_not_changed() -> None:
+    buffer, _ = make_buffer()
+    chunk = numbered_chunk(0)
+    before = chunk.samples.copy()
+    buffer.put(chunk)
+    buffer.cancel()
+    assert (chunk.samples == before).all()
+
+
+def test_marks_are_told_at_their_moment_with_media_times() -> None:
+    buffer, played = make_buffer()
+    marks = (
+        Mark("r", "start", 320, 320),
+        Mark("r", "word", 320, 3000, "long"),
+        Mark("r", "end", 2560, 2560),
+    )
+    buffer.put(numbered_chunk(0))
+    buffer.put(numbered_chunk(1, marks=marks))
+    for number in range(9):
+        buffer.slot(number)
+    assert not played
+    buffer.slot(9)
+    assert [p.mark.kind for p in played] == ["start", "word"]
+    assert played[0].media_s == pytest.approx(0.36)
+    assert played[1].end_media_s == pytest.approx(0.32 + 3000 / 8000)
+    for number in range(10, 16):
+        buffer.slot(number)
+    assert played[-1].mark.kind == "end"
+    assert played[-1].media_s == pytest.approx(0.64)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    buffer, _ = make_buffer()
+    with pytest.raises(ValueError, match="nothing to show"):
+        buffer.slot(0)
+    other = numbered_chunk(0, info=INFO.__class__("x", 32, 16, 25, 8000, 8, 2560))
+    with pytest.raises(ValueError, match="chunk 0"):
+        buffer.put(other)
+    buffer.put(numbered_chunk(0))
+    with pytest.raises(ValueError, match="slot 2 before slot 0"):
+        buffer.slot(2)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from aiortc.codecs.h264 import H264Decoder
+from aiortc.codecs.vpx import Vp8Decoder, vp8_depayload
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+
+from avatar_rtc.media.encode import BitrateControl, Opus, VideoRates, make_encoder
+from tests.support.clock import SimulatedClock
+
+RATES = VideoRates(target_bps=600_000, min_bps=200_000, max_bps=1_200_000, fps=25)
+
+
+def picture(number: int) -> av.VideoFrame:
+    planes = np.full((96, 64), 128, np.uint8)
+    planes[:64] = (np.arange(64)[None] * 3 + number * 5) % 200 + 20
+    frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    frame.pts, frame.time_base = number * 3600, Fraction(1, 90_000)
+    return frame
+
+
+def encoder(mime_type: str) -> Any:
+    return make_encoder(RTCRtpCodecParameters(mimeType=mime_type, clockRate=90_000, payloadType=96), RATES, 24_000, 32_000)
+
+
+@pytest.mark.parametrize("mime_type", ["video/VP8", "video/H264"])
+def test_keyframes_only_at_the_start_and_on_request(mime_type: str) -> None:
+    made = encoder(mime_type)
+    for number in range(60):
+        payloads, timestamp = made.encode(picture(number), force_keyframe=number == 40)
+        assert payloads
+        assert timestamp == number * 3600
+    assert made.num_keyframes == 2
+
+
+def test_vp8_can_be_decoded() -> None:
+    made, decoder = encoder("video/VP8"), Vp8Decoder()
+    for number in range(5):
+        payloads, timestamp = made.encode(picture(number))
+        (frame,) = decoder.decode(JitterFrame(b"".join(map(vp8_depayload, payloads)), timestamp))
+    error = frame.to_ndarray(format="gray").astype(int) - picture(4).to_ndarray(format="gray")
+    assert np.abs(error).mean() < 12
+
+
+def test_h264_can_be_decoded() -> None:
+    from aiortc.codecs.h264 import h264_depayload
+
+    made, decoder = encoder("video/H264"), H264Decoder()
+    frames = []
+    for number in range(5):
+        payloads, timestamp = made.encode(picture(number))
+        frames += decoder.decode(JitterFrame(b"".join(map(h264_depayload, payloads)), timestamp))
+    assert len(frames) >= 4
+
+
+def test_opus_takes_24_khz_as_it_is_and_counts_in_48_khz() -> None:
+    made = Opus(24_000, 32_000)
+    stamps = []
+    for number in range(10):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 480), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 24_000, number * 480, Fraction(1, 24_000)
+        payloads, timestamp = made.encode(frame)
+        assert len(payloads) == 1
+        stamps.append(timestamp)
+    assert all(b - a == 960 for a, b in pairwise(stamps))
+    with pytest.raises(ValueError, match="44100"):
+        Opus(44_100, 32_000)
+
+
+def test_bitrate_follows_the_path_but_not_its_wobbling() -> None:
+    clock = SimulatedClock()
+    control = BitrateControl(RATES, clock.now)
+    control.on_estimate(100_000)
+    assert control.current_bps == 600_000, "in the first seconds receivers know nothing"
+    changes = []
+    for second in range(4, 60):
+        clock.time_s = 1000 + second
+        before = control.current_bps
+        control.on_estimate(550_000 if second % 2 else 700_000)
+        changes.append(control.current_bps != before)
+    assert not any(changes)
+    clock.time_s += 1
+    control.on_estimate(50_000)
+    assert control.current_bps == RATES.min_bps
+    clock.time_s += 5
+    control.on_estimate(5_000_000)
+    assert control.current_bps == RATES.min_bps, "up only after ten seconds"
+    clock.time_s += 6
+    control.on_estimate(5_000_000)
+    assert control.current_bps == RATES.max_bps

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avatar_rtc import resources
+from avatar_rtc.config import ServerConfig, load_config
+from avatar_rtc.errors import ServerConfigError
+
+SHIPPED = resources.server_config("pocket")
+
+
+def test_the_shipped_file_writes_out_the_defaults() -> None:
+    config = load_config(SHIPPED)
+    data = yaml.safe_load(SHIPPED.read_text())
+    defaults = ServerConfig(avatars=config.avatars, voices=config.voices)
+    assert config.http.static_dir == resources.static_dir()
+    for section in ("http", "engine", "limits", "media", "ice"):
+        written = set(data[section])
+        assert written == set(type(getattr(config, section)).model_fields), f"{section}: every key is shown"
+        for key in written - {"static_dir"}:
+            assert getattr(getattr(config, section), key) == getattr(getattr(defaults, section), key), f"{section}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limits": {"max_session": 3}}, r"limits.max_session: unknown key; known keys here: max_sessions"),
+        ({"colour": 1}, r"colour: unknown key; known keys here: http"),
+        ({"limits": {"max_sessions": 0}}, r"limits.max_sessions: .*greater than or equal to 1.*got 0"),
+        ({"media": {"video_min_bps": 900_000}}, r"media: .*does not hold; change one"),
+        ({"ice": {"servers": [{"urls": ["http://x"]}]}}, r"write stun:host:port"),
+        ({"ice": {"udp_ports": [6000, 5000]}}, r"write \[first, last\]"),
+        ({"ice": {"advertised_address": "example.org"}}, r"write the public IPv4"),
+        ({"http": {"static_dir": "nowhere"}}, r"http.static_dir: there is no directory"),
+        ({"avatars": [{"id": "a", "name": "A", "scene": "x", "voice": "none"}]}, r"there is no voice 'none'; choose one of"),
+    ],
+)
+def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    data = yaml.safe_load(SHIPPED.read_text())
+    for section, values in change.items():
+        if isinstance(values, dict):
+            data[section].update(values)
+        else:
+            data[section] = values
+    if "static_dir" not in str(change):
+        data["http"]["static_dir"] = None
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ServerConfigError, match=message) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("text", ["{", "- 1", "http: 3"])
+def test_what_is_no_config(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ServerConfigError, match=r"mine\.yaml"):
+        load_config(path)
+    with pytest.raises(ServerConfigError, match="--config"):
+        load_config(tmp_path / "missing.yaml")

@@ -1,0 +1,17 @@
+"""Chunks whose every picture and sample says which frame it is, so that a test sees what was played when."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.chunk import AVChunk, Mark, StreamInfo
+
+INFO = StreamInfo("numbered", width_px=16, height_px=16, fps=25, sample_rate_hz=8000, block_frames=8, block_samples=2560)
+
+
+def numbered_chunk(index: int, *, info: StreamInfo = INFO, marks: tuple[Mark, ...] = (), speaking: bool = False) -> AVChunk:
+    """Frame n of the stream has brightness ``n % 200 + 1`` everywhere, and its samples that value."""
+    values = [(index * info.block_frames + frame) % 200 + 1 for frame in range(info.block_frames)]
+    frames = np.stack([np.full((info.height_px * 3 // 2, info.width_px), value, np.uint8) for value in values])
+    samples = np.repeat(np.array(values, np.int16), info.block_samples // info.block_frames)
+    return AVChunk(index, frames, samples, info.fps, info.sample_rate_hz, speaking, marks)

@@ -1,0 +1,95 @@
+"""An engine in this process: the deterministic fake model behind the ``Engine`` protocol, with faults at the push of a button."""
+
+from __future__ import annotations
+
+import asyncio
+
+from avatar_rtc.engine import EngineFailure, EngineStats
+from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
+from model.chunk import AVChunk, StreamInfo, StreamSettings
+
+
+class InstantEngine:
+    """Implements ``avatar_rtc.engine.Engine``.
+
+    Args:
+        block_s: time that a block takes.
+
+    Attributes:
+        streams: those that are open.
+        opened: settings of all streams ever opened.
+    """
+
+    def __init__(self, block_s: float = 0.0, options: FakeOptions | None = None) -> None:
+        self.block_s = block_s
+        self.streams: list[InstantStream] = []
+        self.opened: list[StreamSettings] = []
+        self._model = FakeModel(options or FakeOptions(flash_and_beep=False))
+        self._up = asyncio.Event()
+        self._closed = False
+
+    @property
+    def info(self) -> StreamInfo:
+        return INFO
+
+    async def start(self) -> None:
+        self._up.set()
+
+    async def open(self, settings: StreamSettings) -> InstantStream:
+        await self._up.wait()
+        stream = InstantStream(self, self._model.open(settings))
+        self.opened.append(settings)
+        self.streams.append(stream)
+        return stream
+
+    async def close(self) -> None:
+        self._closed = True
+        self.crash()
+
+    def stats(self) -> EngineStats:
+        return EngineStats("closed" if self._closed else "ready" if self._up.is_set() else "restarting", "as the test says")
+
+    def crash(self) -> None:
+        """All streams are lost; ``start`` brings the engine back."""
+        self._up.clear()
+        for stream in self.streams:
+            stream.lost.set()
+        self.streams.clear()
+
+
+class InstantStream:
+    def __init__(self, engine: InstantEngine, stream: FakeStream) -> None:
+        self.lost = asyncio.Event()
+        self.updates: list[StreamSettings] = []
+        self.pushed: list[str] = []
+        self._engine = engine
+        self._stream = stream
+
+    async def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+        self._check()
+        self._stream.push(reply_id, text, last=last)
+        self.pushed.append(text)
+
+    async def next(self, deadline_s: float) -> AVChunk:
+        self._check()
+        while (chunk := self._stream.step()) is None:
+            await asyncio.sleep(self._engine.block_s / 4)
+            self._check()
+        return chunk
+
+    async def cancel(self) -> None:
+        self._check()
+        self._stream.cancel()
+
+    async def update(self, settings: StreamSettings) -> None:
+        self._check()
+        self.updates.append(settings)
+        self._stream.update(settings)
+
+    async def close(self) -> None:
+        if self in self._engine.streams:
+            self._engine.streams.remove(self)
+
+    def _check(self) -> None:
+        if self.lost.is_set():
+            raise EngineFailure("the engine was made to crash")
