@@ -32,7 +32,7 @@ SERVE_EXAMPLES = """
 examples:
   avatar-rtc serve
   avatar-rtc serve --host 0.0.0.0 --port 9000             reachable from other machines
-  avatar-rtc serve --config configs/server/example.yaml
+  avatar-rtc serve --config configs/server/pocket.yaml    with limits, looks and ports of your own
   avatar-rtc serve --engine fake                          numbered frames and beeps instead of the network
 """
 SAY_EXAMPLES = """

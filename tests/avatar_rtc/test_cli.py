@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from avatar_rtc import cli, doctor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
+ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ("serve", "say", "generate", "doctor", "train", "evaluate")
 
 
@@ -32,6 +35,29 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str], arguments:
     code, out, _ = run(capsys, *arguments, "--help")
     assert code == 0
     assert arguments == ("doctor",) or "examples:\n  avatar-rtc" in out
+
+
+def documented_commands() -> list[str]:
+    """Every ``avatar-rtc`` command in the documents and in the examples of the help."""
+    texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
+    commands = re.findall(
+        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|doctor) ?.*)$", "\n".join(texts), re.MULTILINE
+    )
+    return [re.split(r" {2,}| \| ", command)[0].strip() for command in commands]
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_what_the_documents_show_can_be_typed(command: str) -> None:
+    options = cli._parser().parse_args(shlex.split(command)[1:])
+    assert options.command in COMMANDS
+
+
+@pytest.mark.parametrize("path", ["README.md", "ARCHITECTURE.md", "docs/deployment.md", "docs/experiments.md"])
+def test_links_lead_somewhere(path: str) -> None:
+    page = ROOT / path
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_help_does_not_wait_for_torch() -> None:
