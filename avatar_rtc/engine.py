@@ -255,7 +255,11 @@ class _Life(asyncio.Protocol):
                 self._hear(report)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.end("the engine process ended")
+        self.end(
+            "the engine process ended"
+            if self.ready.done()
+            else "the engine process ended while it loaded; see what it wrote above"
+        )
 
     # Talking to the child
 

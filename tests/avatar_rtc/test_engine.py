@@ -194,7 +194,7 @@ async def test_a_killed_engine_is_noticed_at_once(start_engine: StartEngine) -> 
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(EngineFailure):
         await pull
-    assert time.monotonic() - began_s < 0.25
+    assert time.monotonic() - began_s < 0.5
 
 
 async def test_an_idle_engine_is_not_taken_for_a_hung_one(start_engine: StartEngine) -> None:
