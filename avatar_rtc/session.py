@@ -224,6 +224,8 @@ class Session:
     def _add_tracks(self, offer: SessionDescription) -> set[str]:
         """One track for each kind that the client wants to receive, with codecs in the client's order. Returns the kinds."""
         allowed = {"video": {f"video/{c}".lower() for c in self._config.media.video_codecs}, "audio": {"audio/opus"}}
+        if not offer.media:
+            raise ValueError("it has no media section")
         kinds: set[str] = set()
         for media in offer.media:
             if media.kind not in allowed or media.kind in kinds or media.direction not in ("recvonly", "sendrecv"):
@@ -502,6 +504,8 @@ class Session:
         open_replies = [reply for reply in self._replies if not reply.closed]
         reply = next((r for r in self._replies if r.reply_id == event.id), None) if event.id else next(iter(open_replies), None)
         if reply is None:
+            if event.id in self._used_ids:
+                raise wire.EventError("reply_closed", f"Reply {event.id!r} has ended. Start another one.")
             if not event.input.strip():
                 raise wire.EventError("unknown_reply", "There is no open reply to end. Start one with text.")
             await self._create(event)

@@ -62,14 +62,7 @@ def make_app(service: SessionService, *, static_dir: Path | None, allowed_origin
             web.get("/metrics", routes.metrics),
         ]
     )
-    if static_dir is not None:
-        index = static_dir / "index.html"
-
-        async def page(request: web.Request) -> web.FileResponse:
-            return web.FileResponse(index, headers={hdrs.CACHE_CONTROL: "no-cache"})
-
-        app.router.add_get("/", page)
-        app.router.add_static("/", static_dir)
+    app.router.add_get("/{path:.*}", _files(static_dir))
     return app
 
 
@@ -137,6 +130,19 @@ class _Routes:
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
 
 
+def _files(static_dir: Path | None) -> Handler:
+    """The page and what belongs to it; nothing outside the directory."""
+    root = static_dir.resolve() if static_dir is not None else None
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        path = (root / (request.match_info["path"] or "index.html")).resolve() if root is not None else None
+        if root is None or path is None or not path.is_relative_to(root) or not path.is_file():
+            raise NotFound(f"There is nothing at {request.path}.")
+        return web.FileResponse(path, headers={hdrs.CACHE_CONTROL: "no-cache"})
+
+    return file
+
+
 async def _text(request: web.Request) -> str:
     try:
         return (await request.read()).decode()
@@ -158,8 +164,6 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except EventError as raised:
         error = Unprocessable(raised.message, code=raised.code)
         error.status = _EVENT_STATUS.get(raised.code, 422)
-    except web.HTTPNotFound:
-        error = NotFound(f"There is nothing at {request.path}.")
     except web.HTTPMethodNotAllowed as raised:
         methods = ", ".join(sorted(raised.allowed_methods))
         error = MethodNotAllowed(f"{request.method} is not possible here. Use {methods}.", headers={hdrs.ALLOW: methods})

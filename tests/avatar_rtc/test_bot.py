@@ -1,0 +1,56 @@
+"""The headless client as a user runs it, and what it records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from avatar_rtc.bot import say
+from avatar_rtc.errors import CallError
+from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from tests.support.calls import serving
+from tests.support.instant_engine import InstantEngine
+
+
+async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> None:
+    path, captions = tmp_path / "call.mp4", []
+    engine = InstantEngine(options=FakeOptions(flash_and_beep=True))
+    async with serving(engine) as server:
+        summary = await say(server.address, ["Hello there.", "A second line."], record=path, on_caption=captions.append)
+        assert server.registry.num_sessions == 0
+    assert captions == ["Hello there.", "A second line."]
+    assert [line.status for line in summary.lines] == ["completed"] * 2
+    assert 0 < summary.join_ms < 2000
+    assert (summary.width_px, summary.height_px) == (256, 256)
+    assert summary.frames > 40
+    assert summary.packets_lost == 0
+    assert summary.as_dict()["lines"][0]["captions"][0]["text"] == "Hello"
+    assert "Hello there." in summary.summary()
+
+    with av.open(str(path)) as film:
+        pictures = [(float(frame.time), frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
+    with av.open(str(path)) as film:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32767
+    counters = [read_counter(picture) for _, picture in pictures]
+    assert np.diff(counters).tolist() == [1] * (len(counters) - 1), "every picture, once, in order"
+    assert np.diff([time_s for time_s, _ in pictures]) == pytest.approx(0.04, abs=0.002)
+    assert pictures[-1][0] + 0.04 == pytest.approx(len(sound) / 48_000, abs=0.2)
+    flashes_s = [time_s for time_s, picture in pictures if read_flash(picture)]
+    beeps_s = read_beeps(sound, 48_000)
+    assert len(beeps_s) >= 2
+    for beep_s in beeps_s:
+        assert min(abs(beep_s - flash_s) for flash_s in flashes_s) < 0.02
+
+
+async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int) -> None:
+    with pytest.raises(CallError, match="avatar-rtc serve"):
+        await say(f"http://127.0.0.1:{unused_tcp_port}", ["Hello."])
+    async with serving() as server:
+        with pytest.raises(CallError, match="unspeakable_text"):
+            await say(server.address, ["你好"])
+        with pytest.raises(OSError, match="no-such-folder"):
+            await say(server.address, ["Hello."], record=tmp_path / "no-such-folder" / "a.mp4")
+        assert server.registry.num_sessions == 0

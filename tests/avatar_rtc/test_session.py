@@ -1,0 +1,303 @@
+"""Whole calls: two real peers in one process, on the deterministic engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from aiortc import RTCRtpSender
+
+from avatar_rtc.bot import VOICED_LEVEL, Call
+from avatar_rtc.errors import CallError
+from avatar_rtc.fake import FakeOptions, read_beeps, read_flash, read_mouth, read_tone_hz, word_tone_hz
+from signaling.messages import (
+    AudioCleared,
+    AudioStarted,
+    AvatarState,
+    Error,
+    Ping,
+    Pong,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseCreated,
+    ResponseDone,
+    SessionClosing,
+    SessionCreated,
+    SessionUpdate,
+    SessionUpdated,
+    TranscriptDelta,
+)
+from tests.support.calls import Ear, calling, serving
+from tests.support.instant_engine import InstantEngine
+
+BLOCK_S = 0.32
+LONG = "one two three four five six seven eight nine ten eleven twelve"
+
+
+async def wait_done(call: Call, reply_id: str, timeout_s: float = 15) -> ResponseDone:
+    (done, *_) = await call.wait_for(lambda: call.received(ResponseDone, reply_id), timeout_s, f"{reply_id} did not end")
+    assert isinstance(done, ResponseDone)
+    return done
+
+
+async def wait_voice(call: Call, reply_id: str) -> None:
+    await call.wait_for(lambda: call.received(AudioStarted, reply_id), 5, f"{reply_id} was not heard")
+
+
+async def test_a_line_is_said_with_captions_at_playout() -> None:
+    async with serving() as server, calling(server) as call:
+        line = await call.speak("Hello, nice to meet you.")
+        assert line.status == "completed"
+        assert line.heard_text == "Hello, nice to meet you."
+        assert line.text_to_first_voiced_audio_ms is not None
+        assert line.text_to_first_voiced_audio_ms < 1000
+        assert line.text_to_first_speaking_frame_ms is not None
+        assert line.text_to_first_speaking_frame_ms < 1000
+
+        kinds = [type(event) for _, event in call.events if not isinstance(event, Pong)]
+        assert kinds[:2] == [SessionCreated, AvatarState]
+        of_reply = [kind for kind in kinds if kind not in (AvatarState, SessionCreated)]
+        assert of_reply == [ResponseCreated, AudioStarted, *[TranscriptDelta] * 5, ResponseDone]
+        states = [event.state for event in call.received(AvatarState)]
+        assert states[-3:] == ["thinking", "speaking", "listening"]
+
+        # A caption comes when its word is played, not when it was generated.
+        started_s = next(at for at, event in call.events if isinstance(event, AudioStarted))
+        for at, event in call.events:
+            if isinstance(event, TranscriptDelta):
+                assert at - started_s == pytest.approx(event.start_ms / 1000, abs=0.08)
+        done = call.received(ResponseDone)[0]
+        assert done.heard_ms == pytest.approx(line.captions[-1]["end_ms"], abs=45)
+        assert done.timings.underruns == 0
+
+
+async def test_a_new_line_silences_the_old_one_within_a_block() -> None:
+    async with serving() as server, calling(server) as call:
+        mouth: list[tuple[float, bool]] = []
+        call.on_frame = lambda frame: mouth.append((time.monotonic(), read_mouth(frame.to_ndarray(format="gray"))))
+        call.send(ResponseCreate(input=LONG, id="long"))
+        await wait_voice(call, "long")
+        await asyncio.sleep(0.5)
+        call.send(ResponseCancel())
+        cut_s = time.monotonic()
+        done = await wait_done(call, "long")
+        await asyncio.sleep(BLOCK_S + 0.4)
+        last_voice_s = max(at for at, level in zip(call.audio.arrived_s, call.audio.level, strict=True) if level > VOICED_LEVEL)
+        last_open_s = max(at for at, is_open in mouth if is_open)
+        assert last_voice_s - cut_s < 0.2
+        assert last_open_s - cut_s < BLOCK_S + 0.2
+        assert done.status == "cancelled"
+        assert 300 < done.heard_ms < 900
+        assert done.heard_text
+        assert LONG.startswith(done.heard_text)
+        (cleared,) = call.received(AudioCleared)
+        assert cleared.heard_ms == done.heard_ms
+
+        call.send(ResponseCreate(input=LONG, id="again"))
+        await wait_voice(call, "again")
+        call.send("Short.")
+        assert (await wait_done(call, "again")).status == "cancelled"
+        await call.wait_for(lambda: call.received(ResponseDone)[2:], 5, "the new line did not end")
+        assert call.received(ResponseDone)[2].heard_text == "Short."
+
+
+async def test_queue_and_pieces_and_cancel_of_one() -> None:
+    async with serving() as server, calling(server) as call:
+        call.send(ResponseCreate(input="First one.", id="a", mode="queue"))
+        call.send(ResponseCreate(input="Never heard.", id="b", mode="queue"))
+        call.send(ResponseCreate(input="Third ", id="c", mode="append", more=True))
+        call.send(ResponseCreate(input="one. And mo", id="c", mode="append", more=True))
+        call.send(ResponseCancel(id="b"))
+        call.send(ResponseCreate(input="re.", id="c", mode="append"))
+        assert [event.position for event in call.received(ResponseCreated)] == list(range(len(call.received(ResponseCreated))))
+        done = [await wait_done(call, reply_id) for reply_id in "abc"]
+        assert [event.status for event in done] == ["completed", "cancelled", "completed"]
+        assert done[2].heard_text == "Third one. And more."
+        words = [event.text for event in call.received(TranscriptDelta)]
+        assert words == ["First", "one.", "Third", "one.", "And", "more."]
+        assert len(call.received(ResponseDone)) == 3
+
+        call.send(ResponseCreate(input="late", id="c", mode="append"))
+        (error,) = await call.wait_for(lambda: call.received(Error), 3, "no error")
+        assert error.code == "reply_closed"
+
+
+async def test_speech_starts_with_the_first_sentence_of_an_open_reply() -> None:
+    async with serving(limits={"open_reply_timeout_s": 2.0}) as server, calling(server) as call:
+        call.send(ResponseCreate(input="A sentence. And the beginning of", id="open", mode="append", more=True))
+        await wait_voice(call, "open")
+        await call.wait_for(lambda: len(call.received(TranscriptDelta)) >= 2, 3, "the sentence was not heard")
+        assert not call.received(ResponseDone)
+        # Its last piece never comes; what there is is said, and the reply ends.
+        assert (await wait_done(call, "open")).heard_text == "A sentence. And the beginning of"
+
+
+async def test_bad_input_is_answered_and_the_call_goes_on() -> None:
+    async with serving() as server, calling(server) as call:
+        frames = {
+            "{oops": "invalid_json",
+            '{"type":"dance","event_id":"e1"}': "unknown_type",
+            "  ": "empty_text",
+            "x" * 100_000: "message_too_large",
+            "word " * 2000: "bad_prompt",
+            "A scene <S>never closed": "bad_prompt",
+            "你好": "unspeakable_text",
+            '{"type":"session.update","avatar":"nobody"}': "unknown_avatar",
+            '{"type":"response.cancel","id":"nobody"}': "unknown_reply",
+        }
+        for number, (frame, code) in enumerate(frames.items(), start=1):
+            call.send(frame)
+            errors = await call.wait_for(lambda n=number: call.received(Error)[n - 1 :], 5, f"no error for {frame[:40]}")
+            assert errors[0].code == code
+        assert call.received(Error)[1].event_id == "e1"
+        line = await call.speak("Still here.")
+        assert line.heard_text == "Still here."
+        # The one that was accepted before its text proved unspeakable has its end, too.
+        assert len(call.received(ResponseCreated)) == len(call.received(ResponseDone)) == 2
+
+
+async def test_events_are_carried_out_once() -> None:
+    async with serving() as server, calling(server) as call:
+        event = ResponseCreate(input="Only once.", id="r", event_id="e", mode="queue")
+        for _ in range(3):
+            call.send(event)
+        await wait_done(call, "r")
+        call.send(Ping(t=7))
+        await call.wait_for(lambda: [pong for pong in call.received(Pong) if pong.t == 7], 2, "no pong")
+        assert len(call.received(ResponseCreated)) == 1
+        assert not call.received(Error)
+
+
+async def test_a_full_prompt_changes_scene_and_voice_from_then_on() -> None:
+    engine = InstantEngine()
+    async with serving(engine) as server, calling(server, "?avatar=ben&voice=bright-female") as call:
+        assert engine.opened[0].scene.startswith("A man with short black hair")
+        assert engine.opened[0].voice == "a bright, lively female voice"
+        (stream,) = engine.streams
+        line = await call.speak("A man in a park. <S>First.<E> <S>Second.<E> <AUDCAP>a deep voice<ENDAUDCAP>")
+        assert line.heard_text == "First. Second."
+        assert (stream.updates[0].scene, stream.updates[0].voice) == ("A man in a park.", "a deep voice")
+        (updated,) = call.received(SessionUpdated)
+        assert (updated.scene, updated.voice) == ("A man in a park.", "a deep voice")
+        call.send(SessionUpdate(voice="calm-male", event_id="u"))
+        await call.wait_for(lambda: len(call.received(SessionUpdated)) == 2, 2, "no session.updated")
+        assert (stream.updates[1].scene, stream.updates[1].voice) == ("A man in a park.", "a friendly, clear male voice")
+        assert call.received(SessionUpdated)[1].event_id == "u"
+
+
+async def test_a_crash_of_the_engine_fails_the_reply_and_the_call_goes_on() -> None:
+    engine = InstantEngine()
+    async with serving(engine) as server, calling(server) as call:
+        call.send(ResponseCreate(input=LONG, id="unlucky"))
+        call.send(ResponseCreate(input="Patient.", id="waiting", mode="queue"))
+        await wait_voice(call, "unlucky")
+        engine.crash()
+        done = await wait_done(call, "unlucky")
+        assert (done.status, done.code) == ("failed", "engine_failed")
+        assert done.message
+        await call.wait_for(lambda: call.received(AvatarState)[-1].state == "idle", 2, "not idle")
+        num_frames = len(call.video.pts)
+        await asyncio.sleep(0.6)
+        assert len(call.video.pts) - num_frames > 10, "the last picture is held"
+        with pytest.raises(CallError, match="engine_unavailable"):
+            await Call(server.address).connect()
+        await engine.start()
+        assert (await wait_done(call, "waiting")).heard_text == "Patient."
+        assert len(call.received(ResponseDone)) == 2
+
+
+async def test_seats_are_limited_and_come_back() -> None:
+    async with serving(limits={"max_sessions": 1}) as server:
+        async with calling(server):
+            other = Call(server.address)
+            with pytest.raises(CallError, match=r"All 1 seats are taken.*\(full\)"):
+                await other.connect()
+            await other.close()
+        async with calling(server) as call:
+            assert (await call.speak("Back.")).status == "completed"
+        assert server.registry.num_sessions == 0
+
+
+async def test_the_seat_of_a_client_that_vanishes_is_free_within_three_seconds() -> None:
+    async with serving() as server, calling(server) as call:
+        ice = call.peer.getTransceivers()[0].receiver.transport.transport
+        # As kill -9 would: nothing arrives any more, and nothing says so.
+        for protocol in ice._connection._protocols:
+            protocol.transport.abort()
+        vanished_s = time.monotonic()
+        while server.registry.num_sessions:
+            assert time.monotonic() - vanished_s < 3.5
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - vanished_s < 3.1
+        call.resource = ""
+
+
+async def test_shutdown_tells_the_peers_and_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    async with serving() as server, calling(server) as call:
+        call.send(ResponseCreate(input=LONG, id="cut"))
+        await wait_voice(call, "cut")
+        await server.close()
+        assert server.registry.num_sessions == 0
+        assert call.received(ResponseDone, "cut")[0].status == "cancelled"
+        assert call.received(SessionClosing)[0].reason == "shutdown"
+        with pytest.raises(CallError, match="cannot be reached"):
+            await Call(server.address).connect()
+    await asyncio.sleep(0.05)
+    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    assert not left, left
+
+
+async def test_two_calls_hear_only_their_own_lines() -> None:
+    words = ("alpha", "omega")
+    assert word_tone_hz(words[0]) != word_tone_hz(words[1])
+    async with serving() as server, calling(server) as first, calling(server) as second:
+        ears = Ear(first), Ear(second)
+        await asyncio.gather(first.speak(words[0]), second.speak(words[1]))
+        for call, ear, word in zip((first, second), ears, words, strict=True):
+            assert [event.text for event in call.received(TranscriptDelta)] == [word]
+            windows = ear.samples[: len(ear.samples) // 4800 * 4800].reshape(-1, 4800)
+            tones = [read_tone_hz(window.astype(float), 48_000) for window in windows]
+            assert {tone for tone in tones if tone} == {word_tone_hz(word)}
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+async def test_both_video_codecs_can_be_negotiated(codec: str) -> None:
+    async with serving() as server:
+        call = Call(server.address)
+        add = call.peer.addTransceiver
+
+        def add_with_codec(kind: str, direction: str) -> object:
+            transceiver = add(kind, direction=direction)
+            if kind == "video":
+                capabilities = RTCRtpSender.getCapabilities("video").codecs
+                transceiver.setCodecPreferences([c for c in capabilities if c.name in (codec, "rtx")])
+            return transceiver
+
+        call.peer.addTransceiver = add_with_codec  # type: ignore[method-assign, assignment]
+        try:
+            await call.connect()
+            assert f"{codec}/90000" in call.peer.remoteDescription.sdp
+            await call.wait_for(lambda: len(call.video.pts) > 10, 5, "no pictures")
+        finally:
+            await call.close()
+
+
+async def test_reports_tell_the_media_time_of_late_pictures() -> None:
+    engine = InstantEngine(options=FakeOptions(flash_and_beep=True))
+    async with serving(engine, media={"video_delay_ms": 200}) as server, calling(server) as call:
+        ear = Ear(call)
+        flashes: list[int] = []
+        first_sound = len(call.audio.pts)
+
+        def watch(frame: object) -> None:
+            if read_flash(frame.to_ndarray(format="gray")):  # type: ignore[attr-defined]
+                flashes.append(len(call.video.pts) - 1)
+
+        call.on_frame = watch
+        await call.wait_for(lambda: call.video.ntp_at_zero_s and call.audio.ntp_at_zero_s and len(flashes) > 2, 8, "no flashes")
+        beeps_s = [call.audio.media_s(first_sound) + at for at in read_beeps(ear.samples.astype(float), 48_000)]
+        skews_s = [min((call.video.media_s(flash) - beep for beep in beeps_s), key=abs) for flash in flashes]
+    assert np.abs(skews_s).max() < 0.02, "by the reports, flash and beep are one moment"

@@ -1,0 +1,56 @@
+"""A server and its callers in one process, on the instant engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from avatar_rtc import resources
+from avatar_rtc.app import Server
+from avatar_rtc.bot import Call
+from avatar_rtc.config import ServerConfig, load_config
+from tests.support.instant_engine import InstantEngine
+
+
+def make_config(**changes: dict[str, Any]) -> ServerConfig:
+    """The shipped config on a free port, with sections changed: ``limits={"max_sessions": 1}``."""
+    config = load_config(resources.server_config("pocket"))
+    changes = {"http": {"port": 0}, **changes}
+    sections = {name: getattr(config, name).model_copy(update=update) for name, update in changes.items()}
+    return config.model_copy(update=sections)
+
+
+@asynccontextmanager
+async def serving(engine: InstantEngine | None = None, **changes: dict[str, Any]) -> AsyncIterator[Server]:
+    server = Server(make_config(**changes), engine or InstantEngine())
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def calling(server: Server, query: str = "") -> AsyncIterator[Call]:
+    call = Call(server.address)
+    try:
+        await call.connect(query)
+        yield call
+    finally:
+        await call.close()
+
+
+class Ear:
+    """Keeps what a call hears: sound as one array, with the media times of its packets."""
+
+    def __init__(self, call: Call) -> None:
+        self._packets: list[np.ndarray] = []
+        call.on_sound = lambda frame: self._packets.append(frame.to_ndarray().reshape(-1, 2)[:, 0].copy())
+
+    @property
+    def samples(self) -> np.ndarray:
+        """48 kHz, mono, from the moment of its making."""
+        return np.concatenate(self._packets) if self._packets else np.empty(0, np.int16)

@@ -1,0 +1,145 @@
+"""What docs/protocol.md shows is what the server does: each example is taken out of the document and run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from avatar_rtc.session import ENGINE_FAILED
+from signaling.messages import (
+    CLIENT_TYPES,
+    SERVER_TYPES,
+    Error,
+    ResponseCreated,
+    SessionUpdated,
+    dump,
+    parse_client,
+    parse_server,
+)
+from tests.support.calls import calling, serving
+
+PROTOCOL = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+
+
+def examples(tag: str) -> list[str]:
+    return re.findall(rf"```json {re.escape(tag)}\n(.*?)```", PROTOCOL, re.DOTALL)
+
+
+def error_codes() -> set[str]:
+    table = PROTOCOL.partition("### Error codes")[2]
+    return set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+
+
+@pytest.mark.parametrize("text", examples("client"))
+def test_client_examples_are_events(text: str) -> None:
+    event = parse_client(text)
+    assert json.loads(dump(event)).items() >= json.loads(text).items()
+
+
+@pytest.mark.parametrize("text", examples("server"))
+def test_server_examples_are_what_the_server_would_write(text: str) -> None:
+    assert json.loads(dump(parse_server(text))) == json.loads(text)
+
+
+def test_every_event_and_field_has_an_example() -> None:
+    for tag, types in (("client", CLIENT_TYPES), ("server", SERVER_TYPES)):
+        shown: dict[str, set[str]] = {}
+        for text in examples(tag):
+            data = json.loads(text)
+            shown.setdefault(data["type"], set()).update(data)
+        assert set(shown) | {"output_audio_buffer.clear"} >= set(types)
+        for name, fields in shown.items():
+            unshown = set(types[name].model_fields) - fields - {"event_id"}
+            if name != "output_audio_buffer.clear":
+                assert not unshown, f"{name}: {unshown}"
+
+
+def test_every_error_code_of_the_code_is_in_the_table() -> None:
+    raised: set[str] = set()
+    for path in ("signaling/messages.py", "avatar_rtc/session.py"):
+        source = (Path(__file__).parent.parent / path).read_text()
+        raised |= set(re.findall(r'EventError\(\s*"(\w+)"', source))
+    assert raised <= error_codes(), raised - error_codes()
+    assert json.loads(next(text for text in examples("server") if "engine_failed" in text))["message"] == ENGINE_FAILED
+
+
+async def test_client_examples_are_carried_out_in_a_call() -> None:
+    async with serving() as server, calling(server) as call:
+        hello = json.loads(dump(call.events[0][1]))
+        assert set(hello) == set(json.loads(next(text for text in examples("server") if "session.created" in text)))
+        for text in examples("client"):
+            call.send(text)
+        created = sum("response.create" in text for text in examples("client")) - 1  # one is the last piece of another
+        await call.wait_for(lambda: len(call.received(ResponseCreated)) == created, 5, "not all replies were created")
+        await call.wait_for(lambda: len(call.received(SessionUpdated)) >= 2, 5, "session.updated is missing")
+        assert not call.received(Error)
+        assert {type(event) for _, event in call.events} <= set(SERVER_TYPES.values())
+
+
+def shape(value: Any) -> Any:
+    """Keys and kinds of a JSON value; numbers are one kind, and null fits any."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shape(item) for item in value[:1]]
+    return "number" if isinstance(value, int | float) else "text" if isinstance(value, str) else None
+
+
+def differences(a: Any, b: Any) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        yield from (f"only once: {key}" for key in set(a) ^ set(b))
+        for key in set(a) & set(b):
+            yield from differences(a[key], b[key])
+    elif isinstance(a, list) and isinstance(b, list):
+        yield from differences(a[0], b[0])
+    elif a != b and None not in (a, b):
+        yield f"{a} != {b}"
+
+
+async def test_http_examples_have_the_shape_of_the_answers() -> None:
+    async with serving(limits={"max_sessions": 1}) as server, calling(server) as call, aiohttp.ClientSession() as http:
+        for path in ("/v1/avatars", "/v1/models", "/v1/sessions/{id}/stats"):
+            (example,) = examples(f"GET {path}")
+            async with http.get(server.address + path.replace("{id}", call.session_id)) as response:
+                assert response.status == 200
+                assert not list(differences(shape(json.loads(example)), shape(await response.json())))
+        (example,) = examples("problem")
+        headers = {"Content-Type": "application/sdp"}
+        async with http.post(f"{server.address}/whep", data="v=0", headers=headers) as response:
+            assert response.status == 503
+            problem = await response.json(content_type="application/problem+json")
+            assert set(problem) == set(json.loads(example))
+            assert problem["code"] == json.loads(example)["code"]
+
+
+async def test_error_answers_of_the_table_for_offers() -> None:
+    headers = {"Content-Type": "application/sdp"}
+    audio = (
+        "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\n"
+        "a=recvonly\r\na=rtcp-mux\r\na=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\na=setup:actpass\r\n"
+        "a=fingerprint:sha-256 " + ":".join(["00"] * 32) + "\r\na=rtpmap:0 PCMU/8000\r\n"
+    )
+    cases = [
+        ("nonsense", "", 400, "bad_sdp"),
+        ("v=0\r\nm=video x\r\n", "", 400, "bad_sdp"),
+        (audio, "", 422, "no_common_codec"),
+        (audio.replace("recvonly", "sendonly"), "", 422, "nothing_to_send"),
+        (audio, "?avatar=nobody", 404, "unknown_avatar"),
+    ]
+    async with serving() as server, aiohttp.ClientSession() as http:
+        for offer, query, status, code in cases:
+            async with http.post(f"{server.address}/whep{query}", data=offer, headers=headers) as response:
+                problem = await response.json(content_type="application/problem+json")
+                assert (response.status, problem["code"]) == (status, code), offer[:40]
+        async with http.get(f"{server.address}/readyz") as response:
+            assert response.status == 200
+        async with http.get(f"{server.address}/metrics") as response:
+            text = await response.text()
+            assert 'avatar_rtc_admission_total{reason="no_common_codec",result="refused"} 1.0' in text
+            assert 'avatar_rtc_seats{state="taken"} 0.0' in text
