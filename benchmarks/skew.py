@@ -113,7 +113,7 @@ def measure(page: Page, settle_s: float, duration_s: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video-delay-ms", type=int, default=0, help="the server sends pictures so late (default: 0)")
-    parser.add_argument("--settle-s", type=float, default=10.0, help="time for the browser's own lip sync to act (default: 10)")
+    parser.add_argument("--settle-s", type=float, default=20.0, help="time for the browser's own lip sync to act (default: 20)")
     parser.add_argument("--duration-s", type=float, default=40.0, help="measured after that (default: 40)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()

@@ -104,6 +104,7 @@ function onStatus({ detail: { state, reason, message, retryInMs } }) {
   } else if (inCall && document.activeElement === $("call")) {
     prompt.focus({ preventScroll: true });
   }
+  $("announcement").textContent = inCall ? "" : message;
   showControls();
 }
 
@@ -253,8 +254,12 @@ function addLine(id, spoken, input) {
   element.querySelector(".again").addEventListener("click", () => say(input));
   lines.set(id, line);
   setLine(line, "sent");
-  history.append(element);
-  while (history.children.length > KEPT_LINES) history.firstElementChild.remove();
+  $("lines").append(element);
+  if (lines.size > KEPT_LINES) {
+    const [oldest, { element: gone }] = lines.entries().next().value;
+    lines.delete(oldest);
+    gone.remove();
+  }
   history.scrollTop = history.scrollHeight;
 }
 

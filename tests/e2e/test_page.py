@@ -47,6 +47,7 @@ def page(browser: Browser, server: RunningServer) -> Iterator[Page]:
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
     opened.goto(server.url)
     yield opened
     context.close()
@@ -198,6 +199,27 @@ def test_a_dead_server_is_noticed_and_a_new_one_is_found(browser: Browser) -> No
         say(page, LINE)
         expect(page.get_by_label("Captions")).to_have_text(LINE)
     page.close()
+
+
+def test_a_lost_prompt_is_sent_again_and_said_once(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const send = RTCDataChannel.prototype.send;
+            window.prompts = 0;
+            RTCDataChannel.prototype.send = function (data) {
+                if (data.includes("response.create") && ++window.prompts < 3) return;
+                send.call(this, data);
+                if (window.prompts === 3) send.call(this, data); // and a repetition that was not needed
+            };
+        }"""
+    )
+    call(page)
+    say(page, LINE)
+    expect(page.locator(".line")).to_have_attribute("data-status", "completed")
+    state(page).to_have_text("Listening")
+    expect(page.get_by_label("Captions")).to_have_text(LINE)
+    assert page.evaluate("window.prompts") == 3
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_keyboard_alone(page: Page) -> None:
