@@ -46,7 +46,9 @@ class Geometry:
             if value <= 0:
                 raise ConfigError(f"geometry.{name} must be positive, got {value}")
         if self.first_latent_frames > self.temporal_stride_frames:
-            raise ConfigError(f"geometry.first_latent_frames {self.first_latent_frames} exceeds the stride {self.temporal_stride_frames}")
+            raise ConfigError(
+                f"geometry.first_latent_frames {self.first_latent_frames} exceeds the stride {self.temporal_stride_frames}"
+            )
         cell = self.spatial_stride_px * self.patch_cells
         if self.height_px % cell or self.width_px % cell:
             raise ConfigError(f"{self.width_px}x{self.height_px} is not a multiple of {cell} px (stride x patch)")

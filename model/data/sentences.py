@@ -62,7 +62,9 @@ _THINGS = (
     "the report/the new design/your order/the meeting/this question/the train/the weather/your account/the recipe/the garden/"
     "the kitchen/that song/the museum/the river/a cup of tea/the contract/the keyboard/our holiday/the bridge/the library"
 ).split("/")
-_ADJECTIVES = "lovely useful difficult simple quiet busy strange wonderful careful clear early warm gentle bright serious funny".split()
+_ADJECTIVES = (
+    "lovely useful difficult simple quiet busy strange wonderful careful clear early warm gentle bright serious funny".split()
+)
 _VERBS = "look at/talk about/work on/think about/finish/understand/find/remember/check/change/share/improve".split("/")
 _TEMPLATES = (
     "Hello, nice to meet you.|Hello {name}, how are you today?|Good morning, {name}.|Good evening, and welcome to {city}.|Hi there!|"

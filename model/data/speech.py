@@ -206,7 +206,8 @@ def _utterance(voice: str, text: str, phonemes: str, durations: np.ndarray, wave
 class Corpus:
     """Utterances on disk: one Opus file a part, with an index of JSON lines beside it.
 
-    ``<name>.opus`` holds the utterances one after the other; ``<name>.jsonl`` one line an utterance: voice, text, phonemes, durations.
+    ``<name>.opus`` holds the utterances one after the other; ``<name>.jsonl`` one line an utterance: voice, text, phonemes,
+    durations.
     """
 
     @staticmethod

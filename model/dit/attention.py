@@ -63,7 +63,9 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
     def project(self, x_BTD: Tensor, table: RotaryTable) -> tuple[Tensor, KeyValue]:
-        q, k, v = (split_heads(y, self.num_heads) for y in (self.norm_q(self.q(x_BTD)), self.norm_k(self.k(x_BTD)), self.v(x_BTD)))
+        q, k, v = (
+            split_heads(y, self.num_heads) for y in (self.norm_q(self.q(x_BTD)), self.norm_k(self.k(x_BTD)), self.v(x_BTD))
+        )
         return table.rotate(q), KeyValue(table.rotate(k), v)
 
 

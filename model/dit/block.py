@@ -1,7 +1,7 @@
 """One layer of both towers, joined by attention in both directions.
 
-The order is Hallo-Live's: audio listens to itself, video looks at itself; then audio reads text and video; then video reads text and
-the audio *as it was before* audio read video.
+The order is Hallo-Live's: audio listens to itself, video looks at itself; then audio reads text and video; then video reads text
+and the audio *as it was before* audio read video.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class StreamView:
 class LayerMemory(NamedTuple):
     """Keys and values that one layer keeps of a piece of stream.
 
-    ``video_self`` and ``audio_self`` in each tower's own width; ``video_cross`` is video as the audio tower sees it, ``audio_cross`` audio
-    as the video tower sees it.
+    ``video_self`` and ``audio_self`` in each tower's own width; ``video_cross`` is video as the audio tower sees it,
+    ``audio_cross`` audio as the video tower sees it.
     """
 
     video_self: KeyValue
@@ -57,7 +57,9 @@ class TowerBlock(nn.Module):
         self.self_attn = SelfAttention(tower.dim, tower.num_heads, eps)
         self.norm3 = nn.LayerNorm(tower.dim, eps=eps)
         self.cross_attn = CrossAttention(tower.dim, other_dim, tower.num_heads, eps)
-        self.ffn = nn.Sequential(nn.Linear(tower.dim, tower.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(tower.ffn_dim, tower.dim))
+        self.ffn = nn.Sequential(
+            nn.Linear(tower.dim, tower.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(tower.ffn_dim, tower.dim)
+        )
         self.modulation = nn.Parameter(torch.randn(1, 6, tower.dim) / tower.dim**0.5)
 
     def modulate(self, e0_BL6D: Tensor) -> tuple[Tensor, ...]:

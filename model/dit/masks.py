@@ -1,6 +1,7 @@
 """Who may see whom, from block numbers and never from places in a buffer.
 
-True means visible. Streaming needs no mask at all: its caches hold exactly what these masks leave visible, and a test holds them to it.
+True means visible. Streaming needs no mask at all: its caches hold exactly what these masks leave visible, and a test holds them
+to it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ def block_causal(query_blocks: Tensor, key_blocks: Tensor, window_blocks: int | 
 
 
 def future_expanding(
-    query_blocks: Tensor, key_blocks: Tensor, key_index: Tensor, block_keys: int, future_keys: int, window_blocks: int | None = None
+    query_blocks: Tensor,
+    key_blocks: Tensor,
+    key_index: Tensor,
+    block_keys: int,
+    future_keys: int,
+    window_blocks: int | None = None,
 ) -> Tensor:
-    """Like :func:`block_causal`, but ``future_keys`` keys of the next block are visible too (Hallo-Live, future-expanding attention).
+    """Like :func:`block_causal`, but ``future_keys`` keys of the next block are visible too (Hallo-Live, future-expanding
+    attention).
 
     Args:
         key_index: each key's absolute number in its stream [..., K].

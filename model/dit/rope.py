@@ -1,7 +1,7 @@
 """Rotary positions for both towers and for text.
 
-A head's channels form adjacent pairs, split between time, row and column as in Wan: of 64 pairs 22, 21 and 21. Audio and text rotate
-the time pairs only. A *table* gives cosine and sine for each token; rotation is ``x * cos + turn(x) * sin``.
+A head's channels form adjacent pairs, split between time, row and column as in Wan: of 64 pairs 22, 21 and 21. Audio and text
+rotate the time pairs only. A *table* gives cosine and sine for each token; rotation is ``x * cos + turn(x) * sin``.
 
 A token may have no time: its table holds zeros for the time pairs, so that these channels drop out of every score. That is how
 caption tokens and the sink are seen: from everywhere alike, however long the stream has run.

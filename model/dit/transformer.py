@@ -1,7 +1,7 @@
 """The causal dual-stream diffusion transformer (Hallo-Live, arXiv 2604.23632, section 3; Wan2.2 towers).
 
-One class serves training and serving. Training runs it once over a whole sequence under masks; serving runs it block by block over the
-memory of earlier blocks. Both give the same numbers.
+One class serves training and serving. Training runs it once over a whole sequence under masks; serving runs it block by block
+over the memory of earlier blocks. Both give the same numbers.
 
 Legend: B batch, F video latents, L audio latents, P tokens a video latent, D width.
 """
@@ -38,7 +38,7 @@ class TextMemory:
 
 @dataclass(frozen=True)
 class Flow:
-    """Predicted velocity ``noise - clean``: video [B, C, F, h, w], audio [B, L, C]; and what the layers remember of these tokens."""
+    """Predicted velocity ``noise - clean``, video [B, C, F, h, w] and audio [B, L, C]; what layers remember of the tokens."""
 
     video: Tensor
     audio: Tensor

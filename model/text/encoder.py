@@ -1,7 +1,7 @@
 """The text side of pocket: phonemes with their times, and the caption.
 
-The transformer reads both as one sequence of text tokens: first the caption's summary, which has no time, then phonemes, each at the
-moment at which it is spoken.
+The transformer reads both as one sequence of text tokens: first the caption's summary, which has no time, then phonemes, each at
+the moment at which it is spoken.
 
 Shapes: B batch, S phonemes, W caption words, Q summary tokens, D width.
 """

@@ -5,6 +5,8 @@ Each returns a map of scores and its inner features, for feature matching.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class PeriodCritic(nn.Module):
         self.period = period
         channels = (1, *widths)
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(a, b, (5, 1), stride=(3, 1), padding=(2, 0))) for a, b in zip(channels[:-1], channels[1:], strict=True)
+            weight_norm(nn.Conv2d(a, b, (5, 1), stride=(3, 1), padding=(2, 0))) for a, b in itertools.pairwise(channels)
         )
         self.head = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
 
@@ -44,7 +46,8 @@ class SpectrumCritic(nn.Module):
         strides = ((1, 1), (2, 1), (2, 1), (2, 1))
         channels = (2, *[width] * len(strides))
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(a, b, (7, 3), stride=s, padding=(3, 1))) for a, b, s in zip(channels[:-1], channels[1:], strides, strict=True)
+            weight_norm(nn.Conv2d(a, b, (7, 3), stride=s, padding=(3, 1)))
+            for a, b, s in zip(channels[:-1], channels[1:], strides, strict=True)
         )
         self.head = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
 
@@ -67,7 +70,9 @@ class Critics(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.all = nn.ModuleList([PeriodCritic(p) for p in (2, 3, 5, 7, 11)] + [SpectrumCritic(n) for n in (256, 512, 1024, 2048)])
+        self.all = nn.ModuleList(
+            [PeriodCritic(p) for p in (2, 3, 5, 7, 11)] + [SpectrumCritic(n) for n in (256, 512, 1024, 2048)]
+        )
 
     def forward(self, wave: Tensor) -> list[Verdict]:
         return [critic(wave) for critic in self.all]

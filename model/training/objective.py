@@ -1,8 +1,8 @@
 """The masked forward over whole sequences, and its flow-matching loss.
 
-A sequence is the first block of a stream, whose first latent is the sink, followed by consecutive blocks from anywhere in the same clip.
-Each block has a noise level of its own (diffusion forcing, arXiv 2407.01392): some are clean history, the others are learned. What a
-block sees under these masks is exactly what it sees in a live stream.
+A sequence is the first block of a stream, whose first latent is the sink, followed by consecutive blocks from anywhere in the
+same clip. Each block has a noise level of its own (diffusion forcing, arXiv 2407.01392): some are clean history, the others are
+learned. What a block sees under these masks is exactly what it sees in a live stream.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Encoded text tokens [B, S, D] with times in rotary units [B, S]; ``timed`` is False for caption tokens, ``mask`` for padding."""
+    """Encoded text [B, S, D], times in rotary units [B, S]; ``timed`` is False for caption tokens, ``mask`` for padding."""
 
     tokens: Tensor
     times: Tensor
@@ -90,7 +90,11 @@ def masked_forward(
         per_token(video_see_audio, per_video * tokens),
     )
     audio_view = StreamView(
-        audio_table, audio_text_table, per_token(audio_see_audio, per_audio), per_token(text_mask, per_audio), per_token(audio_see_video, per_audio)
+        audio_table,
+        audio_text_table,
+        per_token(audio_see_audio, per_audio),
+        per_token(text_mask, per_audio),
+        per_token(audio_see_video, per_audio),
     )
     return dit(
         sequence.video,

@@ -8,11 +8,13 @@ from torch import Tensor
 from model.vae.vocoder import MAX_PITCH_HZ, MIN_PITCH_HZ
 
 
-def track_pitch(wave: Tensor, hop_samples: int, sample_rate_hz: int, *, offset_samples: int, num_frames: int) -> tuple[Tensor, Tensor]:
+def track_pitch(
+    wave: Tensor, hop_samples: int, sample_rate_hz: int, *, offset_samples: int, num_frames: int
+) -> tuple[Tensor, Tensor]:
     """Pitch in Hz and whether there is one, each [B, num_frames], for frames centred at ``i * hop + offset``.
 
-    The shortest lag whose correlation comes within 12 % of the best one wins, which avoids most octave errors; a median over five frames
-    removes the rest.
+    The shortest lag whose correlation comes within 12 % of the best one wins, which avoids most octave errors; a median over
+    five frames removes the rest.
     """
     longest = int(sample_rate_hz / MIN_PITCH_HZ)
     shortest = int(sample_rate_hz / MAX_PITCH_HZ)

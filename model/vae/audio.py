@@ -34,6 +34,9 @@ def mel_filterbank(num_mels: int, fft_samples: int, sample_rate_hz: int) -> Tens
 class MelSpectrogram(nn.Module):
     """Log-mel of frames that start (not centre) at multiples of the hop: float32 wave [B, S] -> [B, M, S / hop]."""
 
+    filters: Tensor
+    window: Tensor
+
     def __init__(self, num_mels: int, fft_samples: int, hop_samples: int, sample_rate_hz: int) -> None:
         super().__init__()
         self.fft_samples, self.hop_samples = fft_samples, hop_samples
@@ -75,9 +78,13 @@ class AudioDecoder(nn.Module):
         super().__init__()
         dim = config.decoder_dim
         self.stem = CausalConv1d(config.latent_channels, dim, 3)
-        self.latents = nn.ModuleList(ConvNeXtBlock(dim, config.decoder_ffn_dim, causal=True) for _ in range(config.num_latent_blocks))
+        self.latents = nn.ModuleList(
+            ConvNeXtBlock(dim, config.decoder_ffn_dim, causal=True) for _ in range(config.num_latent_blocks)
+        )
         self.up = nn.Conv1d(dim, 2 * dim, 1)
-        self.frames = nn.ModuleList(ConvNeXtBlock(dim, config.decoder_ffn_dim, causal=True) for _ in range(config.num_frame_blocks))
+        self.frames = nn.ModuleList(
+            ConvNeXtBlock(dim, config.decoder_ffn_dim, causal=True) for _ in range(config.num_frame_blocks)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, latents: Tensor, memory: Memory) -> Tensor:
@@ -96,6 +103,9 @@ class AudioVAE(nn.Module):
 
     Latents outside this module are always normalised.
     """
+
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(self, config: AudioVAEConfig, sample_rate_hz: int) -> None:
         super().__init__()
@@ -123,7 +133,8 @@ class AudioVAE(nn.Module):
         """A wave [B, S] of normalised latents [B, C, L].
 
         Args:
-            noise: standard normal [B, 2 L, fft / 2 + 1, 2], the unvoiced part of the voice. Given, so that chunks can equal a whole.
+            noise: standard normal [B, 2 L, fft / 2 + 1, 2], the unvoiced part of the voice. Given, so that chunks can
+                equal a whole.
             memory: of the chunk before; its ``present`` is filled.
         """
         raw = latents * self.latent_std[:, None] + self.latent_mean[:, None]

@@ -73,7 +73,9 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, ffn_dim: int, *, causal: bool) -> None:
         super().__init__()
-        self.depthwise: nn.Module = CausalConv1d(dim, dim, 7, groups=dim) if causal else nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
+        self.depthwise: nn.Module = (
+            CausalConv1d(dim, dim, 7, groups=dim) if causal else nn.Conv1d(dim, dim, 7, padding=3, groups=dim)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.expand = nn.Linear(dim, ffn_dim)
         self.contract = nn.Linear(ffn_dim, dim)

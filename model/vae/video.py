@@ -9,6 +9,8 @@ The encoder sees the four pictures of a latent and nothing else. The decoder is 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +89,7 @@ class VideoEncoder(nn.Module):
         super().__init__()
         widths = config.encoder_widths
         self.stem = nn.Conv2d(PLANES * TEMPORAL_STRIDE, widths[0], 3, padding=1)
-        self.stages = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.refine = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for b in widths[1:])
         self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -130,6 +132,9 @@ class VideoVAE(nn.Module):
 
     Latents outside this module are always normalised.
     """
+
+    latent_mean: Tensor
+    latent_std: Tensor
 
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()

@@ -42,6 +42,10 @@ class VocoderOutput:
 class Vocoder(nn.Module):
     """See the module's text. Fourier transforms are matrix products, which every runtime has."""
 
+    analysis: Tensor
+    synthesis: Tensor
+    ramp: Tensor
+
     def __init__(self, config: AudioVAEConfig, sample_rate_hz: int) -> None:
         super().__init__()
         fft, hop = config.fft_samples, config.hop_samples
@@ -58,7 +62,12 @@ class Vocoder(nn.Module):
             self.envelopes.bias.copy_(levels.repeat_interleave(self.num_bins))
             self.pitch.bias.copy_(torch.tensor((math.log(170.0), 0.0)))
         window = torch.hann_window(fft, dtype=torch.float64)
-        angle = 2 * math.pi * torch.outer(torch.arange(fft, dtype=torch.float64), torch.arange(self.num_bins, dtype=torch.float64)) / fft
+        angle = (
+            2
+            * math.pi
+            * torch.outer(torch.arange(fft, dtype=torch.float64), torch.arange(self.num_bins, dtype=torch.float64))
+            / fft
+        )
         analysis = torch.cat((angle.cos(), -angle.sin()), dim=1) * window[:, None] / (fft / 4)
         weight = torch.full((self.num_bins, 1), 2.0 / fft, dtype=torch.float64)
         weight[0] = weight[-1] = 1.0 / fft
