@@ -5,7 +5,7 @@ first loud sample of each beep and Web Audio's output clock says when it leaves 
 presented, and ``requestVideoFrameCallback`` says when it is shown. Both are times of one clock, ``performance.now()``.
 Skew is beep minus flash: positive when the sound is late.
 
-    python -m benchmarks.skew --video-delay-ms 200
+    python -m benchmarks.skew --video-delay-ms 0
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def measure(page: Page, settle_s: float, duration_s: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--video-delay-ms", type=int, default=0, help="the server sends pictures so late (default: 0)")
+    parser.add_argument("--video-delay-ms", type=int, default=200, help="the server sends pictures so late (default: 200)")
     parser.add_argument("--settle-s", type=float, default=20.0, help="time for the browser's own lip sync to act (default: 20)")
     parser.add_argument("--duration-s", type=float, default=40.0, help="measured after that (default: 40)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")

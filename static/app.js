@@ -28,6 +28,11 @@ let stats = {};
 
 const AVATAR_WORDS = { initializing: "Waking up", idle: "One moment, it is being restarted", listening: "Listening", thinking: "Thinking", speaking: "Speaking" };
 const AVATAR_TONES = { initializing: "wait", idle: "wait", listening: "live", thinking: "wait", speaking: "speak" };
+const UNAVAILABLE = {
+  full: ["Server is full", "Every seat is taken"],
+  draining: ["Server is closing", "Back in a moment"],
+  engine_unavailable: ["Not ready", "The avatar is waking up"],
+};
 let countdown = null;
 
 function showState(words, tone) {
@@ -48,7 +53,7 @@ function countDown(until, words) {
   clearInterval(countdown);
   const tick = () => {
     const leftS = Math.max(0, Math.ceil((until - performance.now()) / 1000));
-    $("welcome-text").textContent = `${words} Trying again ${leftS > 0 ? `in ${leftS} s` : "now"}.`;
+    $("welcome-text").textContent = `${words} Trying again ${leftS > 0 ? `in ${leftS} s` : "now"}.`.trim();
   };
   tick();
   countdown = setInterval(tick, 250);
@@ -81,11 +86,13 @@ function onStatus({ detail: { state, reason, message, retryInMs } }) {
       showWelcome(callStartedAt ? "The call dropped" : "No connection yet", message || "Trying again.", "Stop trying", "quiet");
       if (retryInMs) countDown(performance.now() + retryInMs, message);
       break;
-    case "full":
-      showState(reason === "draining" ? "Server is closing" : "Server is full", "wait");
-      showWelcome(reason === "draining" ? "Back in a moment" : "Every seat is taken", message, "Stop waiting", "quiet");
-      countDown(performance.now() + retryInMs, message);
+    case "full": {
+      const [short, title] = UNAVAILABLE[reason] ?? UNAVAILABLE.full;
+      showState(short, "wait");
+      showWelcome(title, message, "Stop waiting", "quiet");
+      countDown(performance.now() + retryInMs, reason === "full" ? "" : message.replace(/ *Try again in \d+ s\.$/, ""));
       break;
+    }
     case "ended":
       showState("Ended", "off");
       showWelcome("Call ended", [durationWords(), message].filter(Boolean).join(" "), "Call again", "go");
@@ -337,16 +344,15 @@ function onServer({ detail: { message, at } }) {
   on[message.type]?.(message, at);
 }
 
-/** A word as it is heard. Two lines of captions at most; older words make room. */
+/** A word as it is heard. There is room for two lines: a word that would begin a third one begins anew. */
 function showCaption(text) {
   const captions = $("captions");
   const word = document.createElement("span");
-  word.textContent = /^\s/.test(text) || !captions.lastChild ? text : ` ${text}`;
+  word.textContent = captions.lastChild ? ` ${text}` : text;
   captions.append(word);
-  const twoLinesPx = 2.4 * Number.parseFloat(getComputedStyle(captions).lineHeight) + Number.parseFloat(getComputedStyle(captions).paddingTop);
-  if (captions.scrollHeight > Math.max(twoLinesPx, captions.clientHeight)) {
-    const keep = [...captions.children].slice(-1);
-    captions.replaceChildren(...keep);
+  if (captions.scrollHeight > captions.clientHeight) {
+    word.textContent = text;
+    captions.replaceChildren(word);
   }
 }
 
