@@ -32,8 +32,8 @@ from model.text.lexicon import DATA_DIR, Lexicon
 from model.text.spelling import ALPHABET, MAX_LETTERS, fix_stress
 
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
-MIN_TAG_WEIGHT = 1.5
-"""Weights of the tagger below this decide next to nothing and are dropped: see model/text/data/README.md."""
+TAG_WEIGHT_STEPS = 2
+"""The tagger's weights are kept in steps of a half: a third of the size, and next to no tag changes."""
 
 
 # -- lexicon and tagger ----------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def _write_xz(path: Path, text: str) -> None:
 
 
 def repack_lexicon(assets: Path, out: Path) -> None:
-    """One line a word: ``word<TAB>phonemes``, with ``~`` before phonemes that are less sure, and ``TAG=phonemes`` per part of speech."""
+    """One line a word: ``word<TAB>phonemes``, ``~`` before phonemes that are less sure, ``TAG=phonemes`` for a part of speech."""
 
     def line(word: str, entry: str | dict[str, str | None], mark: str) -> str:
         if isinstance(entry, str):
@@ -63,14 +63,12 @@ def repack_lexicon(assets: Path, out: Path) -> None:
     _write_xz(out / "lexicon.tsv.xz", "\n".join(sorted(lines)))
 
 
-def repack_tagger(assets: Path, out: Path, min_weight: float = MIN_TAG_WEIGHT) -> None:
+def repack_tagger(assets: Path, out: Path) -> None:
     """JSON: ``tags``; ``known``, the tag of each word that has but one; ``vocabulary``; ``weights``, feature -> {tag: weight}."""
     source = _load_gzip_json(assets / "tagger.json.gz")
     weights = {}
     for feature, by_tag in sorted(source["weights"].items()):
-        kept = {tag: round(weight) for tag, weight in sorted(by_tag.items()) if abs(weight) >= min_weight}
-        if kept:
-            weights[feature] = kept
+        weights[feature] = {tag: round(weight * TAG_WEIGHT_STEPS) for tag, weight in sorted(by_tag.items())}
     packed = {
         "tags": source["tags"],
         "known": dict(sorted(source["tagdict"].items())),
@@ -170,7 +168,7 @@ class SpellingNet(nn.Module):
             h_BLD = nn.functional.pad(norm(x_BLD) * real_BL1, (0, 0, half, half))
             h_BLD = torch.relu(conv(torch.cat([h_BLD[:, i : i + length] for i in range(self.kernel)], dim=-1)))
             x_BLD = x_BLD + nn.functional.dropout(out(h_BLD), dropout, self.training) * real_BL1
-        return self.head(self.norm(x_BLD))  # type: ignore[no-any-return]
+        return self.head(self.norm(x_BLD))
 
 
 def _letter_ids(word: str) -> list[int]:
@@ -223,7 +221,7 @@ def train_letters(out: Path, *, minutes: float, seed: int = 0) -> None:
         print(f"{(time.monotonic() - start) / 60:.1f} min, step {step}, loss {total / len(batches):.4f}", flush=True)
 
         arrays = {k: v.numpy().astype(np.float16) for k, v in average.items()}
-        np.savez_compressed(out / "letters.npz", chunks=np.array(chunks), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(out / "letters.npz", chunks=np.array(chunks), **arrays)
     evaluate_letters(test)
 
 

@@ -1,0 +1,430 @@
+"""Text -> phonemes: what is typed, sentence by sentence, as the network is to speak it.
+
+    >>> pronounce("Hello there.")[0].phonemes
+    'həlˈO ðˈɛɹ.'
+
+A sentence goes through: folding to plain characters -> numbers and abbreviations to words -> tokens -> parts of speech ->
+lexicon, right to left, because words change with what follows them -> letters for words that no lexicon knows -> stress in
+compounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model.errors import UnspeakableTextError
+from model.text.lexicon import Following, lexicon, lowered, onset, with_s
+from model.text.normalize import Script, drop_markup, fold, refuse_greek_words, to_words
+from model.text.phonemes import IDS, PUNCTUATION
+from model.text.spelling import spelling_reader
+from model.text.tagger import tagger
+
+MAX_PHONEMES = 200
+"""Longer sentences are cut after a clause, else between words, else anywhere."""
+
+NO_WORD = -1
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word as typed and as spoken.
+
+    Attributes:
+        text: as typed, with its punctuation, for captions. It may hold spaces: "March 3rd" is read as one, and what is not
+            spoken (an emoji, a dash) goes with its neighbour. Empty for the rest of a word that was cut because it is too long.
+        phonemes: without the punctuation around it.
+    """
+
+    text: str
+    phonemes: str
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What is spoken in one breath, at most ``MAX_PHONEMES`` long.
+
+    Attributes:
+        words: in the order of the captions.
+        phonemes: all of it, with spaces and punctuation.
+        word_index: for each character of ``phonemes`` its place in ``words``, ``NO_WORD`` for spaces and punctuation.
+    """
+
+    words: tuple[SpokenWord, ...]
+    phonemes: str
+    word_index: tuple[int, ...]
+
+
+def pronounce(text: str) -> list[Sentence]:
+    """Everything in ``text`` that can be spoken.
+
+    Raises:
+        UnspeakableTextError: nothing in it can be spoken, or a word is written in another script (the message names it).
+    """
+    refuse_greek_words(text)
+    script = fold(text)
+    drop_markup(script)
+    sentences = [s for a, b in _sentence_spans(script.text) for s in _pronounce_sentence(script, a, b, text)]
+    if not sentences:
+        raise UnspeakableTextError("there is nothing to speak in this text: write some words in English letters")
+    return sentences
+
+
+# -- sentences -------------------------------------------------------------------------------------------------------------------
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|\n\s*")
+_SPEAKABLE = re.compile(r"[^\s'\"\-—.,:;!?()_*\[\]{}|\\/]")
+_NEVER_LAST = frozenset(
+    "Mr Mrs Ms Dr Prof St Mt Ft Gen Gov Sen Rep Capt Lt Col Sgt Rev Hon Pres Maj Fr vs e.g i.e cf No no pp approx "
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec".split()
+)
+
+
+def _sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Stretches that tile the text; what holds nothing to speak goes with its neighbour, so that no caption is lost."""
+    ends = [m.end() for m in _SENTENCE_END.finditer(text) if m.end() < len(text) and _closes(text, m)]
+    spans: list[tuple[int, int]] = []
+    last_speaks = False
+    for start, end in itertools.pairwise((0, *ends, len(text))):
+        speaks = _SPEAKABLE.search(text, start, end) is not None
+        if spans and not (speaks and last_speaks):
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+        last_speaks = last_speaks or speaks
+    return spans
+
+
+def _closes(text: str, match: re.Match[str]) -> bool:
+    """Whether a sentence ends here: at the end of a line; not after a title or an initial, not before a small letter."""
+    if "\n" in match.group():
+        return True
+    end = match.start()
+    if text[match.end()].islower():
+        return False
+    if text[end - 1] != "." or text[end - 2 : end] == "..":
+        return True
+    # No abbreviation is longer than this: looking no further back keeps long texts linear.
+    word = re.split(r"\s", text[max(0, end - 12) : end - 1])[-1].lstrip("(\"'")
+    return not (word in _NEVER_LAST or (len(word) == 1 and word.isupper() and word != "I"))
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Token:
+    """A piece of a sentence: a word, a part of a word, or a mark.
+
+    Attributes:
+        text: what it says.
+        start, end: its place in the sentence's script.
+        spaced: whether a space follows.
+        is_mark: whether it only makes a pause, not part of a word.
+        tag: part of speech; set once all tokens are known.
+    """
+
+    text: str
+    start: int
+    end: int
+    spaced: bool = False
+    is_mark: bool = False
+    tag: str = ""
+
+
+_TOKEN = re.compile(
+    r"""
+      (?:[A-Za-z]\.)+[A-Za-z](?![A-Za-z])\.?     # U.S., a.m.
+    | [A-Za-z]+(?:'[A-Za-z]+)*                  # letters, don't
+    | \.{2,} | -{2,}
+    | \S
+    """,
+    re.VERBOSE,
+)
+_CONTRACTION = re.compile(r"(?i)(?<=[a-z])(?:n't|'(?:s|ll|re|ve|d|m|em))$")
+_CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Za-z][a-z']*?(?<=[a-z])(?=[A-Z])|[A-Za-z][A-Za-z']*")
+_CLITIC_BY_APOSTROPHE = frozenset("em cause cos til tis twas bout round s ll re ve d m".split())
+
+
+def _tokens(text: str) -> list[_Token]:
+    """Cuts like the treebank, so that the tagger knows the pieces: "do", "n't"; "well", "-", "known"; "(", "yes", ")"."""
+    tokens: list[_Token] = []
+    in_quotes = False
+    for match in _TOKEN.finditer(text):
+        piece, start, end = match.group(), *match.span()
+        before, after = text[start - 1 : start], text[end : end + 1]
+        spaced = after.isspace()
+        if "." in piece and piece[0].isalpha():
+            tokens.append(_Token(piece, start, end, spaced))
+            if piece[-1] == "." and not re.search("[A-Za-z]", text[end : end + 8]):
+                tokens.append(_Token(".", end - 1, end, spaced, is_mark=True))  # it closes the sentence, too
+            continue
+        if piece[0].isalpha():
+            cut = _CONTRACTION.search(piece)
+            ends = [cut.start(), len(piece)] if cut else [len(piece)]
+            a = 0
+            for b in ends:
+                tokens.append(_Token(piece[a:b], start + a, start + b))
+                a = b
+            tokens[-1].spaced = spaced
+            continue
+        is_mark = True
+        if piece == "'":
+            opens = after.isalpha() and not before.isalnum()
+            if opens and re.match("[A-Za-z]+", text[end : end + 10])[0].lower() not in _CLITIC_BY_APOSTROPHE:  # type: ignore[index]
+                piece, in_quotes = "“", True
+            elif opens or (before.isalpha() and not in_quotes):
+                is_mark = False
+            elif in_quotes:
+                piece, in_quotes = "”", False
+        elif piece == '"':
+            closes = before and not before.isspace() and before not in "(-—"
+            piece = "”" if closes else "“"
+        elif piece[0] == "-":
+            if len(piece) == 1 and before.isalnum() and after.isalnum():
+                is_mark = False
+            elif len(piece) > 1 or (before.isspace() and after.isspace()):
+                piece = "—"
+        tokens.append(_Token(piece, start, end, spaced, is_mark))
+    for token, tag in zip(tokens, tagger().tag([_TAGGER_NAMES.get(t.text, t.text) for t in tokens]), strict=True):
+        token.tag = tag
+    return tokens
+
+
+_TAGGER_NAMES = {"“": '"', "”": '"'}
+
+
+# -- words -----------------------------------------------------------------------------------------------------------------------
+
+
+def _groups(tokens: list[_Token]) -> Iterator[list[_Token]]:
+    """Tokens that are one word (no space and no mark between them), each mark alone."""
+    group: list[_Token] = []
+    for token in tokens:
+        if token.is_mark:
+            if group:
+                yield group
+                group = []
+            yield [token]
+            continue
+        group.append(token)
+        if token.spaced:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _split_camel_case(tokens: list[_Token]) -> list[_Token]:
+    parts: list[_Token] = []
+    for token in tokens:
+        pieces = _CAMEL.findall(token.text) if token.text[0].isalpha() and "." not in token.text else [token.text]
+        at = token.start
+        for piece in pieces:
+            parts.append(_Token(piece, at, at + len(piece), tag=token.tag))
+            at += len(piece)
+    parts[-1].spaced = tokens[-1].spaced
+    return parts
+
+
+def _loudest(tokens: list[_Token]) -> str:
+    """The tag of the part with most letters, capitals counting twice."""
+    return max(tokens, key=lambda t: sum(1 + c.isupper() for c in t.text)).tag
+
+
+_PARTS = {"'ve": "əv", "'ll": "ᵊl", "'d": "əd", "'re": "əɹ", "'m": "m", "'s": "z", "'em": "əm", "n't": "ᵊnt", "Mc": "mək"}
+"""Parts of words that are no words."""
+
+_MAX_PARTS = 7
+"""No entry of the lexicon has more parts than this."""
+
+
+def _read_group(parts: list[_Token], following: Following) -> str:
+    """Phonemes of a word that may have parts ("well-known", "iPhone's"): the longest known endings, right to left."""
+    readings: list[tuple[str, str]] = []
+    right = len(parts)
+    widest = _MAX_PARTS if len(parts) <= 3 * _MAX_PARTS else 1
+    while right:
+        for left in range(max(0, right - widest), right):
+            run = parts[left:right]
+            text = "".join(t.text for t in run)
+            reading = _read_known(text, _loudest(run), following) if text[-1].isalpha() or len(run) > 1 or "." in text else None
+            if reading is None and left == right - 1:
+                reading = _PARTS.get(text)
+            if reading is None and left == right - 1:
+                reading = _read_unknown(text) if text[0].isalpha() else ""
+            elif reading is None and len(run) == 2 and run[1].text.lower() == "'s" and run[0].text.isalpha():
+                stem = _read_known(run[0].text, run[0].tag, following) or _read_unknown(run[0].text)
+                reading = with_s(stem) if stem else ""
+            if reading is not None:
+                readings.append((text, reading))
+                if reading:
+                    following = Following(onset(reading, following.onset), text in ("to", "To"))
+                right = left
+                break
+    readings.reverse()
+    return "".join(_balanced(readings))
+
+
+@functools.lru_cache(maxsize=16384)
+def _read_known(word: str, tag: str, following: Following) -> str | None:
+    return lexicon().read(word, tag, following)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_unknown(word: str) -> str:
+    letters = "".join(c for c in word.lower() if c.isalpha())
+    if not any(c in "aeiouy" for c in letters):
+        return lexicon().spell(letters) or ""
+    return spelling_reader().read(letters)
+
+
+_LONG_SOUNDS = frozenset("AIOQWYʤʧ")
+
+
+def _balanced(readings: list[tuple[str, str]]) -> list[str]:
+    """In a compound the lighter half of the parts gives its main stress away."""
+    sounds = [reading for _, reading in readings]
+    spoken = [i for i, reading in enumerate(sounds) if reading]
+    if len(spoken) == 2 and len(readings[spoken[0]][0]) == 1:
+        sounds[spoken[1]] = lowered(sounds[spoken[1]])
+    elif len(spoken) > 1 and sum("ˈ" in sounds[i] for i in spoken) > (len(spoken) + 1) // 2:
+        weights = sorted(("ˈ" in sounds[i], sum(1 + (p in _LONG_SOUNDS) for p in sounds[i]), i) for i in spoken)
+        for _, _, i in weights[: len(spoken) // 2]:
+            sounds[i] = lowered(sounds[i])
+    return sounds
+
+
+# -- a sentence ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Piece:
+    """Phonemes of a group of tokens with the stretch of the typed text that they come from."""
+
+    phonemes: str
+    start: int
+    end: int
+    spaced: bool
+    is_mark: bool
+
+
+def _pieces(script: Script) -> list[_Piece]:
+    following = Following()
+    pieces: list[_Piece] = []
+    for group in reversed(list(_groups(_tokens(script.text)))):
+        if group[0].is_mark:
+            phonemes = "".join(c for c in group[0].text if c in PUNCTUATION)
+        else:
+            phonemes = _read_group(_split_camel_case(group), following).replace("ɾ", "T").replace("ʔ", "t")
+        if phonemes:
+            text = "".join(t.text for t in group)
+            following = Following(onset(phonemes, following.onset), text in ("to", "To", "TO"))
+        span = slice(group[0].start, group[-1].end)
+        pieces.append(
+            _Piece(phonemes, min(script.starts[span]), max(script.ends[span]), group[-1].spaced, is_mark=group[0].is_mark)
+        )
+    return pieces[::-1]
+
+
+def _pronounce_sentence(script: Script, start: int, end: int, typed: str) -> Iterator[Sentence]:
+    """The sentence at [start, end) of ``script``; none when nothing in it is spoken, several when it is too long."""
+    sentence = Script(script.text[start:end], script.starts[start:end], script.ends[start:end])
+    to_words(sentence)
+    pieces = _pieces(sentence)
+    if not any(p.phonemes and not p.is_mark for p in pieces):
+        return
+    begin = script.starts[start] if start else 0
+    stop = script.starts[end] if end < len(script.starts) else len(typed)
+    units = _caption_units(typed, begin, stop, pieces)
+    phonemes, owners = _joined(pieces, units)
+    yield from _cut([typed[a:b] for a, b in units], phonemes, owners)
+
+
+def _caption_units(typed: str, begin: int, stop: int, pieces: list[_Piece]) -> list[tuple[int, int]]:
+    """Stretches of the typed text, in order: typed words, joined where a piece covers several, silent ones with a neighbour."""
+    units: list[list[int]] = [[begin + m.start(), begin + m.end()] for m in re.finditer(r"\S+", typed[begin:stop])]
+    spoken = [p for p in pieces if p.phonemes and not p.is_mark]
+    joined: list[list[int]] = []
+    at = 0
+    lead: int | None = None  # start of silent words that wait for the first spoken one
+    for first, last in units:
+        while at < len(spoken) and spoken[at].end <= first:
+            at += 1
+        is_spoken = at < len(spoken) and spoken[at].start < last
+        goes_on = bool(joined) and any(p.start < joined[-1][1] and p.end > first for p in spoken[max(0, at - 1) : at + 1])
+        if joined and (goes_on or not is_spoken):
+            joined[-1][1] = last
+        elif is_spoken:
+            joined.append([first if lead is None else lead, last])
+            lead = None
+        elif lead is None:
+            lead = first
+    return [(a, b) for a, b in joined]
+
+
+def _joined(pieces: list[_Piece], units: list[tuple[int, int]]) -> tuple[str, list[int]]:
+    """The phonemes of a sentence, and for each the unit that it belongs to."""
+    out: list[str] = []
+    owners: list[int] = []
+    unit = 0
+    for piece in pieces:
+        if piece.phonemes:
+            if piece.is_mark and piece.phonemes not in "(“" and out and out[-1] == " " and piece.phonemes != "—":
+                out.pop()
+                owners.pop()
+            while not piece.is_mark and unit + 1 < len(units) and units[unit][1] <= piece.start:
+                unit += 1
+            for p in piece.phonemes:
+                if p in IDS:
+                    out.append(p)
+                    owners.append(NO_WORD if piece.is_mark or p == " " else unit)
+        if piece.spaced and out and out[-1] != " ":
+            out.append(" ")
+            owners.append(NO_WORD)
+    while out and out[-1] == " ":
+        out.pop()
+        owners.pop()
+    return "".join(out), owners
+
+
+def _cut(texts: list[str], phonemes: str, owners: list[int]) -> Iterator[Sentence]:
+    """Sentences of at most ``MAX_PHONEMES``, each with its own words."""
+    captioned: set[int] = set()
+    at = 0
+    while at < len(phonemes):
+        end = len(phonemes) if len(phonemes) - at <= MAX_PHONEMES else _cutting_place(phonemes, owners, at)
+        a, b = at, end
+        at = end
+        while a < b and phonemes[a] == " ":
+            a += 1
+        while b > a and phonemes[b - 1] == " ":
+            b -= 1
+        part, owned = phonemes[a:b], owners[a:b]
+        numbers = sorted({o for o in owned if o != NO_WORD})
+        if not numbers:
+            continue
+        words = []
+        for number in numbers:
+            first = owned.index(number)
+            last = len(owned) - owned[::-1].index(number)
+            words.append(SpokenWord("" if number in captioned else texts[number], part[first:last]))
+            captioned.add(number)
+        place = {number: i for i, number in enumerate(numbers)}
+        yield Sentence(tuple(words), part, tuple(place.get(o, NO_WORD) for o in owned))
+
+
+def _cutting_place(phonemes: str, owners: list[int], at: int) -> int:
+    """Where to end a sentence that begins at ``at`` and is too long: after a clause, between words, inside a word."""
+    limit = at + MAX_PHONEMES
+    spaces = [i for i in range(at + 1, limit + 1) if phonemes[i] == " "]
+    clauses = [i for i in spaces if phonemes[i - 1] in ",;:—.!?…" and i > at + MAX_PHONEMES // 4]
+    between = [i for i in spaces if _owner_before(owners, i) != owners[i + 1]]
+    return (clauses or between or spaces or [limit])[-1]
+
+
+def _owner_before(owners: list[int], i: int) -> int:
+    return next((o for o in reversed(owners[max(0, i - 4) : i]) if o != NO_WORD), NO_WORD)
