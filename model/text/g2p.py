@@ -103,7 +103,7 @@ def _closes(text: str, match: re.Match[str]) -> bool:
     if "\n" in match.group():
         return True
     end = match.start()
-    if text[match.end()].islower():
+    if text[match.end() : match.end() + 3].lstrip("([\"'")[:1].islower():
         return False
     if text[end - 1] != "." or text[end - 2 : end] == "..":
         return True

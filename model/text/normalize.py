@@ -540,7 +540,7 @@ _NUMERIC: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str | None]], .
     (re.compile(r"#(?=\d)"), lambda m: "number "),
     (re.compile(rf"{_BEFORE}({_NUMBER})\s?[x×]\s?(?=\d)"), lambda m: f"{m[1]} by "),
     (re.compile(rf"{_BEFORE}(\d+(?:,\d{{3}})*)(st|nd|rd|th|'?s)\b"), _number_with_suffix),
-    (re.compile(rf"{_BEFORE}({_NUMBER})([kKMB]|bn|mn)\b"), lambda m: f"{amount(m[1])} {_MAGNITUDES[m[2].lower()]}"),
+    (re.compile(rf"{_BEFORE}({_NUMBER})(k|(?<=\d\d)K|M|bn|mn)\b"), lambda m: f"{amount(m[1])} {_MAGNITUDES[m[2].lower()]}"),
     (re.compile(r"(?:(?<![\w)])-)?\d+(?:,\d{3})+(?:\.\d+)?|(?:(?<![\w)])-)?\d+(?:\.\d+)*|(?<!\w)\.\d+"), _plain_number),
 )
 
