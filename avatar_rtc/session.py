@@ -49,6 +49,9 @@ from signaling.service import Answer
 
 KEPT_AFTER_CANCEL_S = 0.1
 """Pictures beyond one block that may still be played after an interruption."""
+LOW_WATER_MARGIN_S = 0.06
+LONGEST_DECAY = 0.98
+"""By this the longest time of a block is forgotten with each block that follows."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
 MAX_UNSENT_BYTES = 1 << 20
@@ -374,17 +377,25 @@ class Session:
             return stream
 
     async def _pull(self, stream: EngineStream) -> None:
-        """Pull for ever: the next chunk is asked for when the buffer is low, and not before."""
+        """Pull for ever: the next chunk is asked for when the buffer is low, and not before.
+
+        Low is what the config says, or more where blocks took longer of late: an engine that has several sessions, or that had
+        to begin a block again, must not run dry each time.
+        """
         low_water_s = self._config.media.low_water_ms / 1000
+        longest_s = 0.0
         while self._stream is stream:
-            spare_s = self._buffer.buffered_s - low_water_s
+            needed_s = min(longest_s + LOW_WATER_MARGIN_S, low_water_s + self._info.block_duration_s)
+            spare_s = self._buffer.buffered_s - max(low_water_s, needed_s)
             if spare_s > 0:
                 await asyncio.sleep(max(spare_s, 0.01))
                 continue
             epoch = self._epoch
             asked_s = self._clock()
             chunk = await stream.next(asked_s + self._buffer.buffered_s)
-            self._metrics.rtf.observe((self._clock() - asked_s) / chunk.duration_s)
+            took_s = self._clock() - asked_s
+            longest_s = max(took_s, longest_s * LONGEST_DECAY)
+            self._metrics.rtf.observe(took_s / chunk.duration_s)
             self._metrics.buffer_s.labels("video").observe(self._buffer.buffered_s)
             self._take(chunk, epoch)
 

@@ -41,9 +41,9 @@ class VideoRates:
 class BitrateControl:
     """Which rate to encode at, given what receivers report.
 
-    Starts at the target. A lower estimate is followed when it is below 3/4 of the current rate, and not in the first
-    seconds, in which receivers have not measured yet. A higher one is followed when it allows 4/3 of the current rate, at
-    most every ten seconds.
+    Starts at the target. A lower estimate is followed when it is below 3/4 of the current rate and below what is really
+    sent: receivers cannot measure more than they get, and a quiet picture needs little. Not in the first seconds, in which
+    they have not measured yet. A higher one is followed when it allows 4/3 of the current rate, at most every ten seconds.
     """
 
     WARM_UP_S = 3.0
@@ -55,18 +55,27 @@ class BitrateControl:
         self._now = now
         self._start_s = now()
         self._changed_s = now()
-        self.estimate_bps: int | None = None
+        self._window_start_s = now()
+        self._window_bytes = 0
+        self._sent_bps = 0.0
         self.current_bps = rates.target_bps
+
+    def on_sent(self, num_bytes: int) -> None:
+        """A picture was encoded; the rate is measured in windows of a second."""
+        self._window_bytes += num_bytes
+        elapsed_s = self._now() - self._window_start_s
+        if elapsed_s >= 1:
+            self._sent_bps = self._window_bytes * 8 / elapsed_s
+            self._window_start_s, self._window_bytes = self._now(), 0
 
     def on_estimate(self, estimate_bps: int) -> None:
         """A receiver's estimate of what the path carries."""
-        self.estimate_bps = estimate_bps
         now = self._now()
         wanted = max(self._rates.min_bps, min(estimate_bps, self._rates.max_bps))
         if now - self._start_s < self.WARM_UP_S:
             return
         since_s = now - self._changed_s
-        lower = wanted * 4 < self.current_bps * 3 and since_s >= self.LOWER_EVERY_S
+        lower = wanted * 4 < self.current_bps * 3 and estimate_bps < self._sent_bps and since_s >= self.LOWER_EVERY_S
         higher = wanted * 3 > self.current_bps * 4 and since_s >= self.RAISE_EVERY_S
         if lower or higher:
             self.current_bps = wanted
@@ -97,7 +106,9 @@ class Vp8(Vp8Encoder):
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         packets = self.codec.encode(frame)
         self.num_keyframes += sum(packet.is_keyframe for packet in packets)
-        payloads = self._packetize(b"".join(bytes(packet) for packet in packets), self.picture_id)
+        data = b"".join(bytes(packet) for packet in packets)
+        self.control.on_sent(len(data))
+        payloads = self._packetize(data, self.picture_id)
         self.picture_id = (self.picture_id + 1) % (1 << 15)
         assert frame.pts is not None
         assert frame.time_base is not None
@@ -127,7 +138,9 @@ class H264(H264Encoder):
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         packets = self.codec.encode(frame)
         self.num_keyframes += sum(packet.is_keyframe for packet in packets)
-        yield from self._split_bitstream(b"".join(bytes(packet) for packet in packets))
+        data = b"".join(bytes(packet) for packet in packets)
+        self.control.on_sent(len(data))
+        yield from self._split_bitstream(data)
 
 
 class Opus(Encoder):

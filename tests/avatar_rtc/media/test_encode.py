@@ -74,24 +74,37 @@ def test_opus_takes_24_khz_as_it_is_and_counts_in_48_khz() -> None:
         Opus(44_100, 32_000)
 
 
-def test_bitrate_follows_the_path_but_not_its_wobbling() -> None:
-    clock = SimulatedClock()
-    control = BitrateControl(RATES, clock.now)
-    control.on_estimate(100_000)
-    assert control.current_bps == 600_000, "in the first seconds receivers know nothing"
-    changes = []
-    for second in range(4, 60):
-        clock.time_s = 1000 + second
-        before = control.current_bps
-        control.on_estimate(550_000 if second % 2 else 700_000)
-        changes.append(control.current_bps != before)
-    assert not any(changes)
-    clock.time_s += 1
-    control.on_estimate(50_000)
-    assert control.current_bps == RATES.min_bps
-    clock.time_s += 5
-    control.on_estimate(5_000_000)
-    assert control.current_bps == RATES.min_bps, "up only after ten seconds"
-    clock.time_s += 6
-    control.on_estimate(5_000_000)
-    assert control.current_bps == RATES.max_bps
+class Path:
+    """A control, and a path over which ``sent_bps`` are sent."""
+
+    def __init__(self) -> None:
+        self.clock = SimulatedClock()
+        self.control = BitrateControl(RATES, self.clock.now)
+
+    def run(self, duration_s: int, sent_bps: int, *estimates_bps: int) -> int:
+        """Each second one of the estimates in turn. Returns the rate at the end."""
+        for second in range(duration_s):
+            for _ in range(25):
+                self.clock.time_s += 0.04
+                self.control.on_sent(sent_bps // 8 // 25)
+            self.control.on_estimate(estimates_bps[second % len(estimates_bps)])
+        return self.control.current_bps
+
+
+def test_bitrate_waits_until_receivers_know_the_path() -> None:
+    assert Path().run(2, 500_000, 100_000) == RATES.target_bps
+
+
+def test_bitrate_ignores_wobbling() -> None:
+    assert Path().run(60, 600_000, 550_000, 700_000) == RATES.target_bps
+
+
+def test_bitrate_of_a_quiet_picture_is_not_lowered() -> None:
+    assert Path().run(60, 80_000, 120_000) == RATES.target_bps
+
+
+def test_bitrate_follows_a_path_that_carries_less_and_later_more() -> None:
+    path = Path()
+    assert path.run(8, 500_000, 50_000) == RATES.min_bps
+    assert path.run(3, 200_000, 5_000_000) == RATES.min_bps, "up only after ten seconds"
+    assert path.run(10, 200_000, 5_000_000) == RATES.max_bps
