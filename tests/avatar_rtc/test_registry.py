@@ -1,0 +1,131 @@
+"""Offers, candidates, events over HTTP and seats, against a real server on the instant engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+
+import aiohttp
+from aiortc import RTCConfiguration, RTCPeerConnection
+
+from avatar_rtc.bot import Call
+from signaling.messages import AudioStarted, Error, ResponseDone
+from tests.support.calls import calling, serving
+from tests.support.instant_engine import InstantEngine
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+async def test_media_use_the_configured_ports() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("0.0.0.0", 0))
+        first = min(probe.getsockname()[1], 65_000)
+    async with serving(ice={"udp_ports": (first, first + 20)}) as server, calling(server) as call:
+        ports = re.findall(r"a=candidate:\S+ 1 udp \d+ \S+ (\d+) typ host", call.peer.remoteDescription.sdp)
+        assert ports
+        assert all(first <= int(port) <= first + 20 for port in ports)
+        assert (await call.speak("Through the hole.")).status == "completed"
+
+
+async def test_the_advertised_address_is_in_the_answer() -> None:
+    async with serving(ice={"advertised_address": "203.0.113.9"}) as server, aiohttp.ClientSession() as http:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        peer.addTransceiver("video", direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        async with http.post(f"{server.address}/whep", data=peer.localDescription.sdp, headers=SDP) as response:
+            assert response.status == 201
+            answer = await response.text()
+        await peer.close()
+    hosts = re.findall(r"a=candidate:\S+ 1 udp \d+ (\S+) \d+ typ host", answer)
+    assert set(hosts) == {"203.0.113.9"}
+    assert "m=video" in answer
+    assert "a=sendonly" in answer
+
+
+async def test_candidates_may_trickle_in() -> None:
+    """An offer without candidates, which come later in a PATCH: the way of browsers."""
+    async with serving() as server, aiohttp.ClientSession() as http:
+        call = Call(server.address)
+
+        async def post_without_candidates(query: str) -> str:
+            full = call.peer.localDescription.sdp
+            bare = "".join(line + "\r\n" for line in full.splitlines() if not line.startswith(("a=candidate", "a=end-of")))
+            async with http.post(f"{server.address}/whep{query}", data=bare, headers=SDP) as response:
+                answer = await response.text()
+                location, etag = server.address + response.headers["Location"], response.headers["ETag"]
+            candidates = [line for line in full.splitlines() if line.startswith("a=candidate")]
+            ufrag = re.search(r"a=ice-ufrag:\S+", full)
+            assert ufrag
+            fragment = "\r\n".join([ufrag[0], "m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0", *candidates, "a=end-of-candidates", ""])
+            headers = {"Content-Type": "application/trickle-ice-sdpfrag"}
+            for if_match, body, status in (
+                ('"other"', fragment, 412),
+                (etag, "a=mid:0\r\na=candidate:nonsense\r\n", 400),
+                (etag, fragment.replace(ufrag[0], "a=ice-ufrag:other"), 422),
+                (etag, fragment, 204),
+            ):
+                async with http.patch(location, data=body, headers={**headers, "If-Match": if_match}) as response:
+                    assert response.status == status
+            call.resource = location
+            return answer
+
+        call._post_offer = post_without_candidates  # type: ignore[method-assign]
+        try:
+            await call.connect()
+            assert (await call.speak("Hello.")).status == "completed"
+        finally:
+            await call.close()
+
+
+async def test_events_over_http_have_the_outcome_in_the_answer() -> None:
+    async with serving() as server, calling(server) as call, aiohttp.ClientSession() as http:
+        url = f"{server.address}/v1/sessions/{call.session_id}/events"
+
+        async def post(**event: object) -> tuple[int, str]:
+            async with http.post(url, json=event) as response:
+                body = await response.json(content_type=None)
+                return response.status, body.get("code", "")
+
+        for _ in range(2):
+            unspeakable = await post(type="response.create", input="你好", id="u", event_id="e1")
+            assert unspeakable == (422, "unspeakable_text")
+        for _ in range(2):
+            assert await post(type="response.create", input="Over HTTP.", id="h", event_id="e2") == (202, "")
+        assert await post(type="response.cancel", id="nobody") == (404, "unknown_reply")
+        assert await post(type="session.update", avatar="nobody") == (404, "unknown_avatar")
+        await call.wait_for(lambda: len(call.received(ResponseDone)) == 2, 5, "the replies did not end")
+        assert {event.response_id: event.status for event in call.received(ResponseDone)} == {"h": "completed", "u": "failed"}
+        assert len(call.received(AudioStarted)) == 1
+        assert not call.received(Error)
+
+        async with http.delete(call.resource) as response:
+            assert response.status == 200
+        assert server.registry.num_sessions == 0
+        async with http.post(url, data="Too late.") as response:
+            assert response.status == 404
+
+
+async def test_a_seat_is_never_promised_twice() -> None:
+    async with serving(limits={"max_sessions": 2}) as server:
+        calls = [Call(server.address) for _ in range(4)]
+        results = await asyncio.gather(*(call.connect() for call in calls), return_exceptions=True)
+        assert sum(result is None for result in results) == 2
+        assert server.registry.num_sessions == 2
+        await asyncio.gather(*(call.close() for call in calls))
+        assert server.registry.num_sessions == 0
+
+
+async def test_a_client_that_never_connects_gives_its_seat_back() -> None:
+    engine = InstantEngine()
+    async with serving(engine, limits={"join_timeout_s": 0.5}) as server, aiohttp.ClientSession() as http:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        peer.addTransceiver("video", direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        async with http.post(f"{server.address}/whep", data=peer.localDescription.sdp, headers=SDP) as response:
+            assert response.status == 201
+        await peer.close()
+        async with asyncio.timeout(3):
+            while server.registry.num_sessions:  # noqa: ASYNC110 - the seat tells nobody that it is free
+                await asyncio.sleep(0.05)
+        assert not engine.streams
