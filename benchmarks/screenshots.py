@@ -18,7 +18,7 @@ LINE = "Hello, nice to meet you. I can say anything that you type, word for word
 
 
 def photograph(browser: Browser, url: str, device: str, colours: str) -> None:
-    """One call, one picture of it while a line is being said, and one before the call."""
+    """One call, and one picture of it while a line is being said."""
     width_px, height_px = VIEWPORTS[device]
     context = browser.new_context(
         viewport={"width": width_px, "height": height_px},
@@ -26,8 +26,6 @@ def photograph(browser: Browser, url: str, device: str, colours: str) -> None:
     )
     page = context.new_page()
     page.goto(url)
-    page.wait_for_timeout(500)
-    page.screenshot(path=DIRECTORY / f"{device}-{colours}-ready.png")
     call(page)
     page.get_by_role("button", name="Latency and health").click()
     say(page, "Good morning.")
@@ -35,7 +33,7 @@ def photograph(browser: Browser, url: str, device: str, colours: str) -> None:
     page.wait_for_timeout(1500)
     say(page, LINE)
     expect(page.get_by_label("Captions")).to_contain_text("can say", timeout=20_000)
-    page.screenshot(path=DIRECTORY / f"{device}-{colours}-speaking.png")
+    page.screenshot(path=DIRECTORY / f"{device}-{colours}.png")
     context.close()
 
 

@@ -78,13 +78,17 @@ class _Routes:
         response = web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE)
         response.headers[hdrs.LOCATION] = f"/whep/{answer.session_id}"
         response.headers[hdrs.ETAG] = f'"{answer.etag}"'
+        return self._with_ice_servers(response)
+
+    async def options(self, request: web.Request) -> web.Response:
+        # Browsers gather before the answer is there, so they ask for STUN and TURN ahead of the offer.
+        return self._with_ice_servers(web.Response(headers={"Accept-Post": SDP_TYPE}))
+
+    def _with_ice_servers(self, response: web.Response) -> web.Response:
         for server in self._service.ice_servers:
             for link in server.link_headers():
                 response.headers.add(hdrs.LINK, link)
         return response
-
-    async def options(self, request: web.Request) -> web.Response:
-        return web.Response(headers={"Accept-Post": SDP_TYPE})
 
     async def trickle(self, request: web.Request) -> web.Response:
         if request.content_type != FRAGMENT_TYPE:
