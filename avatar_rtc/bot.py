@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Call:
         self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self.channel: RTCDataChannel = self.peer.createDataChannel("events")
         self._news = asyncio.Condition()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._start_s = 0.0
         self.lost = ""
 
@@ -155,7 +155,7 @@ class Call:
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
         await self.wait_for(lambda: self.session_id and self.video.pts, JOIN_TIMEOUT_S, "no picture came; UDP may be blocked")
-        self._tasks.append(asyncio.create_task(self._ping()))
+        self._run(self._ping())
 
     async def _post_offer(self, query: str) -> str:
         assert self._http is not None
@@ -275,7 +275,6 @@ class Call:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
         if self._http is not None:
             if self.resource:
                 with contextlib.suppress(aiohttp.ClientError):
@@ -304,7 +303,7 @@ class Call:
         insides._handle_rtcp_packet = handle_rtcp_packet
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        self._tasks.append(asyncio.create_task(self._watch(track) if track.kind == "video" else self._listen(track)))
+        self._run(self._watch(track) if track.kind == "video" else self._listen(track))
 
     async def _watch(self, track: MediaStreamTrack) -> None:
         async for frame, arrived_s in _frames(track):
@@ -341,12 +340,17 @@ class Call:
             self.lost = f"the server ends it ({event.reason})"
         if self._on_event is not None:
             self._on_event(event)
-        self._tasks.append(asyncio.create_task(self._tell()))
+        self._run(self._tell())
 
     def _on_connection(self) -> None:
         if self.peer.connectionState in ("failed", "closed"):
             self.lost = self.lost or f"the connection is {self.peer.connectionState}"
-            self._tasks.append(asyncio.create_task(self._tell()))
+            self._run(self._tell())
+
+    def _run(self, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(life)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _tell(self) -> None:
         async with self._news:

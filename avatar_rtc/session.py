@@ -58,6 +58,7 @@ MAX_UNSENT_BYTES = 1 << 20
 REOPEN_EVERY_S = 0.25
 WATCH_EVERY_S = 0.25
 STATS_EVERY_S = 1.0
+MAX_BLIND_S = 1.0
 CLOSING_NOTICE_S = 0.2
 CLOSE_STEP_TIMEOUT_S = 3.0
 ENGINE_FAILED = "The engine stopped and is being restarted. Send the text again."
@@ -177,7 +178,7 @@ class Session:
         self._used_ids: OrderedDict[str, None] = OrderedDict()
         self._num_replies = 0
         self._epoch = 0
-        self._underruns_counted = 0
+        self._counted: dict[Any, int] = {}
 
     # The offer, and what follows it over HTTP.
 
@@ -337,6 +338,7 @@ class Session:
         if self._stream is not None:
             await self._guarded("stream", self._stream.close())
         await self._guarded("connection", self._peer.close())
+        self._count()
         self._metrics.session_end.labels(self.reason).inc()
         age_s = self._clock() - self._born_s
         self._log.info(
@@ -692,13 +694,17 @@ class Session:
 
     async def _watch(self) -> None:
         limits = self._config.limits
-        stats_s = 0.0
+        stats_s = looked_s = self._clock()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             now = self._clock()
+            if now - looked_s > MAX_BLIND_S:
+                self._heard_s = now  # it was us who stood still; what arrived meanwhile is not read yet
+            looked_s = now
             await self._read_stats(now, detailed=now - stats_s >= STATS_EVERY_S)
             if now - stats_s >= STATS_EVERY_S:
                 stats_s = now
+                self._count()
             if self._connected_s is None:
                 if now - self._born_s > limits.join_timeout_s:
                     self.end("join_timeout")
@@ -730,6 +736,20 @@ class Session:
                     if detailed:
                         self._metrics.fraction_lost.observe(stat.fractionLost / 256)
         self._stats["packets_sent"], self._stats["packets_lost"] = sent, lost
+
+    def _count(self) -> None:
+        """Bring the counters of the server up to those of this session."""
+        keyframes = sum(getattr(encoder, "num_keyframes", 0) for encoder in self._encoders)
+        totals = {
+            self._metrics.frames.labels("video", "sent"): self._video.num_sent,
+            self._metrics.frames.labels("video", "dropped"): self._video.num_dropped,
+            self._metrics.frames.labels("video", "held"): self._buffer.num_held_frames,
+            self._metrics.underruns.labels("video"): self._buffer.num_underruns,
+            self._metrics.keyframes.labels("any"): keyframes,
+        }
+        for counter, total in totals.items():
+            counter.inc(total - self._counted.get(counter, 0))
+            self._counted[counter] = total
 
     def _on_connection(self) -> None:
         state = self._peer.connectionState

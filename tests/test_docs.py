@@ -137,9 +137,17 @@ async def test_error_answers_of_the_table_for_offers() -> None:
             async with http.post(f"{server.address}/whep{query}", data=offer, headers=headers) as response:
                 problem = await response.json(content_type="application/problem+json")
                 assert (response.status, problem["code"]) == (status, code), offer[:40]
+        async with calling(server) as call:
+            await call.speak("Counted.")
         async with http.get(f"{server.address}/readyz") as response:
             assert response.status == 200
         async with http.get(f"{server.address}/metrics") as response:
             text = await response.text()
             assert 'avatar_rtc_admission_total{reason="no_common_codec",result="refused"} 1.0' in text
             assert 'avatar_rtc_seats{state="taken"} 0.0' in text
+            assert 'avatar_rtc_replies_total{status="completed"} 1.0' in text
+            assert 'avatar_rtc_session_end_total{reason="deleted"} 1.0' in text
+            assert 'avatar_rtc_keyframes_total{cause="any"} 1.0' in text
+            sent = re.search(r'avatar_rtc_frames_total\{kind="video",result="sent"\} (\d+)', text)
+            assert sent
+            assert int(sent[1]) > 10
