@@ -374,6 +374,16 @@ class Session:
             except EngineFailure:
                 await asyncio.sleep(REOPEN_EVERY_S)
                 continue
+            except ModelError as error:
+                # A scene or a voice in words that the model cannot use, from the address of the call.
+                fallback = self._config.avatars[0]
+                settings = StreamSettings(fallback.scene, self._voice(fallback.voice), self._settings.seed)
+                if settings == self._settings:
+                    raise
+                self._send(wire.Error(code=error.code, message=str(error)))
+                self._settings = settings
+                self._send(wire.SessionUpdated(scene=settings.scene, voice=settings.voice))
+                continue
             self._stream = stream
             self._push_soon()
             return stream

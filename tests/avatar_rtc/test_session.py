@@ -187,6 +187,19 @@ async def test_a_full_prompt_changes_scene_and_voice_from_then_on() -> None:
         assert call.received(SessionUpdated)[1].event_id == "u"
 
 
+async def test_a_voice_that_the_model_cannot_use_is_told_and_replaced_by_the_default() -> None:
+    engine = InstantEngine()
+    engine.refuse_voice = "singing"
+    async with serving(engine) as server, calling(server, "?voice=singing") as call:
+        (error,) = await call.wait_for(lambda: call.received(Error), 2, "no error")
+        assert error.code == "bad_prompt"
+        assert engine.opened[-1].voice == "a warm, clear female voice"
+        call.send(SessionUpdate(voice="singing", event_id="u"))
+        await call.wait_for(lambda: len(call.received(Error)) == 2, 2, "no error")
+        assert call.received(Error)[1].event_id == "u"
+        assert (await call.speak("Still a warm voice.")).status == "completed"
+
+
 async def test_a_crash_of_the_engine_fails_the_reply_and_the_call_goes_on() -> None:
     engine = InstantEngine()
     async with serving(engine) as server, calling(server) as call:

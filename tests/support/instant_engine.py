@@ -7,6 +7,7 @@ import asyncio
 from avatar_rtc.engine import EngineFailure, EngineStats
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
 from model.chunk import AVChunk, StreamInfo, StreamSettings
+from model.errors import PromptError
 
 
 class InstantEngine:
@@ -18,12 +19,14 @@ class InstantEngine:
     Attributes:
         streams: those that are open.
         opened: settings of all streams ever opened.
+        refuse_voice: a voice that the model cannot use.
     """
 
     def __init__(self, block_s: float = 0.0, options: FakeOptions | None = None) -> None:
         self.block_s = block_s
         self.streams: list[InstantStream] = []
         self.opened: list[StreamSettings] = []
+        self.refuse_voice: str | None = None
         self._model = FakeModel(options or FakeOptions(flash_and_beep=False))
         self._up = asyncio.Event()
         self._closed = False
@@ -37,6 +40,7 @@ class InstantEngine:
 
     async def open(self, settings: StreamSettings) -> InstantStream:
         await self._up.wait()
+        self.check(settings)
         stream = InstantStream(self, self._model.open(settings))
         self.opened.append(settings)
         self.streams.append(stream)
@@ -48,6 +52,10 @@ class InstantEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats("closed" if self._closed else "ready" if self._up.is_set() else "restarting", "as the test says")
+
+    def check(self, settings: StreamSettings) -> None:
+        if settings.voice == self.refuse_voice:
+            raise PromptError(f"There is no voice {settings.voice!r}. Describe another one.")
 
     def crash(self) -> None:
         """All streams are lost; ``start`` brings the engine back."""
@@ -83,6 +91,7 @@ class InstantStream:
 
     async def update(self, settings: StreamSettings) -> None:
         self._check()
+        self._engine.check(settings)
         self.updates.append(settings)
         self._stream.update(settings)
 

@@ -1,0 +1,208 @@
+"""The verbs over a service that is not there: status codes, headers and problems."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from signaling.errors import BadOffer, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
+from signaling.http import MAX_BODY_BYTES, make_app
+from signaling.ice import IceFragment, IceServer
+from signaling.messages import MAX_MESSAGE_BYTES, ClientEvent, EventError, ResponseCreate
+from signaling.service import Answer
+
+SDP = {"Content-Type": "application/sdp"}
+FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
+CANDIDATE = "a=mid:0\r\na=candidate:1 1 udp 1 192.0.2.7 5000 typ host\r\n"
+
+
+class FakeService:
+    """Implements ``SessionService``: one session, ``s1`` with ETag ``e1``."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.calls: list[Any] = []
+        self.reasons: list[str] = []
+        self.ice_servers = (IceServer(("stun:stun.example:3478",)), IceServer(("turn:turn.example",), "u", "p"))
+
+    def _check(self, session_id: str = "s1") -> None:
+        if self.error is not None:
+            raise self.error
+        if session_id != "s1":
+            raise UnknownSession("no such session")
+
+    async def create(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+        self._check()
+        self.calls.append((offer, avatar, voice))
+        return Answer("s1", "e1", "v=0 answer")
+
+    async def trickle(self, session_id: str, etag: str, fragment: IceFragment) -> None:
+        self._check(session_id)
+        if etag != "e1":
+            raise StaleETag("stale")
+        self.calls.append(fragment)
+
+    async def end(self, session_id: str) -> None:
+        self._check(session_id)
+
+    async def handle(self, session_id: str, event: ClientEvent) -> None:
+        self._check(session_id)
+        self.calls.append(event)
+
+    async def stats(self, session_id: str) -> dict[str, Any]:
+        self._check(session_id)
+        return {"id": session_id}
+
+    def avatars(self) -> dict[str, Any]:
+        return {"avatars": [], "voices": []}
+
+    def models(self) -> dict[str, Any]:
+        return {"models": []}
+
+    def not_ready(self) -> list[str]:
+        return self.reasons
+
+    def metrics(self) -> tuple[bytes, str]:
+        return b"# metrics\n", "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+async def client(service: FakeService, tmp_path: Path) -> AsyncIterator[TestClient[Any, Any]]:
+    (tmp_path / "index.html").write_text("<p>page</p>")
+    (tmp_path / "app.js").write_text("// script")
+    app = make_app(service, static_dir=tmp_path, allowed_origins=["*"])
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def check_problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert response.status == status
+    assert response.content_type == "application/problem+json"
+    problem: dict[str, Any] = await response.json(content_type=None)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert problem["detail"]
+    assert problem["title"]
+    return problem
+
+
+async def test_create_answers_201_with_everything_a_whep_player_needs(client: TestClient[Any, Any], service: FakeService) -> None:
+    response = await client.post("/whep?avatar=ava&voice=deep", data="v=0 offer", headers={**SDP, "Origin": "https://a.example"})
+    assert response.status == 201
+    assert response.content_type == "application/sdp"
+    assert await response.text() == "v=0 answer"
+    assert response.headers["Location"] == "/whep/s1"
+    assert response.headers["ETag"] == '"e1"'
+    assert response.headers.getall("Link") == [
+        '<stun:stun.example:3478>; rel="ice-server"',
+        '<turn:turn.example>; rel="ice-server"; username="u"; credential="p"; credential-type="password"',
+    ]
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Location" in response.headers["Access-Control-Expose-Headers"]
+    assert service.calls == [("v=0 offer", "ava", "deep")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (BadOffer("bad"), 400, "bad_sdp"),
+        (UnknownAvatar("who"), 404, "unknown_avatar"),
+        (Unprocessable("none", code="no_common_codec"), 422, "no_common_codec"),
+        (Unavailable("full", code="full", retry_after_s=5), 503, "full"),
+        (Unavailable("draining", code="draining", retry_after_s=5), 503, "draining"),
+        (RuntimeError("secret"), 500, "internal_error"),
+    ],
+)
+async def test_create_refused(
+    client: TestClient[Any, Any], service: FakeService, error: Exception, status: int, code: str
+) -> None:
+    service.error = error
+    response = await client.post("/whep", data="v=0", headers=SDP)
+    problem = await check_problem(response, status, code)
+    assert "secret" not in problem["detail"]
+    assert response.headers.get("Retry-After") == ("5" if status == 503 else None)
+
+
+async def test_bodies_of_wrong_type_size_or_encoding(client: TestClient[Any, Any]) -> None:
+    await check_problem(await client.post("/whep", json={}), 415, "unsupported_media_type")
+    await check_problem(await client.post("/whep", data=b"\xff\xfe", headers=SDP), 400, "bad_request")
+    await check_problem(await client.post("/whep", data="x" * (MAX_BODY_BYTES + 1), headers=SDP), 413, "message_too_large")
+
+
+async def test_trickle(client: TestClient[Any, Any], service: FakeService) -> None:
+    etag = {"If-Match": '"e1"'}
+    assert (await client.patch("/whep/s1", data=CANDIDATE, headers=FRAGMENT | etag)).status == 204
+    assert service.calls[0].candidates == (("0", "1 1 udp 1 192.0.2.7 5000 typ host"),)
+    await check_problem(await client.patch("/whep/s1", data=CANDIDATE, headers=FRAGMENT), 428, "etag_required")
+    stale = {"If-Match": '"e0"'}
+    await check_problem(await client.patch("/whep/s1", data=CANDIDATE, headers=FRAGMENT | stale), 412, "stale_etag")
+    await check_problem(await client.patch("/whep/s1", data=CANDIDATE, headers=SDP | etag), 415, "unsupported_media_type")
+    await check_problem(await client.patch("/whep/s1", data="?", headers=FRAGMENT | etag), 400, "bad_ice_fragment")
+    await check_problem(await client.patch("/whep/s2", data=CANDIDATE, headers=FRAGMENT | etag), 404, "unknown_session")
+    restart = {"If-Match": "*"}
+    await check_problem(await client.patch("/whep/s1", data=CANDIDATE, headers=FRAGMENT | restart), 422, "ice_restart")
+
+
+async def test_delete(client: TestClient[Any, Any]) -> None:
+    assert (await client.delete("/whep/s1")).status == 200
+    await check_problem(await client.delete("/whep/s2"), 404, "unknown_session")
+
+
+async def test_options(client: TestClient[Any, Any]) -> None:
+    for path in ("/whep", "/whep/s1", "/v1/sessions/s1/events"):
+        response = await client.options(path, headers={"Origin": "https://a.example"})
+        assert response.status == 200
+        assert response.headers["Accept-Post"] == "application/sdp"
+        assert "PATCH" in response.headers["Access-Control-Allow-Methods"]
+        assert "If-Match" in response.headers["Access-Control-Allow-Headers"]
+
+
+async def test_only_allowed_origins_are_named(service: FakeService) -> None:
+    app = make_app(service, static_dir=None, allowed_origins=["https://mine.example"])
+    async with TestClient(TestServer(app)) as client:
+        mine = await client.get("/livez", headers={"Origin": "https://mine.example"})
+        assert mine.headers["Access-Control-Allow-Origin"] == "https://mine.example"
+        other = await client.get("/livez", headers={"Origin": "https://other.example"})
+        assert "Access-Control-Allow-Origin" not in other.headers
+        await check_problem(await client.get("/"), 404, "not_found")
+
+
+async def test_events_over_http(client: TestClient[Any, Any], service: FakeService) -> None:
+    path = "/v1/sessions/s1/events"
+    response = await client.post(path, json={"type": "response.create", "input": "Hello.", "mode": "queue"})
+    assert response.status == 202
+    assert service.calls == [ResponseCreate(input="Hello.", mode="queue")]
+    assert (await client.post(path, data="Plain.")).status == 202
+    await check_problem(await client.post(path, data="{"), 400, "invalid_json")
+    await check_problem(await client.post(path, data='{"type":"x"}'), 400, "unknown_type")
+    await check_problem(await client.post(path, data=""), 422, "empty_text")
+    await check_problem(await client.post(path, data="x" * (MAX_MESSAGE_BYTES + 1)), 413, "message_too_large")
+    await check_problem(await client.post("/v1/sessions/s2/events", data="Hi."), 404, "unknown_session")
+    service.error = EventError("unspeakable_text", "Write it in Latin letters.")
+    await check_problem(await client.post(path, data="Hi."), 422, "unspeakable_text")
+
+
+async def test_health_and_page(client: TestClient[Any, Any], service: FakeService) -> None:
+    assert (await client.get("/livez")).status == 200
+    assert (await client.get("/readyz")).status == 200
+    service.reasons = ["The engine is starting."]
+    problem = await check_problem(await client.get("/readyz"), 503, "not_ready")
+    assert problem["reasons"] == service.reasons
+    metrics = await client.get("/metrics")
+    assert metrics.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert "page" in await (await client.get("/")).text()
+    assert (await client.get("/app.js")).status == 200
+    await check_problem(await client.get("/nothing"), 404, "not_found")
+    response = await client.put("/whep", data="x")
+    for path in ("/..%2f..%2f..%2f..%2f..%2fetc/passwd", "/%2fetc/passwd"):
+        assert (await client.get(path)).status == 404
+    await check_problem(response, 405, "method_not_allowed")
+    assert "POST" in response.headers["Allow"]
