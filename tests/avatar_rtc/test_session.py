@@ -103,6 +103,20 @@ async def test_a_new_line_silences_the_old_one_within_a_block() -> None:
         assert call.received(ResponseDone)[2].heard_text == "Short."
 
 
+async def test_a_chunk_that_was_under_way_when_its_reply_was_cut_is_not_heard() -> None:
+    async with serving(InstantEngine(transit_s=0.2)) as server, calling(server) as call:
+        for number in range(3):
+            call.send(ResponseCreate(input=LONG, id=f"r{number}"))
+            await wait_voice(call, f"r{number}")
+            await asyncio.sleep(0.5 + number * 0.1)
+            call.send(ResponseCancel())
+            cut_s = time.monotonic()
+            await wait_done(call, f"r{number}")
+            await asyncio.sleep(2 * BLOCK_S)
+            heard = zip(call.audio.arrived_s, call.audio.level, strict=True)
+            assert max(at for at, level in heard if level > VOICED_LEVEL) - cut_s < 0.25
+
+
 async def test_queue_and_pieces_and_cancel_of_one() -> None:
     async with serving() as server, calling(server) as call:
         call.send(ResponseCreate(input="First one.", id="a", mode="queue"))

@@ -15,6 +15,7 @@ class InstantEngine:
 
     Args:
         block_s: time that a block takes.
+        transit_s: time that a finished chunk is under way; no cancel reaches it there.
 
     Attributes:
         streams: those that are open.
@@ -22,8 +23,9 @@ class InstantEngine:
         refuse_voice: a voice that the model cannot use.
     """
 
-    def __init__(self, block_s: float = 0.0, options: FakeOptions | None = None) -> None:
+    def __init__(self, block_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None) -> None:
         self.block_s = block_s
+        self.transit_s = transit_s
         self.streams: list[InstantStream] = []
         self.opened: list[StreamSettings] = []
         self.refuse_voice: str | None = None
@@ -83,6 +85,7 @@ class InstantStream:
         while (chunk := self._stream.step()) is None:
             await asyncio.sleep(self._engine.block_s / 4)
             self._check()
+        await asyncio.sleep(self._engine.transit_s)
         return chunk
 
     async def cancel(self) -> None:
