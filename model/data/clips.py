@@ -33,6 +33,8 @@ _SHORT_SILENCE_S = (0.3, 2.5)
 _LONG_SILENCE_S = (2.5, 5.0)
 _NOISE_FLOOR = 1.0
 """Amplitude of the dither that fills silence, in steps of 16 bits: -90 dB, so that no clip holds a run of exact zeros."""
+_TURNS = ("clara", "maya", "adam", "clara", "theo")
+"""Voices take turns. The first has by far the most different sentences, so it comes up twice."""
 _SMILES = {"calm": 0.12, "cheerful": 0.6}
 
 
@@ -214,7 +216,7 @@ def plan_clips(utterances: Sequence[Utterance], num_clips: int, seed: int, *, nu
             by_voice.setdefault(utterance.voice, []).append(utterance)
     if not by_voice:
         raise ValueError(f"every utterance is longer than a clip of {num_frames} frames")
-    voices = sorted(by_voice)
+    voices = [voice for voice in _TURNS if voice in by_voice]
     decks: dict[str, list[Utterance]] = {voice: [] for voice in voices}
     for i in range(num_clips):
         voice = voices[i % len(voices)]

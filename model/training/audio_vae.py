@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
 from model.training.discriminators import Critics, critic_loss, generator_losses
-from model.training.loop import Averaged, Piece, arguments, default_device, export, save_state
+from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
 from model.training.pitch import track_pitch
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE, mel_filterbank
@@ -99,8 +99,8 @@ def main() -> None:
     vae, critics = AudioVAE(config.audio_vae, rate_hz).to(device), Critics().to(device)
     spectral = SpectralLoss(rate_hz).to(device)
     averaged = Averaged(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.8, 0.99), weight_decay=1e-3)
-    critic_optimizer = torch.optim.AdamW(critics.parameters(), lr=3e-4, betas=(0.8, 0.99), weight_decay=1e-3)
+    optimizer = adamw(list(vae.parameters()), (0.8, 0.99), 1e-3)
+    critic_optimizer = adamw(list(critics.parameters()), (0.8, 0.99), 1e-3)
     piece = Piece(args.minutes, args.cooldown)
     encoder_s = 0.0
     if state_path.exists():
@@ -116,20 +116,15 @@ def main() -> None:
     if not args.no_compile:
         for module in (vae.decoder, vae.encoder):
             module.compile(dynamic=False)
-        critics.compile(dynamic=False)
     num_frames, skip = 2 * LATENTS, SETTLE_LATENTS * 2 * hop
     begun_s = time.monotonic()
-    recent: list[Tensor] = []
-    for _ in piece:
-        for group in optimizer.param_groups:
-            group["lr"] = piece.learning_rate(1e-3 if not frozen else 5e-4)
-        for group in critic_optimizer.param_groups:
-            group["lr"] = piece.learning_rate(4e-4)
+
+    def step() -> dict[str, Tensor]:
         # The encoder looks fft - hop samples ahead: draw them too.
         real = batches.draw(args.batch, num_frames * hop + fft)
         with torch.no_grad():
             pitch_hz, voiced = track_pitch(real, hop, rate_hz, offset_samples=fft - hop // 2, num_frames=num_frames)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             if frozen:
                 with torch.no_grad():
                     latents = vae.encode(real)[:, :, :LATENTS]
@@ -151,26 +146,33 @@ def main() -> None:
         voicing = torch.nn.functional.binary_cross_entropy_with_logits(output.voiced, sounds)
         distance = spectral(fake, true)
         loss = distance + 2 * pitch_error + 0.3 * voicing + 1e-4 * divergence
-        shown = {"spectral": distance.detach(), "pitch": pitch_error.detach(), "voicing": voicing.detach(), "kl": divergence.detach()}
+        shown = {"spectral": distance, "pitch": pitch_error, "voicing": voicing, "kl": divergence}
         if frozen:
-            with torch.autocast(device.type, torch.bfloat16):
-                judged = critic_loss(critics(true), critics(fake.detach()))
+            with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+                verdict = critics(true)
+                judged = critic_loss(verdict, critics(fake.detach()))
             critic_optimizer.zero_grad(set_to_none=True)
             judged.backward()
             torch.nn.utils.clip_grad_norm_(critics.parameters(), 10.0)
             critic_optimizer.step()
             critics.requires_grad_(False)
-            with torch.autocast(device.type, torch.bfloat16):
-                with torch.no_grad():
-                    verdict = critics(true)
+            with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
                 adversarial, matching = generator_losses(verdict, critics(fake))
             critics.requires_grad_(True)
-            loss = loss + 0.5 * adversarial + 1.0 * matching
-            shown |= {"critic": judged.detach(), "adversarial": adversarial.detach(), "matching": matching.detach()}
+            loss = loss + 0.5 * adversarial + matching
+            shown |= {"critic": judged, "adversarial": adversarial, "matching": matching}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 2.0)
         optimizer.step()
+        return shown
+
+    graphed = Graphed(step, enabled=not args.no_graph)
+    recent: list[Tensor] = []
+    for _ in piece:
+        set_learning_rate(optimizer, piece.learning_rate(5e-4 if frozen else 1e-3))
+        set_learning_rate(critic_optimizer, piece.learning_rate(4e-4))
+        shown = graphed()
         averaged.update(vae, piece.step)
         recent.append(shown["spectral"])
         if piece.step % 500 == 499:
@@ -183,6 +185,7 @@ def main() -> None:
             averaged.update(vae, piece.step)
             export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
             (args.run / "audio_encoder.done").touch()
+            graphed = Graphed(step, enabled=not args.no_graph)
             print("encoder frozen", flush=True)
     encoder_s += time.monotonic() - begun_s
     export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)

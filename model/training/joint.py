@@ -22,10 +22,10 @@ from model.data.speech import VOICES
 from model.dit.transformer import DualStreamTransformer
 from model.geometry import Geometry
 from model.text.encoder import DURATION_UNIT_S, TextEncoder
-from model.text.phonemes import phoneme_ids
+from model.text.phonemes import IDS, PAUSE_ID
 from model.text.tokenizer import CaptionTokenizer
-from model.text.track import with_pauses
-from model.training.loop import Averaged, Piece, arguments, default_device, export, save_state
+from model.text.track import PAUSE, with_pauses
+from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
 from model.training.objective import Sequence, TextBatch, masked_forward
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE
@@ -95,7 +95,7 @@ class LatentClips:
         longest = max(len(t) for t in tracks)
         ids, start_s, length_s = (np.zeros((len(tracks), longest)) for _ in range(3))
         for i, track in enumerate(tracks):
-            ids[i, : len(track)] = phoneme_ids("".join(p for p, _, _ in track))
+            ids[i, : len(track)] = [PAUSE_ID if p == PAUSE else IDS[p] for p, _, _ in track]
             start_s[i, : len(track)] = [a for _, a, _ in track]
             length_s[i, : len(track)] = [b - a for _, a, b in track]
         mask = np.arange(longest) < np.asarray([len(t) for t in tracks])[:, None]
@@ -209,8 +209,7 @@ def main() -> None:
     averaged = Averaged(speaker, 0.9995)
     decayed = [p for p in speaker.parameters() if p.ndim > 1]
     others = [p for p in speaker.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=device.type == "cuda")
+    optimizer = adamw([{"params": decayed}, {"params": others, "weight_decay": 0.0}], (0.9, 0.98), 0.02)
     piece = Piece(args.minutes, args.cooldown, warmup_steps=400)
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -224,24 +223,29 @@ def main() -> None:
     if not args.no_compile:
         for layer in speaker.dit.layers:
             layer.compile(dynamic=False)
-    recent: dict[str, list[Tensor]] = {name: [] for name in WEIGHTS}
-    for step in piece:
-        for group in optimizer.param_groups:
-            group["lr"] = piece.learning_rate(args.learning_rate)
-        with torch.autocast(device.type, torch.bfloat16):
+
+    def step() -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             parts = losses(speaker, config, geometry, clips.draw(args.batch))
         optimizer.zero_grad(set_to_none=True)
         torch.stack([WEIGHTS[name] * value for name, value in parts.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(speaker.parameters(), 1.0)
         optimizer.step()
-        averaged.update(speaker, step)
+        return parts
+
+    graphed = Graphed(step, enabled=not args.no_graph)
+    recent: dict[str, list[Tensor]] = {name: [] for name in WEIGHTS}
+    for number in piece:
+        set_learning_rate(optimizer, piece.learning_rate(args.learning_rate))
+        parts = graphed()
+        averaged.update(speaker, number)
         for name, value in parts.items():
-            recent[name].append(value.detach())
-        if step % 500 == 499 or step == piece.first_step + 20:
+            recent[name].append(value)
+        if number % 500 == 499 or number == piece.first_step + 20:
             shown = {name: float(torch.stack(values[-300:]).mean()) for name, values in recent.items()}
             piece.report(shown)
             if not math.isfinite(shown["video"] + shown["audio"]):
-                raise FloatingPointError(f"the loss is no longer a number at step {step}: lower --learning-rate and resume")
+                raise FloatingPointError(f"the loss is no longer a number at step {number}: lower --learning-rate and resume")
     parts_of_state = {"model": speaker.state_dict(), "averaged": averaged.module.state_dict(), "optimizer": optimizer.state_dict()}
     save_state(state_path, **parts_of_state, step=piece.step)
     export(args.run / "dit.safetensors", averaged.module.dit)

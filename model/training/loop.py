@@ -9,7 +9,7 @@ import argparse
 import copy
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--cooldown", type=float, default=0.0, help="share of this piece over which the learning rate falls to 5 %%")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-graph", action="store_true", help="launch kernels one by one instead of replaying a CUDA graph")
     parser.add_argument("--no-compile", action="store_true", help="do not compile")
     return parser
 
@@ -84,6 +85,65 @@ class Averaged:
         torch._foreach_lerp_([a for a, _ in pairs], [b.detach() for _, b in pairs], 1 - decay)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)
+
+
+class Graphed:
+    """A training step that is recorded once as a CUDA graph and replayed: so small a model is otherwise bound by launches.
+
+    Args:
+        step: draws its own data, updates weights in place, and returns scalars; it must not wait for the device.
+        enabled: False runs ``step`` as it is, as on a CPU.
+    """
+
+    WARM_UP = 4
+
+    def __init__(self, step: Callable[[], dict[str, Tensor]], *, enabled: bool) -> None:
+        self._step, self._enabled, self._calls = step, enabled and torch.cuda.is_available(), 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: dict[str, Tensor] = {}
+
+    def __call__(self) -> dict[str, Tensor]:
+        """The step's scalars, detached copies."""
+        self._calls += 1
+        if not self._enabled:
+            result = self._step()
+        elif self._calls <= self.WARM_UP:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                result = self._step()
+            torch.cuda.current_stream().wait_stream(side)
+        else:
+            if self._graph is None:
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                try:
+                    with torch.cuda.graph(graph):
+                        self._result = self._step()
+                except RuntimeError as error:
+                    print(f"no CUDA graph, going on without one: {error}", flush=True)
+                    self._enabled = False
+                    torch.cuda.synchronize()
+                    return self()
+                self._graph = graph
+            self._graph.replay()
+            result = self._result
+        return {name: value.detach().clone() for name, value in result.items()}
+
+
+def adamw(parameters: list[dict[str, object]] | list[nn.Parameter], betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW whose learning rate lives on the device, so that a graph can be replayed with another one."""
+    cuda = torch.cuda.is_available()
+    rate = torch.tensor(1e-3, device="cuda") if cuda else 1e-3
+    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=cuda, capturable=cuda)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def save_state(path: Path, **parts: object) -> None:

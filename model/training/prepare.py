@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--first-clips", type=int, default=240)
     parser.add_argument("--sentences", type=int, default=4000, help="spoken by hibari; Kokoro's come from the corpora")
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="directory of *.opus and *.jsonl parts")
     parser.add_argument("--wordnet", type=Path, default=WORDNET_DIR)
@@ -67,9 +68,11 @@ def main() -> None:
     temporary.write_bytes(pickle.dumps(utterances))
     os.replace(temporary, args.data / "utterances.pkl")
     print(f"{len(utterances)} utterances, hours: { {k: round(h, 2) for k, h in hours.items()} }, {time.monotonic() - started_s:.0f} s", flush=True)
-    make_clips(args.data / "clips", utterances, args.clips, args.seed, workers=args.workers)
-    (args.data / "clips" / "done").touch()
-    print(f"{args.clips} clips, {time.monotonic() - started_s:.0f} s", flush=True)
+    # A few clips first, for the video VAE, which can learn while the others are drawn.
+    for name, count, seed in (("first", args.first_clips, args.seed + 1), ("clips", args.clips, args.seed)):
+        make_clips(args.data / name, utterances, count, seed, workers=args.workers)
+        (args.data / name / "done").touch()
+        print(f"{name}: {count} clips, {time.monotonic() - started_s:.0f} s", flush=True)
 
 
 def _read(path: Path) -> list[Utterance]:

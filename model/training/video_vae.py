@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
 from model.data.clips import ClipSet
-from model.training.loop import Averaged, Piece, arguments, default_device, export, save_state
+from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
 from model.training.prepare import wait_for
 from model.vae.causal import Memory
 from model.vae.video import VideoVAE, pack_i420
@@ -72,6 +72,7 @@ def measure_latents(vae: VideoVAE, batches: FrameBatches) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--encoder-minutes", type=float, default=2.5, help="train the encoder so long in all, then freeze it")
+    parser.add_argument("--clips", default="first", help="clip set in the data directory")
     parser.add_argument("--max-clips", type=int, default=800)
     args = parser.parse_args()
     device = default_device()
@@ -80,7 +81,7 @@ def main() -> None:
     state_path: Path = args.run / "video_vae.pt"
     vae = VideoVAE(config.video_vae).to(device)
     averaged = Averaged(vae)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = adamw(list(vae.parameters()), (0.9, 0.99), 1e-4)
     piece = Piece(args.minutes, args.cooldown)
     encoder_s = 0.0
     if state_path.exists():
@@ -89,37 +90,42 @@ def main() -> None:
         averaged.module.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         piece.step, encoder_s = state["step"], state["encoder_s"]
-    wait_for(args.data / "clips" / "done")
-    batches = FrameBatches(ClipSet.open(args.data / "clips"), device, args.max_clips)
+    wait_for(args.data / args.clips / "done")
+    batches = FrameBatches(ClipSet.open(args.data / args.clips), device, args.max_clips)
     decode = vae.decode if args.no_compile else torch.compile(vae.decode)
     frozen = (args.run / "video_encoder.done").exists()
     vae.encoder.requires_grad_(not frozen)
     begun_s = time.monotonic()
-    losses: list[Tensor] = []
-    for _ in piece:
-        for group in optimizer.param_groups:
-            group["lr"] = piece.learning_rate(2e-3 if not frozen else 1e-3)
+
+    def step() -> dict[str, Tensor]:
         packed, weight = batches.draw(args.batch, 4 * LATENTS)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             if frozen:
                 with torch.no_grad():
                     latents = vae.encode(packed)
                 latents = latents + LATENT_NOISE * torch.rand(args.batch, 1, 1, 1, 1, device=device) * torch.randn_like(latents)
                 divergence = torch.zeros((), device=device)
+                predicted = decode(latents, Memory())
             else:
                 mean, log_variance = vae.posterior(packed)
                 divergence = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
-                latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-            predicted = decode(latents, Memory())
+                predicted = decode(mean + (0.5 * log_variance).exp() * torch.randn_like(mean), Memory())
         loss = reconstruction_loss(predicted, packed, weight)
         optimizer.zero_grad(set_to_none=True)
         (loss + 3e-4 * divergence).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
+        return {"loss": loss, "kl": divergence}
+
+    graphed = Graphed(step, enabled=not args.no_graph)
+    losses: list[Tensor] = []
+    for _ in piece:
+        set_learning_rate(optimizer, piece.learning_rate(1e-3 if frozen else 2e-3))
+        parts = graphed()
         averaged.update(vae, piece.step)
-        losses.append(loss.detach())
+        losses.append(parts["loss"])
         if piece.step % 500 == 499:
-            piece.report({"loss": float(torch.stack(losses[-200:]).mean()), "kl": float(divergence)})
+            piece.report({"loss": float(torch.stack(losses[-200:]).mean()), "kl": float(parts["kl"])})
         if not frozen and encoder_s + time.monotonic() - begun_s > args.encoder_minutes * 60:
             frozen = True
             vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
@@ -128,6 +134,7 @@ def main() -> None:
             averaged.update(vae, piece.step)
             export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
             (args.run / "video_encoder.done").touch()
+            graphed = Graphed(step, enabled=not args.no_graph)
             print("encoder frozen", flush=True)
     encoder_s += time.monotonic() - begun_s
     export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
