@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import signal
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
 from avatar_rtc.engine_worker import load_checkpoint
-from avatar_rtc.fake import FakeModel, FakeOptions
+from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.registry import Registry
 from signaling.http import make_app
@@ -23,9 +22,9 @@ from signaling.http import make_app
 def make_engine(config: ServerConfig) -> Engine:
     """The engine that a config names, not started."""
     if config.engine.model == "fake":
-        return ProcessEngine(functools.partial(FakeModel, FakeOptions()))
+        return ProcessEngine(functools.partial(load_fake, FakeOptions()))
     checkpoint_dir = resources.checkpoint_dir(config.engine.model)
-    return ProcessEngine(functools.partial(load_checkpoint, checkpoint_dir, os.cpu_count() or 1))
+    return ProcessEngine(functools.partial(load_checkpoint, checkpoint_dir))
 
 
 class Server:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import aiohttp
 import av
@@ -363,13 +363,21 @@ class Call:
 
 
 async def say(
-    url: str, lines: Sequence[str], record: Path | None = None, on_caption: Callable[[str], None] = lambda text: None
+    url: str,
+    lines: Sequence[str],
+    record: Path | None = None,
+    *,
+    avatar: str | None = None,
+    voice: str | None = None,
+    on_caption: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Call a server, say lines one after the other, leave when the last was heard.
 
     Args:
         url: the server's address, such as ``http://127.0.0.1:8080``.
         record: an MP4 file to write.
+        avatar: id of a look; the server's first one if None.
+        voice: id or description of a voice; that of the look if None.
         on_caption: hears each line as it was heard.
 
     Raises:
@@ -382,7 +390,8 @@ async def say(
         call.recorder = Recorder(record)
         summary.record = str(record)
     try:
-        await call.connect()
+        chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
+        await call.connect(f"?{urlencode(chosen)}" if chosen else "")
         for text in lines:
             line = await call.speak(text)
             summary.lines.append(line)

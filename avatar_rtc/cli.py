@@ -38,7 +38,7 @@ examples:
 SAY_EXAMPLES = """
 examples:
   avatar-rtc say http://127.0.0.1:8080 "Hello." "How are you?"
-  avatar-rtc say http://127.0.0.1:8080 "Hello." --record call.mp4
+  avatar-rtc say http://127.0.0.1:8080 "Hello." --avatar adam --record call.mp4
   avatar-rtc say http://127.0.0.1:8080 "Hello." --json | jq .join_ms
 """
 GENERATE_EXAMPLES = """
@@ -121,7 +121,14 @@ def _say(options: argparse.Namespace) -> int:
 
     captions = sys.stderr if options.json else sys.stdout
     report = asyncio.run(
-        say(options.url, options.text, record=options.record, on_caption=lambda text: print(text, file=captions, flush=True))
+        say(
+            options.url,
+            options.text,
+            record=options.record,
+            avatar=options.avatar,
+            voice=options.voice,
+            on_caption=lambda text: print(text, file=captions, flush=True),
+        )
     )
     print(json.dumps(report.as_dict()) if options.json else report.summary())
     return 0
@@ -148,6 +155,10 @@ def _generate(options: argparse.Namespace) -> int:
     )
     show = sys.stderr.isatty()
 
+    def on_load(message: str) -> None:
+        if show:
+            print(message, file=sys.stderr)
+
     def on_progress(film_s: float, work_s: float) -> None:
         if show:
             print(f"\r{film_s:6.1f} s of film, {film_s / work_s:.1f}x real time ", end="", file=sys.stderr, flush=True)
@@ -155,9 +166,8 @@ def _generate(options: argparse.Namespace) -> int:
     if options.engine == "fake":
         model: Model = FakeModel()
     else:
-        if show:
-            print("loading the model", file=sys.stderr)
-        model = load_checkpoint(resources.checkpoint_dir("pocket"), num_threads=os.cpu_count() or 1)
+        on_load("loading the model")
+        model = load_checkpoint(resources.checkpoint_dir("pocket"), on_load)
     film = generate(model, options.prompt, settings, options.output, on_progress)
     if show:
         print(file=sys.stderr)
@@ -227,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     say = command("say", _say, "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
     say.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")
     say.add_argument("text", nargs="+", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
+    say.add_argument("--avatar", metavar="ID", help="who says it, such as adam (default: the server's first look)")
+    say.add_argument("--voice", help="a voice of the server by its id, or a description (default: that of the look)")
     say.add_argument("--record", type=Path, metavar="FILE", help="write what was seen and heard to this MP4 file")
     say.add_argument("--json", action="store_true", help="print the summary as one JSON object; captions go to standard error")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from avatar_rtc import resources
+from model.errors import ModelError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -73,8 +73,7 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    # What this process may use, which in a container is less than what the machine has.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = resources.num_cores()
     if num_cores < 2:
         return Finding("warn", "processor", "1 core", "pocket is made for two; expect pauses in the speech")
     return Finding("ok", "processor", f"{num_cores} cores")
@@ -124,25 +123,18 @@ def _codecs() -> Iterator[Finding]:
 
 
 def _weights(directory: Path) -> Finding:
-    from safetensors import SafetensorError, safe_open
-
-    remedy = "get the files of the repository again: git checkout -- model/weights"
-    files = sorted(directory.glob("*.safetensors"))
-    if not (directory / "config.yaml").is_file() or not files:
-        return Finding("fail", "weights", f"no checkpoint in {directory}", remedy)
-    num_parameters = 0
-    for path in files:
-        try:
-            with safe_open(path, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    size = 1
-                    for length in tensors.get_slice(name).get_shape():
-                        size *= length
-                    num_parameters += size
-        except (SafetensorError, OSError) as error:
-            return Finding("fail", "weights", f"{path} is damaged: {error}", remedy)
-    size_mb = sum(path.stat().st_size for path in files) / 1e6
-    return Finding("ok", "weights", f"{directory.name}, {num_parameters / 1e6:.1f} million parameters, {size_mb:.0f} MB")
+    try:
+        from model.checkpoint import read_weights
+    except (ImportError, OSError):
+        return Finding("fail", "weights", "unknown without torch")
+    try:
+        weights = read_weights(directory)
+    except ModelError as error:
+        return Finding("fail", "weights", str(error), "get the files of the repository again: git checkout -- model/weights")
+    networks = (weights.dit, weights.text, weights.video_vae, weights.audio_vae)
+    num_parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    size_mb = sum(path.stat().st_size for path in directory.glob("*.safetensors")) / 1e6
+    return Finding("ok", "weights", f"{weights.config.name}, {num_parameters / 1e6:.1f} million parameters, {size_mb:.0f} MB")
 
 
 def _page() -> Finding:

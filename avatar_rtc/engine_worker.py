@@ -26,11 +26,18 @@ from pathlib import Path
 
 import numpy as np
 
+from avatar_rtc import resources
 from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
 from model.errors import ModelError
 from model.stream import Model, Stream
 
-ModelLoader = Callable[[], Model]
+Report = Callable[[str], None]
+"""Hears how loading goes on, in words for people."""
+
+ModelLoader = Callable[[Report], Model]
+
+MAX_THREADS = 4
+"""The matrices of pocket are small: beyond this, threads cost more than they give."""
 
 NUM_SLOTS = 4
 """Chunks on their way. The parent copies one out as soon as it hears of it: more than one is taken only while it is busy."""
@@ -347,12 +354,11 @@ class _Scheduler:
                 speaker.stage_s = {}
 
 
-def load_checkpoint(checkpoint_dir: Path, num_threads: int) -> Model:
+def load_checkpoint(checkpoint_dir: Path, report: Report) -> Model:
     """Loader of the real network; torch comes in here, in the child, and nowhere else in this package."""
     from model import pipeline
 
-    model: Model = pipeline.load(checkpoint_dir, num_threads)
-    return model
+    return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), report)
 
 
 def _warm_up(model: Model) -> None:
@@ -380,7 +386,7 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
     Args:
         connection: the child's end of a stream socket. The first thing to come through is the descriptor of an empty, nameless
             file, which the child gives the size that the model needs.
-        load: makes the model.
+        load: makes the model, and tells how it goes.
         parent_pid: the process without which there is nothing to live for.
     """
     _die_with(parent_pid)
@@ -398,7 +404,7 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
         wire.send(Progress("loading the model"))
         started_s = time.monotonic()
         try:
-            model = load()
+            model = load(lambda message: wire.send(Progress(message)))
         except ModelError as error:
             wire.send(Unloadable(error))
             return

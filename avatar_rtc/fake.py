@@ -15,7 +15,7 @@ import time
 import unicodedata
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,6 +114,12 @@ class FakeModel:
 
     def open(self, settings: StreamSettings) -> FakeStream:
         return FakeStream(settings, self._options)
+
+
+def load_fake(options: FakeOptions, report: Callable[[str], None]) -> FakeModel:
+    """A loader for ``avatar_rtc.engine.ProcessEngine``."""
+    report("making pictures and sounds without a network")
+    return FakeModel(options)
 
 
 class FakeStream:

@@ -1,7 +1,8 @@
-"""Where the files lie that belong to the program: beside the packages, in a checkout and in an installed wheel alike."""
+"""Where the files lie that belong to the program: beside the packages, in a checkout and in an installed wheel alike. And the cores."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _BESIDE = Path(__file__).resolve().parent.parent
@@ -20,3 +21,8 @@ def checkpoint_dir(name: str) -> Path:
 def server_config(name: str) -> Path:
     """A server config that is shipped, such as ``pocket``."""
     return _BESIDE / "configs" / "server" / f"{name}.yaml"
+
+
+def num_cores() -> int:
+    """What this process may use, which in a container is less than what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -222,7 +222,7 @@ class Session:
         if self._config.ice.advertised_address is not None:
             answer = advertise(answer, self._config.ice.advertised_address)
         codecs = "+".join(t._codecs[0].name for t in self._peer.getTransceivers() if t.kind in kinds)
-        self._log.info("created: %s, %s", codecs, self._settings.scene)
+        self._log.info("created: %s, %.60s", codecs, self._settings.scene)
         return Answer(self.session_id, self.etag, answer)
 
     def _add_tracks(self, offer: SessionDescription) -> set[str]:

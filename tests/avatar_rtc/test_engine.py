@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from avatar_rtc.engine import EngineFailure, EngineLimits, EngineStream, ProcessEngine
-from avatar_rtc.fake import FakeModel, FakeOptions, read_counter, read_tone_hz, word_tone_hz
+from avatar_rtc.fake import FakeModel, FakeOptions, load_fake, read_counter, read_tone_hz, word_tone_hz
+from avatar_rtc.engine_worker import Report
 from model.chunk import AVChunk, StreamSettings
 from model.errors import CheckpointError, UnspeakableTextError
 from model.stream import Model
@@ -36,7 +37,7 @@ async def start_engine() -> AsyncIterator[StartEngine]:
     engines = []
 
     async def start(options: FakeOptions | None = None, limits: EngineLimits = QUICK) -> ProcessEngine:
-        engine = ProcessEngine(functools.partial(FakeModel, options), limits=limits)
+        engine = ProcessEngine(functools.partial(load_fake, options), limits=limits)
         engines.append(engine)
         await engine.start()
         return engine
@@ -206,7 +207,7 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one(start_engine: StartEng
     assert engine.pid == pid
 
 
-def load_unless(broken: Path) -> Model:
+def load_unless(broken: Path, report: Report) -> Model:
     """A loader that fails while a file exists."""
     if broken.exists():
         raise CheckpointError(f"{broken} is in the way: remove it")
@@ -222,7 +223,7 @@ async def test_what_is_wrong_with_the_weights_reaches_the_caller(tmp_path: Path)
     assert engine.stats().state == "closed"
 
 
-def load_and_die() -> Model:
+def load_and_die(report: Report) -> Model:
     raise AssertionError("a bug in the model")
 
 
@@ -252,7 +253,7 @@ async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: P
     await engine.close()
 
 
-def load_for_ever() -> Model:
+def load_for_ever(report: Report) -> Model:
     signal.pause()
     raise AssertionError("unreachable")
 
@@ -275,7 +276,7 @@ async def test_a_start_that_is_given_up_ends_the_process_at_once() -> None:
 
 
 async def test_a_start_that_takes_too_long_fails() -> None:
-    engine = ProcessEngine(FakeModel, limits=EngineLimits(start_s=0.01))
+    engine = ProcessEngine(functools.partial(load_fake, FakeOptions()), limits=EngineLimits(start_s=0.01))
     with pytest.raises(EngineFailure, match="not ready within"):
         await engine.start()
 
@@ -284,7 +285,7 @@ async def test_close_leaves_nothing_and_fails_what_waits(start_engine: StartEngi
     # The first start of a process brings up multiprocessing's own helper, which stays.
     await (await start_engine()).close()
     before = open_descriptors()
-    engine = ProcessEngine(functools.partial(FakeModel, FakeOptions(crash_on_text="boom", rtf=1.0)), limits=QUICK)
+    engine = ProcessEngine(functools.partial(load_fake, FakeOptions(crash_on_text="boom", rtf=1.0)), limits=QUICK)
     await engine.start()
     stream = await engine.open(WOMAN)
     await stream.push("r1", "boom")
@@ -310,11 +311,11 @@ async def test_close_leaves_nothing_and_fails_what_waits(start_engine: StartEngi
 PARENT = """
 import asyncio, functools, math
 from avatar_rtc.engine import ProcessEngine
-from avatar_rtc.fake import FakeModel, FakeOptions
+from avatar_rtc.fake import FakeOptions, load_fake
 from model.chunk import StreamSettings
 
 async def main():
-    engine = ProcessEngine(functools.partial(FakeModel, FakeOptions(hang_on_text="freeze")))
+    engine = ProcessEngine(functools.partial(load_fake, FakeOptions(hang_on_text="freeze")))
     await engine.start()
     stream = await engine.open(StreamSettings("a woman", "a voice"))
     await stream.push("r1", "freeze")

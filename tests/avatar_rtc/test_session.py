@@ -186,8 +186,8 @@ async def test_events_are_carried_out_once() -> None:
 
 async def test_a_full_prompt_changes_scene_and_voice_from_then_on() -> None:
     engine = InstantEngine()
-    async with serving(engine) as server, calling(server, "?avatar=ben&voice=bright-female") as call:
-        assert engine.opened[0].scene.startswith("A man with short black hair")
+    async with serving(engine) as server, calling(server, "?avatar=adam&voice=bright-female") as call:
+        assert engine.opened[0].scene.startswith("A middle-aged man with short black hair")
         assert engine.opened[0].voice == "a bright, lively female voice"
         (stream,) = engine.streams
         line = await call.speak("A man in a park. <S>First.<E> <S>Second.<E> <AUDCAP>a deep voice<ENDAUDCAP>")
@@ -195,9 +195,9 @@ async def test_a_full_prompt_changes_scene_and_voice_from_then_on() -> None:
         assert (stream.updates[0].scene, stream.updates[0].voice) == ("A man in a park.", "a deep voice")
         (updated,) = call.received(SessionUpdated)
         assert (updated.scene, updated.voice) == ("A man in a park.", "a deep voice")
-        call.send(SessionUpdate(voice="calm-male", event_id="u"))
+        call.send(SessionUpdate(voice="firm-male", event_id="u"))
         await call.wait_for(lambda: len(call.received(SessionUpdated)) == 2, 2, "no session.updated")
-        assert (stream.updates[1].scene, stream.updates[1].voice) == ("A man in a park.", "a friendly, clear male voice")
+        assert (stream.updates[1].scene, stream.updates[1].voice) == ("A man in a park.", "a firm, energetic male voice")
         assert call.received(SessionUpdated)[1].event_id == "u"
 
 

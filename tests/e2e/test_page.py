@@ -157,7 +157,7 @@ def test_what_cannot_be_said_is_explained_and_the_call_goes_on(page: Page) -> No
 def test_looks_and_voices_are_offered_and_change_the_picture(page: Page) -> None:
     call(page)
     corner = luma(page, 4, 100, 8, 8)
-    page.get_by_label("Look", exact=True).select_option("ben")
+    page.get_by_label("Look", exact=True).select_option("walter")
     expect(page.get_by_label("Scene")).to_have_value(re.compile("library"))
     eventually(page, lambda: luma(page, 4, 100, 8, 8), lambda now: abs(now[0] - corner[0]) > 3, "another background")
     page.get_by_label("Scene").fill("A robot on the moon.")
