@@ -65,7 +65,9 @@ def read_weights(directory: Path) -> Weights:
         module.requires_grad_(False).eval()
     tokenizer = CaptionTokenizer(words.read_text(encoding="utf-8").split(), config.text.max_words)
     if tokenizer.size > config.text.num_words:
-        raise CheckpointError(f"{words} has {tokenizer.size} words, config.yaml allows {config.text.num_words}: the files do not belong together")
+        raise CheckpointError(
+            f"{words} has {tokenizer.size} words, config.yaml allows {config.text.num_words}: the files do not belong together"
+        )
     return Weights(config, geometry, tokenizer, dit, text, video_vae, audio_vae, digest.hexdigest())
 
 
@@ -87,6 +89,8 @@ def _load(path: Path, module: nn.Module) -> bytes:
         )
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise CheckpointError(f"{path}: {name} has shape {list(tensor.shape)}, the config asks for {list(wanted[name].shape)}")
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(tensor.shape)}, the config asks for {list(wanted[name].shape)}"
+            )
     module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
     return hashlib.sha256(path.read_bytes()).digest()

@@ -6,6 +6,7 @@ A noisy latent is ``(1 - t) * clean + t * noise``; the network predicts the velo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -17,9 +18,9 @@ def intervals(timesteps: Sequence[float]) -> list[tuple[float, float]]:
         ValueError: levels that do not fall, or lie outside (0, 1].
     """
     levels = [*timesteps, 0.0]
-    if not timesteps or timesteps[0] > 1 or any(a <= b for a, b in zip(levels, levels[1:], strict=False)):
+    if not timesteps or timesteps[0] > 1 or any(a <= b for a, b in pairwise(levels)):
         raise ValueError(f"timesteps must fall from at most 1 and stay above 0, got {list(timesteps)}")
-    return list(zip(levels, levels[1:], strict=False))
+    return list(pairwise(levels))
 
 
 def euler_step(noisy: Tensor, velocity: Tensor, level: float, next_level: float) -> Tensor:

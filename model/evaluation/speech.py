@@ -95,7 +95,7 @@ def judge(said: Sequence[str], heard: Sequence[np.ndarray], *, with_mos: bool = 
         heard: float32 at 16 kHz, a line each.
     """
     transcribe, score = load_recogniser(), load_mos() if with_mos else None
-    lines = []
+    lines: list[dict[str, Any]] = []
     errors = total = 0
     for text, samples in zip(said, heard, strict=True):
         transcript = transcribe(samples)

@@ -1,7 +1,7 @@
 """From a line to a stream's time line: what is said when, and which word that is.
 
-The planner holds a timeline of phonemes. A line goes after what is already planned, or right at the next block; everything else is pause.
-Times are seconds since the stream began.
+The planner holds a timeline of phonemes. A line goes after what is already planned, or right at the next block; everything else
+is pause. Times are seconds since the stream began.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Planner:
 
     def _place(self, reply_id: str, sentence: Sentence, at_s: float, events: list[TimedPhoneme], words: list[_Word]) -> float:
         spoken: dict[int, _Word] = {}
-        for symbol, index, duration_s in zip(sentence.phonemes, sentence.word_index, self._durations(sentence.phonemes), strict=True):
+        for symbol, index, duration_s in zip(
+            sentence.phonemes, sentence.word_index, self._durations(sentence.phonemes), strict=True
+        ):
             events.append((symbol, at_s, at_s + duration_s))
             if index >= 0:
                 word = spoken.setdefault(index, _Word(reply_id, sentence.words[index].text, at_s, at_s))
@@ -96,11 +98,17 @@ class Planner:
         """All phonemes and pauses that touch a span, in order; the line's own past is silence before 0."""
         events = [(p, max(a, 0.0), b) for p, a, b in self._events() if b > start_s - 1 and a < end_s + 1]
         origin_s = max(0.0, min(start_s - 1, events[0][1] if events else start_s - 1))
-        track = with_pauses([(p, a - origin_s, b - origin_s) for p, a, b in events], max(end_s + 1 - origin_s, events[-1][2] - origin_s if events else 0))
+        track = with_pauses(
+            [(p, a - origin_s, b - origin_s) for p, a, b in events],
+            max(end_s + 1 - origin_s, events[-1][2] - origin_s if events else 0),
+        )
         return [(p, a + origin_s, b + origin_s) for p, a, b in track if b + origin_s > start_s and a + origin_s < end_s]
 
     def tell(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, list[Mark]]:
-        """What happens in the block [start_s, end_s): whether a line is heard in it, and its marks. Lines that are over are dropped."""
+        """What happens in the block [start_s, end_s): whether a line is heard in it, and its marks.
+
+        Lines that are over are dropped.
+        """
         marks: list[Mark] = []
         speaking = False
 

@@ -1,7 +1,7 @@
 """Stage 2: audio VAE and vocoder.
 
-First encoder, decoder and vocoder together, by spectral losses and the pitch of the true wave; after ``--encoder-minutes`` the encoder is
-frozen, and decoder and vocoder go on against critics, with noise on the latents as a transformer's output has it.
+First encoder, decoder and vocoder together, by spectral losses and the pitch of the true wave; after ``--encoder-minutes`` the
+encoder is frozen, and decoder and vocoder go on against critics, with noise on the latents as a transformer's output has it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class SpectralLoss(torch.nn.Module):
         losses = []
         for n in self.sizes:
             window, mel = getattr(self, f"window{n}"), getattr(self, f"mel{n}")
-            a, b = (torch.stft(x.float(), n, n // 4, window=window, return_complex=True).abs().clamp(min=1e-5) for x in (fake, real))
+            a, b = (
+                torch.stft(x.float(), n, n // 4, window=window, return_complex=True).abs().clamp(min=1e-5) for x in (fake, real)
+            )
             losses.append((torch.log((mel @ a).clamp(min=1e-4)) - torch.log((mel @ b).clamp(min=1e-4))).abs().mean())
             losses.append(0.25 * (torch.log(a.clamp(min=1e-3)) - torch.log(b.clamp(min=1e-3))).abs().mean())
             losses.append(0.25 * (a - b).norm() / b.norm().clamp(min=1e-3))
@@ -114,8 +116,8 @@ def main() -> None:
     frozen = (args.run / "audio_encoder.done").exists()
     vae.encoder.requires_grad_(not frozen)
     if not args.no_compile:
-        for module in (vae.decoder, vae.encoder):
-            module.compile(dynamic=False)
+        for part in (vae.decoder, vae.encoder):
+            part.compile(dynamic=False)
     num_frames, skip = 2 * LATENTS, SETTLE_LATENTS * 2 * hop
     begun_s = time.monotonic()
 

@@ -1,5 +1,7 @@
 """Stage 3: the transformer and its text side, jointly on video and audio latents, by flow matching under block-causal masks.
 
+Durations are learned along with the rest, from few sentences seen often; stage 4 (model.training.durations) learns them properly.
+
 Resumes by the same command. All clips are turned into latents first, which takes seconds; then nothing but the GPU is used.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +70,9 @@ class LatentClips:
                 frames = torch.from_numpy(clips.frames[i]).to(device).unsqueeze(0)
                 video.append(video_vae.encode(pack_i420(frames))[0].transpose(0, 1).to(torch.bfloat16))  # [F, C, h, w]
                 wave = torch.from_numpy(clips.samples[i]).to(device).float().unsqueeze(0) / 32768
-                latents = audio_vae.encode(F.pad(wave, (0, lookahead)))[0, :, : num_latents * geometry.audio_latents_per_video_latent]
+                latents = audio_vae.encode(F.pad(wave, (0, lookahead)))[
+                    0, :, : num_latents * geometry.audio_latents_per_video_latent
+                ]
                 audio.append(latents.T.to(torch.bfloat16))
                 weight.append(self._weights(clips.boxes[i], num_latents))
         self.video, self.audio, self.weight = torch.stack(video), torch.stack(audio), torch.stack(weight)
@@ -182,9 +187,13 @@ def losses(speaker: Speaker, config: ModelConfig, geometry: Geometry, data: dict
     audio_error = (flow.audio.float() - (audio_noise - data["audio"])).square() * audio_weight
     predicted = speaker.text.durations(context, summary.detach())
     spoken = data["text_mask"] & (data["ids"] != 0)
-    duration_error = F.smooth_l1_loss(predicted.float(), torch.log1p(data["durations_s"] / DURATION_UNIT_S), reduction="none", beta=0.2)
+    duration_error = F.smooth_l1_loss(
+        predicted.float(), torch.log1p(data["durations_s"] / DURATION_UNIT_S), reduction="none", beta=0.2
+    )
     pooled = summary.mean(1)
-    label_error = torch.stack([F.cross_entropy(head(pooled).float(), data["labels"][:, i]) for i, head in enumerate(speaker.labels.values())])
+    label_error = torch.stack(
+        [F.cross_entropy(head(pooled).float(), data["labels"][:, i]) for i, head in enumerate(speaker.labels.values())]
+    )
     return {
         "video": video_error.sum() / (video_weight.sum() * flow.video.shape[1]),
         "audio": audio_error.sum() / (audio_weight.sum() * flow.audio.shape[2]),
@@ -209,7 +218,8 @@ def main() -> None:
     averaged = Averaged(speaker, 0.9995)
     decayed = [p for p in speaker.parameters() if p.ndim > 1]
     others = [p for p in speaker.parameters() if p.ndim <= 1]
-    optimizer = adamw([{"params": decayed}, {"params": others, "weight_decay": 0.0}], (0.9, 0.98), 0.02)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = adamw(groups, (0.9, 0.98), 0.02)
     piece = Piece(args.minutes, args.cooldown, warmup_steps=400)
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -246,8 +256,13 @@ def main() -> None:
             piece.report(shown)
             if not math.isfinite(shown["video"] + shown["audio"]):
                 raise FloatingPointError(f"the loss is no longer a number at step {number}: lower --learning-rate and resume")
-    parts_of_state = {"model": speaker.state_dict(), "averaged": averaged.module.state_dict(), "optimizer": optimizer.state_dict()}
-    save_state(state_path, **parts_of_state, step=piece.step)
+    save_state(
+        state_path,
+        model=speaker.state_dict(),
+        averaged=averaged.module.state_dict(),
+        optimizer=optimizer.state_dict(),
+        step=piece.step,
+    )
     export(args.run / "dit.safetensors", averaged.module.dit)
     export(args.run / "text.safetensors", averaged.module.text)
 

@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -25,7 +28,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="directory made by model.training.prepare")
     parser.add_argument("--run", type=Path, required=True, help="where state and weights live; the same command resumes from it")
     parser.add_argument("--minutes", type=float, required=True, help="stop, and save, after so long")
-    parser.add_argument("--cooldown", type=float, default=0.0, help="share of this piece over which the learning rate falls to 5 %%")
+    parser.add_argument(
+        "--cooldown", type=float, default=0.0, help="share of this piece over which the learning rate falls to 5 %%"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-graph", action="store_true", help="launch kernels one by one instead of replaying a CUDA graph")
@@ -68,18 +73,21 @@ class Piece:
     def report(self, losses: Mapping[str, float]) -> None:
         passed_s = time.monotonic() - self.started_s
         rate = (self.step - self.first_step) / max(passed_s, 1e-3)
-        print(f"{passed_s:5.0f} s  step {self.step:6d}  {rate:5.1f}/s  " + "  ".join(f"{k} {v:.4f}" for k, v in losses.items()), flush=True)
+        print(
+            f"{passed_s:5.0f} s  step {self.step:6d}  {rate:5.1f}/s  " + "  ".join(f"{k} {v:.4f}" for k, v in losses.items()),
+            flush=True,
+        )
 
 
-class Averaged:
+class Averaged(Generic[M]):
     """Exponential moving average of weights, warming up with the number of steps."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, module: M, decay: float = 0.999) -> None:
         self.decay = decay
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.module: M = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
+    def update(self, module: M, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = list(zip(self.module.parameters(), module.parameters(), strict=True))
         torch._foreach_lerp_([a for a, _ in pairs], [b.detach() for _, b in pairs], 1 - decay)
@@ -131,7 +139,9 @@ class Graphed:
         return {name: value.detach().clone() for name, value in result.items()}
 
 
-def adamw(parameters: list[dict[str, object]] | list[nn.Parameter], betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    parameters: list[dict[str, Any]] | list[nn.Parameter], betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW whose learning rate lives on the device, so that a graph can be replayed with another one."""
     cuda = torch.cuda.is_available()
     rate = torch.tensor(1e-3, device="cuda") if cuda else 1e-3
@@ -158,7 +168,8 @@ def export(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16) -
     """Weights for use: parameters in ``dtype``, buffers in float32."""
     buffers = {name for name, _ in module.named_buffers()}
     tensors: dict[str, Tensor] = {
-        name: value.detach().cpu().contiguous().to(torch.float32 if name in buffers else dtype) for name, value in module.state_dict().items()
+        name: value.detach().cpu().contiguous().to(torch.float32 if name in buffers else dtype)
+        for name, value in module.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path.with_suffix(".tmp"))

@@ -63,11 +63,12 @@ def main() -> None:
         for part in pool.imap(_read, parts):
             utterances += part
     args.data.mkdir(parents=True, exist_ok=True)
-    hours = {v: sum(len(u.samples) for u in utterances if u.voice == v) / 24_000 / 3600 for v in sorted({u.voice for u in utterances})}
+    voices = sorted({u.voice for u in utterances})
+    hours = {v: round(sum(len(u.samples) for u in utterances if u.voice == v) / 24_000 / 3600, 2) for v in voices}
     temporary = args.data / "utterances.tmp"
     temporary.write_bytes(pickle.dumps(utterances))
     os.replace(temporary, args.data / "utterances.pkl")
-    print(f"{len(utterances)} utterances, hours: { {k: round(h, 2) for k, h in hours.items()} }, {time.monotonic() - started_s:.0f} s", flush=True)
+    print(f"{len(utterances)} utterances, hours: {hours}, {time.monotonic() - started_s:.0f} s", flush=True)
     # A few clips first, for the video VAE, which can learn while the others are drawn.
     for name, count, seed in (("first", args.first_clips, args.seed + 1), ("clips", args.clips, args.seed)):
         make_clips(args.data / name, utterances, count, seed, workers=args.workers)

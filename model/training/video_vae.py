@@ -1,7 +1,7 @@
 """Stage 1: the video VAE. L1 on luma, chroma and luma gradients, the mouth and the eyes counting several times as much.
 
-The encoder trains for ``--encoder-minutes`` and is then frozen, so that the transformer can start on its latents while the decoder goes on,
-with noise on its input as a transformer's output has it.
+The encoder trains for ``--encoder-minutes`` and is then frozen, so that the transformer can start on its latents while the
+decoder goes on, with noise on its input as a transformer's output has it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
@@ -56,7 +55,12 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Te
     luma = difference[:, :4]
     for dim in (3, 4):
         loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
-    within = (luma[:, 0] - luma[:, 1]).abs() + (luma[:, 0] - luma[:, 2]).abs() + (luma[:, 3] - luma[:, 1]).abs() + (luma[:, 3] - luma[:, 2]).abs()
+    within = (
+        (luma[:, 0] - luma[:, 1]).abs()
+        + (luma[:, 0] - luma[:, 2]).abs()
+        + (luma[:, 3] - luma[:, 1]).abs()
+        + (luma[:, 3] - luma[:, 2]).abs()
+    )
     return loss + 0.12 * (within * weight[:, 0]).mean()
 
 
@@ -138,8 +142,14 @@ def main() -> None:
             print("encoder frozen", flush=True)
     encoder_s += time.monotonic() - begun_s
     export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
-    parts = {"model": vae.state_dict(), "averaged": averaged.module.state_dict(), "optimizer": optimizer.state_dict()}
-    save_state(state_path, **parts, step=piece.step, encoder_s=encoder_s)
+    save_state(
+        state_path,
+        model=vae.state_dict(),
+        averaged=averaged.module.state_dict(),
+        optimizer=optimizer.state_dict(),
+        step=piece.step,
+        encoder_s=encoder_s,
+    )
     with torch.no_grad():
         packed, weight = batches.draw(8, 32)
         shown = averaged.module.decode(averaged.module.encode(packed), Memory()).float()
