@@ -31,10 +31,10 @@ from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
 from model.errors import ModelError
 from model.stream import Model, Stream
 
-Report = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Hears how loading goes on, in words for people."""
 
-ModelLoader = Callable[[Report], Model]
+ModelLoader = Callable[[OnProgress], Model]
 
 MAX_THREADS = 4
 """The matrices of pocket are small: beyond this, threads cost more than they give."""
@@ -354,11 +354,11 @@ class _Scheduler:
                 speaker.stage_s = {}
 
 
-def load_checkpoint(checkpoint_dir: Path, report: Report) -> Model:
+def load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
     """Loader of the real network; torch comes in here, in the child, and nowhere else in this package."""
     from model import pipeline
 
-    return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), report)
+    return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)
 
 
 def _warm_up(model: Model) -> None:

@@ -116,9 +116,9 @@ class FakeModel:
         return FakeStream(settings, self._options)
 
 
-def load_fake(options: FakeOptions, report: Callable[[str], None]) -> FakeModel:
+def load_fake(options: FakeOptions, on_progress: Callable[[str], None]) -> FakeModel:
     """A loader for ``avatar_rtc.engine.ProcessEngine``."""
-    report("making pictures and sounds without a network")
+    on_progress("making pictures and sounds without a network")
     return FakeModel(options)
 
 

@@ -1,4 +1,4 @@
-"""Where the files lie that belong to the program: beside the packages, in a checkout and in an installed wheel alike. And the cores."""
+"""What the program finds around it: its files, beside the packages in a checkout and in an installed wheel alike; and cores."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from avatar_rtc.engine import EngineFailure, EngineLimits, EngineStream, ProcessEngine
+from avatar_rtc.engine_worker import OnProgress
 from avatar_rtc.fake import FakeModel, FakeOptions, load_fake, read_counter, read_tone_hz, word_tone_hz
-from avatar_rtc.engine_worker import Report
 from model.chunk import AVChunk, StreamSettings
 from model.errors import CheckpointError, UnspeakableTextError
 from model.stream import Model
@@ -207,7 +207,7 @@ async def test_an_idle_engine_is_not_taken_for_a_hung_one(start_engine: StartEng
     assert engine.pid == pid
 
 
-def load_unless(broken: Path, report: Report) -> Model:
+def load_unless(broken: Path, on_progress: OnProgress) -> Model:
     """A loader that fails while a file exists."""
     if broken.exists():
         raise CheckpointError(f"{broken} is in the way: remove it")
@@ -223,7 +223,7 @@ async def test_what_is_wrong_with_the_weights_reaches_the_caller(tmp_path: Path)
     assert engine.stats().state == "closed"
 
 
-def load_and_die(report: Report) -> Model:
+def load_and_die(on_progress: OnProgress) -> Model:
     raise AssertionError("a bug in the model")
 
 
@@ -253,7 +253,7 @@ async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: P
     await engine.close()
 
 
-def load_for_ever(report: Report) -> Model:
+def load_for_ever(on_progress: OnProgress) -> Model:
     signal.pause()
     raise AssertionError("unreachable")
 
