@@ -222,9 +222,9 @@ def test_an_utterance_that_is_too_long_is_passed_over_and_voices_do_not_mix() ->
 
 def test_plans_use_the_whole_corpus_and_repeat_with_the_seed() -> None:
     corpus = [utterance("mɑpɑ", voice=v, text=f"{v} {i}.") for v in ("clara", "adam") for i in range(20)]
-    clips = list(plan_clips(corpus, 40, 5, num_frames=128))
+    clips = list(plan_clips(corpus, 60, 5, num_frames=128))
     assert {t for c in clips for t in c.texts} == {u.text for u in corpus}
-    again = list(plan_clips(corpus, 40, 5, num_frames=128))
+    again = list(plan_clips(corpus, 60, 5, num_frames=128))
     assert [c.caption for c in clips] == [c.caption for c in again]
     assert [c.events for c in clips] == [c.events for c in again]
     with pytest.raises(ValueError, match="no utterances"):
