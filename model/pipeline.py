@@ -6,7 +6,6 @@ one pass over the clean block, which becomes history. That last pass belongs to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from torch import Tensor
 from model import runtime as runtimes
 from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamInfo, StreamSettings
-from model.dit.cache import History, StackedMemory
+from model.dit.cache import History
 from model.dit.rope import RotaryTable
 from model.sampling import euler_step, intervals
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.planner import Planner
 from model.text.track import PAUSE
 from model.vae.video import unpack_i420
-
-Report = Callable[[str], None]
 
 
 class Pocket:
@@ -145,7 +142,7 @@ class PocketStream:
         return _Block(noise.to(run.device), audio_noise.to(run.device), tables, self._read_text())
 
     def _read_text(self) -> tuple[Tensor, ...]:
-        """Text of both towers and its visibility, for the next block."""
+        """Which text is visible to the next block, and its keys and values in all layers."""
         weights, run = self._model.weights, self._model.run
         config, geometry = weights.config.text, weights.geometry
         latent_s = geometry.audio_latent_samples / geometry.sample_rate_hz
@@ -166,8 +163,7 @@ class PocketStream:
         near = [start_s <= (c - latent_s / 2) < end_s for c in centres_s]
         visible = torch.tensor([True] * num_summary + near).view(1, 1, 1, -1)
         flat = [t.to(run.device) for table in tables if isinstance(table, RotaryTable) for t in (table.cos, table.sin)]
-        video, audio = run("text", ids.to(run.device), lengths.to(run.device), self._summary, *flat)
-        return video, audio, visible.to(run.device)
+        return visible.to(run.device), *run("text", ids.to(run.device), lengths.to(run.device), self._summary, *flat)
 
     def _durations(self, phonemes: str) -> list[float]:
         run = self._model.run
@@ -175,20 +171,20 @@ class PocketStream:
         (seconds,) = run("durations", ids, self._summary)
         return [float(s) for s in seconds[0, 1:-1]]
 
-    def _pass(self, block: _Block, level: float) -> tuple[Tensor, ...]:
+    def _pass(self, part: str, block: _Block, level: float) -> tuple[Tensor, ...]:
         run = self._model.run
         timestep = torch.full((1,), 1000.0 * level, device=run.device)
-        return run("denoise", block.video, block.audio, timestep, *block.tables, *block.text, *self._history.view())
+        return run(part, block.video, block.audio, timestep, *block.tables, *block.text, *self._history.view())
 
     def _denoise(self, block: _Block) -> None:
         level, next_level = self._intervals[block.passes]
-        video, audio, *_ = self._pass(block, level)
+        video, audio = self._pass("denoise", block, level)
         block.video = euler_step(block.video, video, level, next_level)
         block.audio = euler_step(block.audio, audio, level, next_level)
         block.passes += 1
 
     def _remember(self, block: _Block) -> None:
-        self._history.commit(StackedMemory(*self._pass(block, 0.0)[2:]))
+        self._history.commit(self._pass("remember", block, 0.0))
 
     def _finish(self, block: _Block) -> AVChunk:
         run, geometry = self._model.run, self._model.weights.geometry
@@ -212,13 +208,13 @@ class PocketStream:
         return chunk
 
 
-def load(checkpoint_dir: Path, num_threads: int, report: Report | None = None) -> Pocket:
+def load(checkpoint_dir: Path, num_threads: int, report: runtimes.Report | None = None) -> Pocket:
     """Load a checkpoint and make it ready.
 
     Raises:
         model.errors.CheckpointError, model.errors.ConfigError: see :func:`model.checkpoint.read_weights`.
     """
     weights = read_weights(checkpoint_dir)
-    return Pocket(weights, runtimes.runtime(weights, num_threads, report=report))
+    return Pocket(weights, runtimes.choose_runtime(weights, num_threads, report))
 
 

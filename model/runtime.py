@@ -1,6 +1,6 @@
-"""The network's parts as functions of tensors, and two ways to run them: PyTorch as it is, or ONNX Runtime on graphs exported from it.
+"""The network's parts as functions of tensors, and two ways to run them: PyTorch as it is, or OpenVINO on graphs converted from it.
 
-There is one implementation of the network. ONNX Runtime is about twice as fast on CPUs; PyTorch runs on GPUs and is the oracle.
+There is one implementation of the network. On a CPU OpenVINO runs it two to three times as fast as PyTorch; PyTorch serves GPUs and is the oracle.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from model.checkpoint import Weights
 from model.dit.attention import KeyValue
-from model.dit.block import StreamView
-from model.dit.cache import CacheShape, History, StackedMemory, stack, unstack
+from model.dit.block import LayerMemory, StreamView
+from model.dit.cache import CacheShape, History
 from model.dit.rope import RotaryTable
-from model.dit.transformer import TextMemory
+from model.dit.transformer import Flow, TextMemory
 from model.vae.causal import Memory
 
-_GRAPH_VERSION = 1
-"""Raise it when a change of code changes the exported graphs."""
+_GRAPH_VERSION = 2
+"""Raise it when a change of code changes the converted graphs."""
+
+Report = Callable[[str], None]
 
 
 class Caption(nn.Module):
@@ -52,7 +54,7 @@ class Durations(nn.Module):
 
 
 class Text(nn.Module):
-    """Phonemes with durations, and a summary -> text as both towers see it: two of [layers, 2, 1, H, Q + S, K]."""
+    """Phonemes with durations, and a summary -> keys and values of all layers: of the video tower, then of the audio tower, one by one."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -60,19 +62,19 @@ class Text(nn.Module):
 
     def forward(
         self, ids: Tensor, durations_s: Tensor, summary: Tensor, video_cos: Tensor, video_sin: Tensor, audio_cos: Tensor, audio_sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         phonemes = self.text.phonemes(ids, durations_s, torch.ones_like(ids, dtype=torch.bool))
         tables = RotaryTable(video_cos, video_sin), RotaryTable(audio_cos, audio_sin)
         memory = self.dit.read_text(torch.cat((summary, phonemes), dim=1), tables, None)
-        return tuple(torch.stack([torch.stack(kv) for kv in side]) for side in (memory.video, memory.audio))  # type: ignore[return-value]
+        return tuple(tensor for side in (memory.video, memory.audio) for kv in side for tensor in kv)
 
 
 class Denoise(nn.Module):
-    """One pass of the transformer over one block: two velocities, and what the layers remember of the block.
+    """One pass of the transformer over one block: the two velocities.
 
     Inputs in order: video [1, C, F, h, w]; audio [1, L, C]; timestep [1] on the 0..1000 scale; cosines and sines of video tokens, of video
-    tokens for text, of audio tokens; text of the video and of the audio tower; which text is visible, bool [1, 1, 1, S]; the four parts of
-    the history.
+    tokens for text, of audio tokens; which text is visible, bool [1, 1, 1, S]; the outputs of :class:`Text`; the history, layer by layer,
+    four memories of a key and a value each.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -80,24 +82,32 @@ class Denoise(nn.Module):
         self.dit = weights.dit
 
     def forward(self, video: Tensor, audio: Tensor, timestep: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        flow = self.flow(video, audio, timestep, rest)
+        return flow.video, flow.audio
+
+    def flow(self, video: Tensor, audio: Tensor, timestep: Tensor, rest: tuple[Tensor, ...]) -> Flow:
         video_table, video_text_table, audio_table = (RotaryTable(rest[i], rest[i + 1]) for i in (0, 2, 4))
-        video_text, audio_text, visible = rest[6:9]
-        layers = range(len(video_text))
-        flow = self.dit(
+        visible, num_layers = rest[6], len(self.dit.layers)
+        pairs = [KeyValue(*rest[i : i + 2]) for i in range(7, len(rest), 2)]
+        video_text, audio_text, past = pairs[:num_layers], pairs[num_layers : 2 * num_layers], pairs[2 * num_layers :]
+        timesteps = timestep[:, None]  # one for the whole block, so that modulation is computed once
+        return self.dit(
             video,
             audio,
-            timestep[:, None].expand(-1, video.shape[2]),
-            timestep[:, None].expand(-1, audio.shape[1]),
+            timesteps,
+            timesteps,
             StreamView(video_table, video_text_table, None, visible, None),
             StreamView(audio_table, audio_table, None, visible, None),
-            TextMemory(
-                tuple(KeyValue(video_text[i, 0], video_text[i, 1]) for i in layers),
-                tuple(KeyValue(audio_text[i, 0], audio_text[i, 1]) for i in layers),
-                visible,
-            ),
-            unstack(StackedMemory(*rest[9:13])),
+            TextMemory(tuple(video_text), tuple(audio_text), visible),
+            [LayerMemory(*past[i : i + 4]) for i in range(0, len(past), 4)],
         )
-        return flow.video, flow.audio, *stack(flow.memory)
+
+
+class Remember(Denoise):
+    """The same pass over a clean block, for what the layers remember of it, in the order of the history."""
+
+    def forward(self, video: Tensor, audio: Tensor, timestep: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t for layer in self.flow(video, audio, timestep, rest).memory for kv in layer for t in kv)
 
 
 class DecodeVideo(nn.Module):
@@ -129,9 +139,12 @@ PARTS: dict[str, type[nn.Module]] = {
     "durations": Durations,
     "text": Text,
     "denoise": Denoise,
+    "remember": Remember,
     "decode_video": DecodeVideo,
     "decode_audio": DecodeAudio,
 }
+_HALF_PRECISION = ("denoise", "remember", "decode_video")
+"""Parts that run in bfloat16 on CPUs that have it."""
 
 
 class Runtime(Protocol):
@@ -155,31 +168,32 @@ class TorchRuntime:
         return result
 
 
-class OnnxRuntime:
-    """ONNX Runtime on a CPU. Threads do not spin, because media threads share the cores with them.
+class OpenVINORuntime:
+    """OpenVINO on a CPU.
 
     Args:
-        graphs: directory with one ``.onnx`` file a part, see :func:`export_graphs`.
+        graphs: directory with one converted graph a part, see :func:`convert_graphs`.
         num_threads: for one operator.
     """
 
     def __init__(self, graphs: Path, num_threads: int) -> None:
-        import onnxruntime
+        import openvino
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
         self.device = torch.device("cpu")
-        self._sessions: dict[str, Any] = {
-            name: onnxruntime.InferenceSession(str(graphs / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]) for name in PARTS
-        }
-        self._names = {name: [i.name for i in session.get_inputs()] for name, session in self._sessions.items()}
+        core = openvino.Core()
+        self._requests: dict[str, Any] = {}
+        for name in PARTS:
+            properties = {
+                "INFERENCE_NUM_THREADS": num_threads,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "bf16" if name in _HALF_PRECISION else "f32",
+            }
+            self._requests[name] = core.compile_model(str(graphs / f"{name}.xml"), "CPU", properties).create_infer_request()
 
     def __call__(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-        feed = {name: x.contiguous().numpy() for name, x in zip(self._names[part], inputs, strict=True)}
-        return tuple(torch.from_numpy(y) for y in self._sessions[part].run(None, feed))
+        request = self._requests[part]
+        result = request.infer({i: x.contiguous().numpy() for i, x in enumerate(inputs)}, share_inputs=True)
+        return tuple(torch.from_numpy(result[i].copy()) for i in range(len(request.model_outputs)))
 
 
 def first_memory(part: nn.Module, *inputs: Tensor) -> list[Tensor]:
@@ -188,43 +202,8 @@ def first_memory(part: nn.Module, *inputs: Tensor) -> list[Tensor]:
         return [torch.zeros_like(m) for m in part(*inputs)[1:]]
 
 
-def example_inputs(weights: Weights) -> dict[str, tuple[Tensor, ...]]:
-    """Inputs of every part, as a stream gives them."""
-    config, geometry = weights.config, weights.geometry
-    dit, num_text = config.dit, config.text.num_scene_tokens + 20
-    words, ids = torch.ones(1, config.text.max_words, dtype=torch.long), torch.ones(1, 20, dtype=torch.long)
-    summary = torch.zeros(1, config.text.num_scene_tokens, config.text.dim)
-    video = torch.zeros(1, dit.video.latent_channels, geometry.block_video_latents, geometry.latent_height, geometry.latent_width)
-    audio = torch.zeros(1, geometry.block_audio_latents, dit.audio.latent_channels)
-    video_tables = weights.dit.video_tables(torch.zeros(1, geometry.block_video_latents), geometry.grid_height, geometry.grid_width)
-    audio_table, _ = weights.dit.audio_tables(torch.zeros(1, geometry.block_audio_latents))
-    times = torch.zeros(1, num_text)
-    text_tables = weights.dit.text_tables(times, times.bool())
-    assert video_tables[1] is not None
-    assert text_tables[0] is not None
-    assert text_tables[1] is not None
-    text_inputs = (ids, torch.ones(1, 20), summary, text_tables[0].cos, text_tables[0].sin, text_tables[1].cos, text_tables[1].sin)
-    with torch.inference_mode():
-        text = Text(weights)(*text_inputs)
-    history = History(cache_shape(weights), torch.device("cpu"), torch.float32)
-    tables = (video_tables[0].cos, video_tables[0].sin, video_tables[1].cos, video_tables[1].sin, audio_table.cos, audio_table.sin)
-    visible = torch.ones(1, 1, 1, num_text, dtype=torch.bool)
-    first = (video, audio, torch.zeros(1), *tables, *text, visible)
-    with torch.inference_mode():
-        history.commit(StackedMemory(*Denoise(weights)(*first, *history.view())[2:]))
-    audio_latents = audio.transpose(1, 2).contiguous()
-    noise = torch.zeros(1, geometry.block_samples // config.audio_vae.hop_samples, config.audio_vae.fft_samples // 2 + 1, 2)
-    return {
-        "caption": (words,),
-        "durations": (ids, summary),
-        "text": text_inputs,
-        "denoise": (*first, *(m.clone() for m in history.view())),
-        "decode_video": (video, *first_memory(DecodeVideo(weights), video)),
-        "decode_audio": (audio_latents, noise, *first_memory(DecodeAudio(weights), audio_latents, noise)),
-    }
-
-
 def cache_shape(weights: Weights) -> CacheShape:
+    """Sizes of a stream's history."""
     geometry, sampling = weights.geometry, weights.config.sampling
     tokens = geometry.tokens_per_video_latent
     return CacheShape(
@@ -236,30 +215,66 @@ def cache_shape(weights: Weights) -> CacheShape:
     )
 
 
-_DYNAMIC: dict[str, dict[int, dict[int, str]]] = {
-    "durations": {0: {1: "phonemes"}},
-    "text": {0: {1: "phonemes"}, 1: {1: "phonemes"}} | {i: {1: "text"} for i in range(3, 7)},
-    "denoise": {9: {4: "text"}, 10: {4: "text"}, 11: {3: "text"}} | {i: {4: f"past{i}"} for i in range(12, 16)},
-}
-"""For each part, the axes of its inputs that vary."""
+def example_inputs(weights: Weights) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of every part, as a stream gives them in its second block."""
+    config, geometry = weights.config, weights.geometry
+    dit, num_text = config.dit, config.text.num_scene_tokens + 20
+    words, ids = torch.ones(1, config.text.max_words, dtype=torch.long), torch.ones(1, 20, dtype=torch.long)
+    summary = torch.zeros(1, config.text.num_scene_tokens, config.text.dim)
+    video = torch.zeros(1, dit.video.latent_channels, geometry.block_video_latents, geometry.latent_height, geometry.latent_width)
+    audio = torch.zeros(1, geometry.block_audio_latents, dit.audio.latent_channels)
+    video_tables = weights.dit.video_tables(torch.zeros(1, geometry.block_video_latents), geometry.grid_height, geometry.grid_width)
+    audio_table, _ = weights.dit.audio_tables(torch.zeros(1, geometry.block_audio_latents))
+    times = torch.zeros(1, num_text)
+    text_tables = weights.dit.text_tables(times, times.bool())
+    tables = tuple(t for table in (*video_tables, audio_table) if table is not None for t in (table.cos, table.sin))
+    flat_text_tables = tuple(t for table in text_tables if table is not None for t in (table.cos, table.sin))
+    text_inputs = (ids, torch.ones(1, 20), summary, *flat_text_tables)
+    visible = torch.ones(1, 1, 1, num_text, dtype=torch.bool)
+    history = History(cache_shape(weights), torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        first = (video, audio, torch.zeros(1), *tables, visible, *Text(weights)(*text_inputs))
+        history.commit(Remember(weights)(*first, *history.view()))
+    denoise = (*first, *(m.clone() for m in history.view()))
+    audio_latents = audio.transpose(1, 2).contiguous()
+    noise = torch.zeros(1, geometry.block_samples // config.audio_vae.hop_samples, config.audio_vae.fft_samples // 2 + 1, 2)
+    return {
+        "caption": (words,),
+        "durations": (ids, summary),
+        "text": text_inputs,
+        "denoise": denoise,
+        "remember": denoise,
+        "decode_video": (video, *first_memory(DecodeVideo(weights), video)),
+        "decode_audio": (audio_latents, noise, *first_memory(DecodeAudio(weights), audio_latents, noise)),
+    }
 
 
-def export_graphs(weights: Weights, directory: Path) -> None:
-    """Write one ONNX graph a part, weights inside, to a directory that then exists whole or not at all."""
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in ONNX
+def convert_graphs(weights: Weights, directory: Path) -> None:
+    """Write one OpenVINO graph a part, weights inside, to a directory that then exists whole or not at all."""
+    import openvino
+
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in OpenVINO
     examples = example_inputs(weights)
+    num_text_inputs = 10 + 4 * weights.config.dit.num_layers
+    varying: dict[str, Callable[[int, list[int]], list[int]]] = {
+        "durations": lambda i, shape: [shape[0], -1] if i == 0 else shape,
+        "text": lambda i, shape: [shape[0], -1, *shape[2:]] if i != 2 else shape,
+        # Text and history vary along their tokens, the last axis but one; visibility along the last.
+        "denoise": lambda i, shape: shape if i < 9 else [*shape[:-1], -1] if i == 9 else [*shape[:-2], -1, shape[-1]],
+    }
+    varying["remember"] = varying["denoise"]
+    assert len(examples["denoise"]) > num_text_inputs
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent))
     try:
         for name, part in PARTS.items():
-            inputs = examples[name]
-            names = [f"in{i}" for i in range(len(inputs))]
-            axes = {f"in{i}": dynamic for i, dynamic in _DYNAMIC.get(name, {}).items()}
+            shapes = [list(x.shape) for x in examples[name]]
+            change = varying.get(name, lambda _, shape: shape)
             with warnings.catch_warnings(), torch.inference_mode():
                 warnings.simplefilter("ignore")
-                torch.onnx.export(
-                    part(weights).eval(), inputs, str(scratch / f"{name}.onnx"), input_names=names, dynamic_axes=axes, opset_version=18, dynamo=False
-                )
+                graph = openvino.convert_model(part(weights).eval(), example_input=examples[name])
+            graph.reshape({i: openvino.PartialShape(change(i, shape)) for i, shape in enumerate(shapes)})
+            openvino.save_model(graph, str(scratch / f"{name}.xml"), compress_to_fp16=False)
         try:
             os.replace(scratch, directory)
         except OSError:  # somebody else was faster
@@ -269,23 +284,21 @@ def export_graphs(weights: Weights, directory: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def cached_graphs(weights: Weights, *, report: Any = None) -> Path:
-    """The directory of exported graphs of these weights; they are exported on first use."""
+def cached_graphs(weights: Weights, report: Report | None = None) -> Path:
+    """The directory of converted graphs of these weights; they are converted on first use."""
     digest = hashlib.sha256(f"{_GRAPH_VERSION} {torch.__version__} {weights.digest}".encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar-rtc"
     directory = base / f"{weights.config.name}-{digest}"
     if not directory.is_dir():
         if report:
-            report("exporting graphs for ONNX Runtime, once")
-        export_graphs(weights, directory)
+            report("converting the network for this machine, once; this takes about half a minute")
+        convert_graphs(weights, directory)
     return directory
 
 
-def runtime(weights: Weights, num_threads: int, *, report: Any = None) -> Runtime:
-    """The fastest runtime on this machine: PyTorch on a GPU, else ONNX Runtime."""
+def choose_runtime(weights: Weights, num_threads: int, report: Report | None = None) -> Runtime:
+    """The fastest runtime on this machine: PyTorch on a GPU, else OpenVINO."""
     if torch.cuda.is_available():
         return TorchRuntime(weights, torch.device("cuda"))
     torch.set_num_threads(num_threads)
-    return OnnxRuntime(cached_graphs(weights, report=report), num_threads)
-
-
+    return OpenVINORuntime(cached_graphs(weights, report), num_threads)

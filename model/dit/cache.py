@@ -3,39 +3,19 @@
 Every denoise pass reads a view; a block's own keys and values enter once, when the block is clean and ``commit`` is called. The order of
 keys does not matter to attention, so a block simply takes the place of the oldest one.
 
-All layers are stacked, keys before values: [layers, 2, B, H, T, K].
+Memories are flat sequences of tensors [B, H, T, K]: layer by layer, the four of :class:`LayerMemory`, a key and a value each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.config import DiTConfig
-from model.dit.attention import KeyValue
-from model.dit.block import LayerMemory
 from model.dit.rope import Rope
-
-
-class StackedMemory(NamedTuple):
-    """The four memories of all layers, see :class:`LayerMemory` for their meaning."""
-
-    video_self: Tensor
-    audio_self: Tensor
-    video_cross: Tensor
-    audio_cross: Tensor
-
-
-def stack(memory: Sequence[LayerMemory]) -> StackedMemory:
-    return StackedMemory(*(torch.stack([torch.stack(layer[i]) for layer in memory]) for i in range(4)))
-
-
-def unstack(memory: StackedMemory) -> list[LayerMemory]:
-    return [LayerMemory(*(KeyValue(m[i, 0], m[i, 1]) for m in memory)) for i in range(len(memory.video_self))]
 
 
 @dataclass(frozen=True)
@@ -62,37 +42,39 @@ class History:
         self._shape = shape
         self._rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
         self._num_committed = 0
-
-        def buffer(heads: int, dim: int, tokens: int) -> Tensor:
-            return torch.zeros(config.num_layers, 2, 1, heads, tokens, dim // heads, device=device, dtype=dtype)
-
         video, audio = (config.video.num_heads, config.video.dim), (config.audio.num_heads, config.audio.dim)
-        many_video, many_audio = shape.num_blocks * shape.video_tokens, shape.num_blocks * shape.audio_tokens
-        self._buffers = StackedMemory(
-            buffer(*video, shape.sink_tokens + many_video), buffer(*audio, many_audio), buffer(*audio, many_video), buffer(*video, many_audio)
+        # (heads and width, tokens a block, tokens of the sink) of video_self, audio_self, video_cross, audio_cross
+        kinds = (
+            (video, shape.video_tokens, shape.sink_tokens),
+            (audio, shape.audio_tokens, 0),
+            (audio, shape.video_tokens, 0),
+            (video, shape.audio_tokens, 0),
         )
+        self._kinds = [(tokens, sink) for _, tokens, sink in kinds for _ in range(2)] * config.num_layers
+        self._buffers = [
+            torch.zeros(1, heads, sink + shape.num_blocks * tokens, dim // heads, device=device, dtype=dtype)
+            for _ in range(config.num_layers)
+            for (heads, dim), tokens, sink in kinds
+            for _ in range(2)
+        ]
 
     @property
     def num_bytes(self) -> int:
         return sum(b.numel() * b.element_size() for b in self._buffers)
 
-    def view(self) -> StackedMemory:
+    def view(self) -> list[Tensor]:
         """What a new block may see. Do not write to it; it is valid until the next ``commit``."""
         blocks = min(self._num_committed, self._shape.num_blocks)
-        sink = self._shape.sink_tokens if blocks else 0
-        video, audio = blocks * self._shape.video_tokens, blocks * self._shape.audio_tokens
-        return StackedMemory(*(b[..., :n, :] for b, n in zip(self._buffers, (sink + video, audio, video, audio), strict=True)))
+        sizes = [(sink if blocks else 0) + blocks * tokens for tokens, sink in self._kinds]
+        return [b[:, :, :n] for b, n in zip(self._buffers, sizes, strict=True)]
 
-    def commit(self, memory: StackedMemory) -> None:
+    def commit(self, memory: Sequence[Tensor]) -> None:
         """Remember a clean block in place of the oldest one; the first block of a stream also leaves the sink."""
         slot = self._num_committed % self._shape.num_blocks
-        sink = self._shape.sink_tokens
-        if sink and self._num_committed == 0:
-            keys, values = memory.video_self[:, 0, ..., :sink, :], memory.video_self[:, 1, ..., :sink, :]
-            self._buffers.video_self[:, 0, ..., :sink, :] = self._rope.without_time(keys)
-            self._buffers.video_self[:, 1, ..., :sink, :] = values
-        for buffer, new, first in zip(self._buffers, memory, (sink, 0, 0, 0), strict=True):
-            tokens = new.shape[-2]
-            start = first + slot * tokens
-            buffer[..., start : start + tokens, :] = new
+        for i, (buffer, new, (tokens, sink)) in enumerate(zip(self._buffers, memory, self._kinds, strict=True)):
+            if sink and self._num_committed == 0:
+                first = new[:, :, :sink]
+                buffer[:, :, :sink] = first if i % 2 else self._rope.without_time(first)  # keys stand at even places
+            start = sink + slot * tokens
+            buffer[:, :, start : start + tokens] = new
         self._num_committed += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,14 @@ class RotaryTable:
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate ``x`` [B, heads, T, head_dim]; float32 arithmetic, result in the type of ``x``."""
         cos, sin = (t.unsqueeze(-3) for t in (self.cos, self.sin))
-        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-        return (x.float() * cos + turned * sin).to(x.dtype)
+        # A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six.
+        return (x.float() * cos + (x @ quarter_turn(x)).float() * sin).to(x.dtype)
+
+
+def quarter_turn(x: Tensor) -> Tensor:
+    """The matrix [K, K] by which ``x @ m`` maps each pair (a, b) of channels to (-b, a)."""
+    pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
+    return torch.from_numpy(pairs).to(x)
 
 
 @dataclass(frozen=True)
