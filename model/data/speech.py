@@ -120,6 +120,9 @@ VOICES: dict[str, Voice] = {
     )
 }
 
+HIBARI_VOICE = "clara"
+"""The voice that hibari has."""
+
 
 def _session(model: Any, threads: int) -> Any:
     import onnxruntime
@@ -140,6 +143,34 @@ def _with_output(path: Path, tensor: str) -> bytes:
     return graph.SerializeToString()
 
 
+def _only_output(path: Path, tensor: str) -> bytes:
+    """The part of the graph at ``path`` that one of its inner tensors needs; ONNX Runtime would run it all."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    needed: set[int] = set()
+    wanted = [tensor]
+    while wanted:
+        maker = makers.get(wanted.pop())
+        if maker is not None and id(maker) not in needed:
+            needed.add(id(maker))
+            wanted += maker.input
+    nodes = [node for node in graph.node if id(node) in needed]
+    read = {name for node in nodes for name in node.input}
+    constants = [constant for constant in graph.initializer if constant.name in read]
+    for field, kept in ((graph.node, nodes), (graph.initializer, constants)):
+        del field[:]
+        field.extend(kept)
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
+    return bytes(model.SerializeToString())
+
+
+_HIBARI_DURATIONS, _KOKORO_DURATIONS = "/Clip_output_0", "/encoder/Clip_output_0"
+
+
 class HibariTeacher:
     """hibari's built-in voice, with phoneme durations."""
 
@@ -148,7 +179,7 @@ class HibariTeacher:
 
         assets = Path(hibari.__file__).parent / "assets"
         self._vocabulary: dict[str, int] = json.loads((assets / "vocab.json").read_text(encoding="utf-8"))
-        self._session = _session(_with_output(assets / "hibari.onnx", "/Clip_output_0"), threads)
+        self._session = _session(_with_output(assets / "hibari.onnx", _HIBARI_DURATIONS), threads)
 
     def speak(self, text: str, phonemes: str, *, speed: float = 1.0, seed: int = 0) -> Utterance:
         from hibari import dsp
@@ -159,7 +190,7 @@ class HibariTeacher:
             None, {"ids": np.asarray([ids], np.int64), "speed": np.asarray([speed], np.float32)}
         )
         wave = dsp.synth(*(s[0] for s in spectra), np.random.default_rng(seed))
-        return _utterance("clara", text, phonemes, durations, wave)
+        return _utterance(HIBARI_VOICE, text, phonemes, durations, wave)
 
 
 class KokoroTeacher:
@@ -173,8 +204,8 @@ class KokoroTeacher:
 
     def __init__(self, model: Path, voices: Path, vocabulary: Path, threads: int = 1) -> None:
         self._vocabulary: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
-        self._session = _session(_with_output(model, "/encoder/Clip_output_0"), threads)
-        self._styles = {v.name: np.fromfile(voices / f"{v.kokoro}.bin", np.float32).reshape(510, 1, 256) for v in VOICES.values()}
+        self._session = _session(_with_output(model, _KOKORO_DURATIONS), threads)
+        self._styles = _styles(voices)
 
     def speak(self, voice: str, text: str, phonemes: str, *, speed: float = 1.0) -> Utterance:
         phonemes = _known(phonemes, self._vocabulary)
@@ -183,6 +214,45 @@ class KokoroTeacher:
         feed = {"tokens": np.asarray([ids], np.int64), "style": style, "speed": np.asarray([speed], np.float32)}
         wave, durations = self._session.run(None, feed)
         return _utterance(voice, text, phonemes, durations, np.ravel(wave))
+
+
+class DurationTeacher:
+    """The part of the teachers that decides how long a phoneme lasts: 2 ms a sentence for hibari's voice, 30 ms for the others.
+
+    Args:
+        model: Kokoro's ONNX file, or None: then only hibari's voice has durations.
+        voices: as for ``KokoroTeacher``; looked at only if ``model`` is given.
+    """
+
+    def __init__(self, model: Path | None = None, voices: Path | None = None, threads: int = 1) -> None:
+        import hibari
+
+        assets = Path(hibari.__file__).parent / "assets"
+        self._vocabulary: dict[str, int] = json.loads((assets / "vocab.json").read_text(encoding="utf-8"))
+        self._hibari = _session(_only_output(assets / "hibari.onnx", _HIBARI_DURATIONS), threads)
+        self._kokoro = _session(_only_output(model, _KOKORO_DURATIONS), threads) if model else None
+        self._styles = _styles(voices) if model and voices else {}
+
+    def __call__(self, voice: str, phonemes: str) -> np.ndarray:
+        """Frames of 25 ms, one entry a phoneme plus one for the pause at either end; int16 [len(phonemes) + 2].
+
+        Raises:
+            KeyError: a phoneme is not in the teachers' alphabet.
+        """
+        ids = np.asarray([[0, *(self._vocabulary[p] for p in phonemes), 0]], np.int64)
+        speed = np.ones(1, np.float32)
+        if voice == HIBARI_VOICE:
+            (durations,) = self._hibari.run(None, {"ids": ids, "speed": speed})
+        elif self._kokoro is None:
+            raise ValueError(f"the durations of {voice!r} need Kokoro's model")
+        else:
+            style = self._styles[voice][min(len(phonemes), 509)]
+            (durations,) = self._kokoro.run(None, {"tokens": ids, "style": style, "speed": speed})
+        return np.ravel(durations).round().astype(np.int16)
+
+
+def _styles(directory: Path) -> dict[str, np.ndarray]:
+    return {v.name: np.fromfile(directory / f"{v.kokoro}.bin", np.float32).reshape(510, 1, 256) for v in VOICES.values()}
 
 
 def _known(phonemes: str, vocabulary: dict[str, int]) -> str:
