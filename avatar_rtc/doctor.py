@@ -41,7 +41,7 @@ def examine(port: int, checkpoint_dir: Path | None = None) -> Iterator[Finding]:
     yield _cores()
     yield _package("torch", "runs the network", remedy="pip install torch==2.13.0")
     yield _devices()
-    yield _package("onnxruntime", "runs pocket on a CPU")
+    yield _package("openvino", "runs pocket on a CPU")
     yield _package("aiortc", "carries the call")
     yield from _codecs()
     yield _weights(checkpoint_dir or resources.checkpoint_dir("pocket"))

@@ -1,10 +1,10 @@
 """Whether the mouth follows the voice: recordings of calls, looked at without knowing the model.
 
 The measure is a plain one. Faces stand nearly still, so a fixed upright strip holds the middle of the mouth. What has there
-neither the colour above the lips nor that of the chin is lip, teeth or the dark between: its height is the *opening*, less that of the
-closed mouth before anything is said. It is compared with the loudness of the voice in dB, over whole recordings: at the best lag,
-and with the loudness of other recordings instead (*shuffled*). Loudness says little about which shape a mouth has, so that
-correlations are far from 1; what counts is where they peak, and that they vanish when shuffled.
+neither the colour above the lips nor that of the chin is lip, teeth or the dark between: its height is the *opening*, less that
+of the closed mouth before anything is said. It is compared with the loudness of the voice in dB, over whole recordings: at the
+best lag, and with the loudness of other recordings instead (*shuffled*). Loudness says little about which shape a mouth has, so
+that correlations are far from 1; what counts is where they peak, and that they vanish when shuffled.
 
     python -m benchmarks.lips
 """
@@ -48,6 +48,7 @@ LAGS_MS = tuple(range(-300, 301, 20))
 
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Choice = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ class Recording:
         found: Array = np.interp(times_s, np.arange(len(self.loudness_db)) * HOP_S, self.loudness_db)
         return found
 
-    def silent(self) -> Array:
+    def silent(self) -> Choice:
         """Which pictures come ``CLOSED_AFTER_S`` or longer after the last sound, and before the next."""
         voiced_s = np.flatnonzero(self.loudness_db > QUIET_DB) * HOP_S
         last = np.searchsorted(voiced_s, self.times_s) - 1
         return (last >= 0) & (self.times_s - voiced_s[np.maximum(last, 0)] > CLOSED_AFTER_S)
 
-    def spoken(self) -> Array:
+    def spoken(self) -> Choice:
         return self.loudness_at(self.times_s) > QUIET_DB
 
 
@@ -99,17 +100,29 @@ def read(path: Path) -> Recording:
     rest = times_s < voiced[0] * HOP_S - REST_S
     if not rest.any():
         raise ValueError(f"{path} begins with speech: record it with 'avatar-rtc say --record'")
-    above, chin = (np.median(strips[rest][:, part], axis=(0, 1, 2)) for part in (slice(None, 2), slice(-5, None)))
-    skin_distance = np.minimum(np.linalg.norm(strips - above, axis=-1), np.linalg.norm(strips - chin, axis=-1))
-    mouth = (skin_distance > SAME_COLOUR).sum(1).mean(1) / height
+    mouth = mouth_heights(strips, skin_colours(strips[rest])) / height
     return Recording(times_s, mouth - np.median(mouth[rest]), loudness_db)
+
+
+def skin_colours(strips: Array) -> tuple[Array, Array]:
+    """Colour above the lips and that of the chin, RGB, of strips [N, H, W, 3] with a closed mouth."""
+    above, chin = (np.median(strips[:, part], axis=(0, 1, 2)) for part in (slice(None, 2), slice(-5, None)))
+    return above, chin
+
+
+def mouth_heights(strips: Array, skin: tuple[Array, Array]) -> Array:
+    """Rows of each strip [N, H, W, 3] that have no colour of the skin."""
+    distance = np.min([np.linalg.norm(strips - colour, axis=-1) for colour in skin], axis=0)
+    heights: Array = (distance > SAME_COLOUR).sum(1).mean(1)
+    return heights
 
 
 def loudness(samples: Array, rate_hz: int) -> Array:
     """dB of ``WINDOW_S`` around every ``HOP_S``, not below ``QUIET_DB`` less 5."""
     window = round(rate_hz * WINDOW_S)
     power = np.convolve(samples**2, np.ones(window) / window, "same")[:: round(rate_hz * HOP_S)]
-    return np.maximum(10 * np.log10(np.maximum(power, 1e-12)), QUIET_DB - 5)
+    found: Array = np.maximum(10 * np.log10(np.maximum(power, 1e-12)), QUIET_DB - 5)
+    return found
 
 
 def _standard(values: Array) -> Array:

@@ -8,9 +8,11 @@ Needs the extra ``[evaluate]``; never used at run time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +55,6 @@ def load_recogniser() -> Callable[[np.ndarray], str]:
 
 def load_mos() -> Callable[[np.ndarray], float]:
     """DistilMOS; takes float32 at 16 kHz, answers 1 to 5."""
-    import sys
     import types
 
     import torch
@@ -125,7 +126,9 @@ def main() -> None:
     said = [line for line in args.said.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(files) != len(said):
         parser.error(f"{len(said)} lines but {len(files)} recordings")
-    result = judge(said, [read_recording(f) for f in files])
+    # A judge that talks to itself must not get into the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = judge(said, [read_recording(f) for f in files])
     print(json.dumps(result, indent=1, ensure_ascii=False))
 
 
