@@ -21,6 +21,8 @@ from model.text.phonemes import NUM_IDS
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
 
+torch.set_num_threads(1)  # tensors this small gain nothing from more, and lose much where cores are busy
+
 WORDS = ("man", "woman", "red", "office", "deep", "warm", "voice")
 MAN = StreamSettings("A man in an office.", "a deep voice", seed=1)
 WOMAN = StreamSettings("A woman in red.", "a warm voice", seed=2)
