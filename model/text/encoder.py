@@ -47,15 +47,14 @@ class DurationPredictor(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.voice = nn.Linear(config.dim, config.dim)
-        self.layers = nn.ModuleList(nn.Conv1d(config.dim, config.dim, 3, padding=1) for _ in range(2))
+        self.layer = nn.Conv1d(config.dim, config.dim, 3, padding=1)
         self.head = nn.Linear(config.dim, 1)
         nn.init.constant_(self.head.bias, 0.7)
 
     def forward(self, context_BSD: Tensor, caption_BQD: Tensor) -> Tensor:
         """log(1 + duration / 25 ms), [B, S]."""
         x = context_BSD + self.voice(caption_BQD.mean(1, keepdim=True))
-        for layer in self.layers:
-            x = x + F.silu(layer(x.transpose(1, 2)).transpose(1, 2))
+        x = x + F.silu(self.layer(x.transpose(1, 2)).transpose(1, 2))
         return self.head(x).squeeze(-1)
 
 
