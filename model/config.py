@@ -5,11 +5,12 @@ An unknown key is an error, so that a typo never becomes a default.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import ConfigError
 from model.geometry import Geometry
@@ -58,6 +59,12 @@ class TowerConfig(Strict):
     time_scale: float = 1.0
     time_offset: float = 0.0
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TowerConfig:
+        if self.dim % self.num_heads or self.dim // self.num_heads % 2:
+            raise ValueError(f"dim {self.dim} does not split into {self.num_heads} heads of even width")
+        return self
+
 
 class DiTConfig(Strict):
     """The dual-stream transformer.
@@ -90,7 +97,7 @@ class TextConfig(Strict):
         num_scene_layers: transformer layers over the caption's words.
         num_scene_tokens: learned queries that sum the caption up.
         max_words: words of scene and voice together; more are cut.
-        max_phonemes: phonemes visible to a block.
+        max_phonemes: phonemes read for a block, those in its window and around it.
         past_s, future_s: how far from a block's span phonemes stay visible.
     """
 
@@ -141,6 +148,14 @@ class SamplingConfig(Strict):
     window_blocks: int = Field(gt=1)
     sink: bool
 
+    @field_validator("timesteps")
+    @classmethod
+    def _fall(cls, timesteps: tuple[float, ...]) -> tuple[float, ...]:
+        levels = (*timesteps, 0.0)
+        if not timesteps or timesteps[0] > 1 or any(a <= b for a, b in pairwise(levels)):
+            raise ValueError(f"must fall from at most 1 and stay above 0, got {list(timesteps)}")
+        return timesteps
+
 
 class ModelConfig(Strict):
     """Everything about one network."""
@@ -152,6 +167,25 @@ class ModelConfig(Strict):
     video_vae: VideoVAEConfig
     audio_vae: AudioVAEConfig
     sampling: SamplingConfig
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelConfig:
+        dit, video, audio = self.dit, self.video_vae, self.audio_vae
+        pairs = (
+            ("dit.text_dim", dit.text_dim, "text.dim", self.text.dim),
+            ("dit.video.latent_channels", dit.video.latent_channels, "video_vae.latent_channels", video.latent_channels),
+            ("dit.audio.latent_channels", dit.audio.latent_channels, "audio_vae.latent_channels", audio.latent_channels),
+            (
+                "geometry.audio_latent_samples",
+                self.geometry.audio_latent_samples,
+                "2 x audio_vae.hop_samples",
+                2 * audio.hop_samples,
+            ),
+        )
+        for name, value, other, other_value in pairs:
+            if value != other_value:
+                raise ValueError(f"{name} is {value}, but {other} is {other_value}")
+        return self
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -167,7 +201,7 @@ def load_yaml(path: Path, kind: type[T]) -> T:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")

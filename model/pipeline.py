@@ -1,7 +1,8 @@
 """From text to chunks: weights shared by all, one stream a speaker, block after block.
 
-A block goes: read the text around it; denoise it in a few passes over the history; decode sound and pictures; hand out the chunk; then
-one pass over the clean block, which becomes history. That last pass belongs to no chunk, so it is done first thing in the next block.
+A block goes: read the text around it; denoise it in a few passes over the history; decode sound and pictures; hand out the chunk;
+then one pass over the clean block, which becomes history. That last pass belongs to no chunk, so it is done first thing in the
+next block.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from model.dit.rope import RotaryTable
 from model.sampling import euler_step, intervals
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.planner import Planner
-from model.text.track import PAUSE
+from model.text.track import PAUSE, PAUSE_S
 from model.vae.video import unpack_i420
 
 
@@ -30,13 +31,16 @@ class Pocket:
 
     def __init__(self, weights: Weights, runtime: runtimes.Runtime) -> None:
         self.weights, self.run = weights, runtime
-        g = weights.geometry
-        self.info = StreamInfo(weights.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, g.block_frames, g.block_samples)
-        video = torch.zeros(1, weights.config.dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width)
-        audio = torch.zeros(1, weights.config.dit.audio.latent_channels, g.block_audio_latents)
+        g, dit = weights.geometry, weights.config.dit
+        rates = (g.fps, g.sample_rate_hz, g.block_frames, g.block_samples)
+        self.info = StreamInfo(weights.config.name, g.width_px, g.height_px, *rates)
+        video = torch.zeros(1, dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width)
+        audio = torch.zeros(1, dit.audio.latent_channels, g.block_audio_latents)
         noise = torch.zeros(1, *self.noise_shape)
-        self.first_video_memory = [m.to(runtime.device) for m in runtimes.first_memory(runtimes.DecodeVideo(weights).cpu(), video)]
-        self.first_audio_memory = [m.to(runtime.device) for m in runtimes.first_memory(runtimes.DecodeAudio(weights).cpu(), audio, noise)]
+        video_memory = runtimes.first_memory(runtimes.DecodeVideo(weights).cpu(), video)
+        audio_memory = runtimes.first_memory(runtimes.DecodeAudio(weights).cpu(), audio, noise)
+        self.first_video_memory = [m.to(runtime.device) for m in video_memory]
+        self.first_audio_memory = [m.to(runtime.device) for m in audio_memory]
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -55,6 +59,7 @@ class _Block:
     audio: Tensor
     tables: tuple[Tensor, ...]
     text: tuple[Tensor, ...]
+    speaking: bool
     passes: int = 0
 
 
@@ -90,10 +95,13 @@ class PocketStream:
         return "dit" if self._block.passes < len(self._intervals) else "vae"
 
     def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
-        # A block in work has already read its text: begin it again, if it is only listening, so that the line is heard sooner.
-        start_s = self._start_s
+        # A block in work has already read its text. If it only listens it is begun again, so that the line is heard sooner; if it
+        # speaks, the line waits for the next one.
+        waits = self._block is not None and self._block.speaking
+        start_s = self._start_s + (float(self._model.weights.geometry.block_duration_s) if waits else 0.0)
         self._planner.push(reply_id, text, start_s, last=last)
-        self._block = None
+        if not waits:
+            self._block = None
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:
@@ -139,7 +147,8 @@ class PocketStream:
         shape = (1, weights.config.dit.video.latent_channels, len(video_index), geometry.latent_height, geometry.latent_width)
         noise = torch.randn(shape, generator=self._generator)
         audio_noise = torch.randn((1, len(audio_index), weights.config.dit.audio.latent_channels), generator=self._generator)
-        return _Block(noise.to(run.device), audio_noise.to(run.device), tables, self._read_text())
+        speaking = self._planner.speaks(self._start_s, self._start_s + float(geometry.block_duration_s))
+        return _Block(noise.to(run.device), audio_noise.to(run.device), tables, self._read_text(), speaking)
 
     def _read_text(self) -> tuple[Tensor, ...]:
         """Which text is visible to the next block, and its keys and values in all layers."""
@@ -148,11 +157,13 @@ class PocketStream:
         latent_s = geometry.audio_latent_samples / geometry.sample_rate_hz
         start_s, end_s = self._start_s - config.past_s, self._start_s + float(geometry.block_duration_s) + config.future_s
         # Convolutions over phonemes see their neighbours, also those just outside the window.
-        track = self._planner.visible(max(0.0, start_s - 3), end_s + 3)
+        track = self._planner.visible(max(0.0, start_s - 3), end_s + config.max_phonemes * PAUSE_S)
         centres_s = [(a + b) / 2 for _, a, b in track]
         radius = weights.text.phonemes.radius
         inside = [i for i, c in enumerate(centres_s) if start_s - latent_s / 2 <= c - latent_s / 2 < end_s]
-        low, high = max(0, inside[0] - radius), min(len(track), inside[-1] + 1 + radius)
+        # Always equally many, because a new length makes the runtime prepare new kernels; those outside the window are masked.
+        low = max(0, inside[0] - radius)
+        high = max(low + config.max_phonemes, inside[-1] + 1 + radius)
         track, centres_s = track[low:high], centres_s[low:high]
         ids = torch.tensor([[PAUSE_ID if p == PAUSE else IDS[p] for p, _, _ in track]])
         lengths = torch.tensor([[b - a for _, a, b in track]], dtype=torch.float32)
@@ -216,5 +227,3 @@ def load(checkpoint_dir: Path, num_threads: int, report: runtimes.Report | None 
     """
     weights = read_weights(checkpoint_dir)
     return Pocket(weights, runtimes.choose_runtime(weights, num_threads, report))
-
-

@@ -1,6 +1,7 @@
-"""The network's parts as functions of tensors, and two ways to run them: PyTorch as it is, or OpenVINO on graphs converted from it.
+"""The network's parts as functions of tensors, and two ways to run them.
 
-There is one implementation of the network. On a CPU OpenVINO runs it two to three times as fast as PyTorch; PyTorch serves GPUs and is the oracle.
+There is one implementation of the network. PyTorch runs it as it is, on GPUs and as the oracle; OpenVINO runs graphs converted
+from it, two to three times as fast on a CPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from model.dit.block import LayerMemory, StreamView
 from model.dit.cache import CacheShape, History
 from model.dit.rope import RotaryTable
 from model.dit.transformer import Flow, TextMemory
+from model.errors import CheckpointError
 from model.vae.causal import Memory
 
 _GRAPH_VERSION = 2
@@ -54,27 +56,25 @@ class Durations(nn.Module):
 
 
 class Text(nn.Module):
-    """Phonemes with durations, and a summary -> keys and values of all layers: of the video tower, then of the audio tower, one by one."""
+    """Phonemes with durations, and a summary -> keys and values of all layers: the video tower's, then the audio tower's."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         self.text, self.dit = weights.text, weights.dit
 
-    def forward(
-        self, ids: Tensor, durations_s: Tensor, summary: Tensor, video_cos: Tensor, video_sin: Tensor, audio_cos: Tensor, audio_sin: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, durations_s: Tensor, summary: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
         phonemes = self.text.phonemes(ids, durations_s, torch.ones_like(ids, dtype=torch.bool))
-        tables = RotaryTable(video_cos, video_sin), RotaryTable(audio_cos, audio_sin)
-        memory = self.dit.read_text(torch.cat((summary, phonemes), dim=1), tables, None)
+        pair = RotaryTable(*tables[:2]), RotaryTable(*tables[2:])
+        memory = self.dit.read_text(torch.cat((summary, phonemes), dim=1), pair, None)
         return tuple(tensor for side in (memory.video, memory.audio) for kv in side for tensor in kv)
 
 
 class Denoise(nn.Module):
     """One pass of the transformer over one block: the two velocities.
 
-    Inputs in order: video [1, C, F, h, w]; audio [1, L, C]; timestep [1] on the 0..1000 scale; cosines and sines of video tokens, of video
-    tokens for text, of audio tokens; which text is visible, bool [1, 1, 1, S]; the outputs of :class:`Text`; the history, layer by layer,
-    four memories of a key and a value each.
+    Inputs in order: video [1, C, F, h, w]; audio [1, L, C]; timestep [1] on the 0..1000 scale; cosines and sines of video tokens,
+    of video tokens for text, of audio tokens; which text is visible, bool [1, 1, 1, S]; the outputs of :class:`Text`; the
+    history, layer by layer, four memories of a key and a value each.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -221,9 +221,10 @@ def example_inputs(weights: Weights) -> dict[str, tuple[Tensor, ...]]:
     dit, num_text = config.dit, config.text.num_scene_tokens + 20
     words, ids = torch.ones(1, config.text.max_words, dtype=torch.long), torch.ones(1, 20, dtype=torch.long)
     summary = torch.zeros(1, config.text.num_scene_tokens, config.text.dim)
-    video = torch.zeros(1, dit.video.latent_channels, geometry.block_video_latents, geometry.latent_height, geometry.latent_width)
+    num_latents, grid = geometry.block_video_latents, (geometry.grid_height, geometry.grid_width)
+    video = torch.zeros(1, dit.video.latent_channels, num_latents, geometry.latent_height, geometry.latent_width)
     audio = torch.zeros(1, geometry.block_audio_latents, dit.audio.latent_channels)
-    video_tables = weights.dit.video_tables(torch.zeros(1, geometry.block_video_latents), geometry.grid_height, geometry.grid_width)
+    video_tables = weights.dit.video_tables(torch.zeros(1, num_latents), *grid)
     audio_table, _ = weights.dit.audio_tables(torch.zeros(1, geometry.block_audio_latents))
     times = torch.zeros(1, num_text)
     text_tables = weights.dit.text_tables(times, times.bool())
@@ -255,7 +256,6 @@ def convert_graphs(weights: Weights, directory: Path) -> None:
 
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in OpenVINO
     examples = example_inputs(weights)
-    num_text_inputs = 10 + 4 * weights.config.dit.num_layers
     varying: dict[str, Callable[[int, list[int]], list[int]]] = {
         "durations": lambda i, shape: [shape[0], -1] if i == 0 else shape,
         "text": lambda i, shape: [shape[0], -1, *shape[2:]] if i != 2 else shape,
@@ -263,7 +263,6 @@ def convert_graphs(weights: Weights, directory: Path) -> None:
         "denoise": lambda i, shape: shape if i < 9 else [*shape[:-1], -1] if i == 9 else [*shape[:-2], -1, shape[-1]],
     }
     varying["remember"] = varying["denoise"]
-    assert len(examples["denoise"]) > num_text_inputs
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent))
     try:
@@ -286,13 +285,21 @@ def convert_graphs(weights: Weights, directory: Path) -> None:
 
 def cached_graphs(weights: Weights, report: Report | None = None) -> Path:
     """The directory of converted graphs of these weights; they are converted on first use."""
-    digest = hashlib.sha256(f"{_GRAPH_VERSION} {torch.__version__} {weights.digest}".encode()).hexdigest()[:16]
+    import openvino
+
+    versions = f"{_GRAPH_VERSION} {torch.__version__} {openvino.__version__}"
+    digest = hashlib.sha256(f"{versions} {weights.digest}".encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar-rtc"
     directory = base / f"{weights.config.name}-{digest}"
     if not directory.is_dir():
         if report:
             report("converting the network for this machine, once; this takes about half a minute")
-        convert_graphs(weights, directory)
+        try:
+            convert_graphs(weights, directory)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write converted graphs to {base} ({error.strerror}): make it writable, or point XDG_CACHE_HOME elsewhere"
+            ) from None
     return directory
 
 

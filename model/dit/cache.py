@@ -1,7 +1,7 @@
 """The memory of a stream: keys and values of recent blocks, at fixed addresses, with one writer.
 
-Every denoise pass reads a view; a block's own keys and values enter once, when the block is clean and ``commit`` is called. The order of
-keys does not matter to attention, so a block simply takes the place of the oldest one.
+Every denoise pass reads a view; a block's own keys and values enter once, when the block is clean and ``commit`` is called. The
+order of keys does not matter to attention, so a block simply takes the place of the oldest one.
 
 Memories are flat sequences of tensors [B, H, T, K]: layer by layer, the four of :class:`LayerMemory`, a key and a value each.
 """

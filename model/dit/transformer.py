@@ -120,10 +120,10 @@ class DualStreamTransformer(nn.Module):
     # Positions: rotary time of latent n is n * scale + offset, the same unit for video, audio and text.
 
     def video_times(self, latent_index: Tensor) -> Tensor:
-        return latent_index * self.config.video.time_scale + self.config.video.time_offset
+        return latent_index.double() * self.config.video.time_scale + self.config.video.time_offset
 
     def audio_times(self, latent_index: Tensor) -> Tensor:
-        return latent_index * self.config.audio.time_scale + self.config.audio.time_offset
+        return latent_index.double() * self.config.audio.time_scale + self.config.audio.time_offset
 
     def video_tables(self, latent_index: Tensor, grid_height: int, grid_width: int) -> tuple[RotaryTable, RotaryTable | None]:
         """Tables of video tokens for other tokens, and for text: latent_index [..., F] -> [..., F * P, K]."""

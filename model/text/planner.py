@@ -7,7 +7,7 @@ is pause. Times are seconds since the stream began.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from model.chunk import Mark
 from model.text.g2p import Sentence, pronounce
@@ -40,8 +40,7 @@ class _Line:
     events: list[TimedPhoneme]
     words: list[_Word]
     last: bool
-    told: int = field(default=0)
-    started: bool = field(default=False)
+    told: int = 0
 
 
 class Planner:
@@ -55,6 +54,7 @@ class Planner:
         self._durations = durations
         self._lines: list[_Line] = []
         self._past: list[TimedPhoneme] = []
+        self._begun: set[str] = set()  # replies that are heard and not over: pieces of one share a start
 
     def push(self, reply_id: str, text: str, now_s: float, *, last: bool) -> None:
         """Plan a line to begin at ``now_s``, the start of the next block, or after what is planned.
@@ -88,8 +88,13 @@ class Planner:
 
     def cancel(self, now_s: float) -> None:
         """Forget everything from ``now_s`` on; what was said before stays in the past."""
-        self._past = [e for e in self._events() if e[1] < now_s]
+        self._past = [(p, a, min(b, now_s)) for p, a, b in self._events() if a < now_s]
         self._lines = []
+        self._begun.clear()
+
+    def speaks(self, start_s: float, end_s: float) -> bool:
+        """Whether a line is heard in the span."""
+        return any(line.start_s < end_s and line.end_s > start_s for line in self._lines)
 
     def _events(self) -> list[TimedPhoneme]:
         return self._past + [e for line in self._lines for e in line.events]
@@ -120,14 +125,15 @@ class Planner:
             if line.start_s >= end_s:
                 break
             speaking = True
-            if not line.started:
-                line.started = True
+            if line.reply_id not in self._begun:
+                self._begun.add(line.reply_id)
                 marks.append(Mark(line.reply_id, "start", sample(line.start_s), sample(line.start_s)))
             while line.told < len(line.words) and line.words[line.told].start_s < end_s:
                 word = line.words[line.told]
                 marks.append(Mark(word.reply_id, "word", sample(word.start_s), sample(word.end_s), word.text))
                 line.told += 1
             if line.end_s <= end_s and line.last:
+                self._begun.discard(line.reply_id)
                 marks.append(Mark(line.reply_id, "end", min(sample(line.end_s), limit), min(sample(line.end_s), limit)))
         over = [line for line in self._lines if line.end_s <= end_s]
         self._lines = self._lines[len(over) :]

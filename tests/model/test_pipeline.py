@@ -110,7 +110,6 @@ def test_a_block_that_only_listens_is_begun_again_for_a_line(pocket: Pocket) -> 
     assert next_chunk(stream).speaking
 
 
-@pytest.mark.xfail(strict=True, reason="every push begins the block in work again, also one that speaks")
 def test_pushes_do_not_starve_a_block_that_speaks(pocket: Pocket) -> None:
     """A reply that comes in pieces, one a step, goes on being spoken."""
     stream = pocket.open(MAN)

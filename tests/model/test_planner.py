@@ -109,7 +109,6 @@ def test_pieces_of_a_reply_end_once() -> None:
     assert marks[-1][1] == "end"
 
 
-@pytest.mark.xfail(strict=True, reason="every piece of a reply has a start mark of its own")
 def test_pieces_of_a_reply_start_once() -> None:
     """A start is the first voiced moment of a reply, so that its second piece has none."""
     planner = Planner(steady())
@@ -178,7 +177,6 @@ def test_the_track_has_no_gaps_and_no_overlaps(
     check_tiled(planner.visible(start_s, start_s + length_s), start_s, start_s + length_s)
 
 
-@pytest.mark.xfail(strict=True, reason="Planner.cancel keeps the whole phoneme in which it cuts, under what is said next")
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(durations_s=durations, blocks=st.integers(1, 12))
 def test_the_track_has_no_gaps_and_no_overlaps_after_a_cancel(durations_s: list[float], blocks: int) -> None:
