@@ -71,15 +71,19 @@ class PocketStream:
         self._intervals = intervals(model.weights.config.sampling.timesteps)
         self._planner = Planner(self._durations)
         self._index = 0
-        self._settings = settings
-        self._begin_look()
+        self._begin_look(settings)
 
-    def _begin_look(self) -> None:
-        """Forget what was seen and heard so far: the next block is the first one of this look and voice."""
-        model, settings = self._model, self._settings
-        device = model.run.device
+    def _begin_look(self, settings: StreamSettings) -> None:
+        """Forget what was seen and heard so far: the next block is the first one of this look and voice.
+
+        Raises:
+            model.errors.PromptError: the model does not know a word of them; nothing has changed.
+        """
+        model, device = self._model, self._model.run.device
+        caption = model.weights.tokenizer(settings.scene, settings.voice)
+        self._settings = settings
         self._generator = torch.Generator().manual_seed(settings.seed)
-        words = torch.from_numpy(model.weights.tokenizer(settings.scene, settings.voice)).unsqueeze(0).to(device)
+        words = torch.from_numpy(caption).unsqueeze(0).to(device)
         (self._summary,) = model.run("caption", words)
         self._history = History(runtimes.cache_shape(model.weights), device, torch.float32)
         self._video_memory, self._audio_memory = model.first_video_memory, model.first_audio_memory
@@ -105,8 +109,7 @@ class PocketStream:
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:
-            self._settings = settings
-            self._begin_look()
+            self._begin_look(settings)
 
     def cancel(self) -> None:
         self._planner.cancel(self._start_s)

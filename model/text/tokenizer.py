@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.errors import PromptError
+
 _WORD = re.compile(r"[a-z]+")
 SEPARATOR = 1
 """Stands between the scene and the voice."""
@@ -30,7 +32,19 @@ class CaptionTokenizer:
         return len(self._ids) + _FIRST_WORD
 
     def __call__(self, scene: str, voice: str) -> np.ndarray:
-        """int64 [max_words]."""
+        """int64 [max_words].
+
+        Raises:
+            PromptError: not a single word of the scene, or of the voice, is known.
+        """
+        for name, text, example in (
+            ("scene", scene, "A young woman with long red hair in a library."),
+            ("voice", voice, "a warm, clear female voice"),
+        ):
+            if not self._words(text):
+                raise PromptError(
+                    f'The {name} "{text:.60}" has no word that this model knows. Write plain English, such as "{example}"'
+                )
         voice_ids = self._words(voice)[: self._max_words // 3]
         scene_ids = self._words(scene)[: self._max_words - 1 - len(voice_ids)]
         ids = [*scene_ids, SEPARATOR, *voice_ids]
