@@ -47,7 +47,7 @@ ALIVE_EVERY_S = 0.25
 
 WARM_UP_SETTINGS = StreamSettings(scene="A woman with brown hair in a bright office.", voice="a warm, clear female voice")
 WARM_UP_LINE = "Hello, nice to meet you."
-WARM_UP_BLOCKS = 2
+WARM_UP_BLOCKS = 9
 
 
 # Commands: from the parent. ``call`` is the number under which an Answer is expected.
