@@ -89,18 +89,8 @@ def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def spoken_part(samples: np.ndarray) -> np.ndarray:
-    """The line without the waiting around it: from a quarter of a second before its first sound to as much after its last."""
-    level = np.convolve(np.abs(samples), np.full(800, 1 / 800), "same")
-    heard = np.flatnonzero(level > 0.01)
-    margin = _SAMPLE_RATE_HZ // 4
-    return samples[max(0, heard[0] - margin) : heard[-1] + margin] if len(heard) else samples
-
-
 def judge(said: Sequence[str], heard: Sequence[np.ndarray], *, with_mos: bool = True) -> dict[str, Any]:
     """Word error rate over all lines, mean opinion score, and each line's own.
-
-    The score is of the line without the silence around it.
 
     Args:
         heard: float32 at 16 kHz, a line each.
@@ -112,9 +102,7 @@ def judge(said: Sequence[str], heard: Sequence[np.ndarray], *, with_mos: bool = 
         transcript = transcribe(samples)
         wrong = edit_distance(words(text), words(transcript))
         errors, total = errors + wrong, total + len(words(text))
-        lines.append(
-            {"said": text, "heard": transcript, "errors": wrong, "mos": round(score(spoken_part(samples)), 2) if score else None}
-        )
+        lines.append({"said": text, "heard": transcript, "errors": wrong, "mos": round(score(samples), 2) if score else None})
     scores = [line["mos"] for line in lines if line["mos"] is not None]
     return {"wer": errors / total, "mos": float(np.mean(scores)) if scores else None, "lines": lines}
 
