@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", default=str(GOLDEN), metavar="DIR", help="golden fixtures of the published modules")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

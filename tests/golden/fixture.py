@@ -1,0 +1,72 @@
+"""A golden fixture: weights from a recipe, stored inputs and outputs, a tolerance."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One pair of files.
+
+    Attributes:
+        meta: the JSON file.
+        tensors: the stored inputs and expected outputs by name.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @staticmethod
+    def read(path: Path) -> Fixture:
+        """Of the JSON file's path; the tensors lie beside it."""
+        return Fixture(path, json.loads(path.read_text(encoding="utf-8")), load_file(path.with_suffix(".safetensors")))
+
+    def state_dict(self, shapes: Mapping[str, Any] | None = None, prefix: str | None = None) -> dict[str, Tensor]:
+        """The recipe's tensors under the published names.
+
+        Args:
+            shapes: of these keys; all of the fixture's if None.
+            prefix: put in front of a key when its numbers are drawn; the fixture's if None.
+        """
+        spec = importlib.util.spec_from_file_location("golden_weights", self.path.parent / "weights.py")
+        assert spec is not None and spec.loader is not None
+        recipe = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(recipe)
+        weights = self.meta["weights"]
+        made = recipe.make_state_dict(
+            weights["state_dict"] if shapes is None else shapes,
+            weights["salt"],
+            weights["hash_prefix"] if prefix is None else prefix,
+        )
+        return {key: torch.from_numpy(value) for key, value in made.items()}
+
+    def close(self, actual: Tensor, expected: str, *, name: str | None = None) -> None:
+        """Fail unless ``actual`` is the stored tensor ``expected`` within the fixture's tolerance.
+
+        Args:
+            name: for messages, where the stored tensor is only a part of what was computed.
+        """
+        tolerance = {key: value for key, value in self.meta["tolerance_fp32"].items() if not isinstance(value, dict)}
+        for part, special in self.meta["tolerance_fp32"].items():
+            if isinstance(special, dict) and part in expected:
+                tolerance |= special
+        torch.testing.assert_close(
+            actual.detach().float(),
+            self.tensors[expected].float(),
+            **tolerance,
+            msg=lambda text: f"{self.path.stem}: {name or expected}: {text}",
+        )
+
+
+Check = Callable[[Fixture], None]

@@ -1,0 +1,28 @@
+"""Each fixture found is checked by the function that is registered for its module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.golden.fixture import Check, Fixture
+
+CHECKS: dict[str, Check] = {}
+"""Keys are the beginnings of a fixture's ``module`` field."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    directory = Path(metafunc.config.getoption("golden"))
+    paths = sorted(p for p in directory.glob("*.json") if p.with_suffix(".safetensors").exists())
+    missing = pytest.param(None, marks=pytest.mark.skip(reason=f"no golden fixtures in {directory}: name them with --golden DIR"))
+    metafunc.parametrize("path", paths or [missing], ids=lambda path: path.stem if path else "none")
+
+
+def test_the_published_numbers(path: Path) -> None:
+    fixture = Fixture.read(path)
+    module = fixture.meta["module"]
+    check = next((check for name, check in CHECKS.items() if module.startswith(name)), None)
+    if check is None:
+        pytest.skip(f"no check for module {module!r} yet")
+    check(fixture)
