@@ -40,7 +40,8 @@ class Fixture:
             prefix: put in front of a key when its numbers are drawn; the fixture's if None.
         """
         spec = importlib.util.spec_from_file_location("golden_weights", self.path.parent / "weights.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         recipe = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(recipe)
         weights = self.meta["weights"]
