@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from model.config import ModelConfig, load_yaml
@@ -22,6 +20,7 @@ from model.text.encoder import TextEncoder
 from model.text.tokenizer import CaptionTokenizer
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
+from model.weight_files import fill, read_tensors
 
 POCKET_DIR = Path(__file__).parent / "weights" / "pocket"
 
@@ -73,24 +72,5 @@ def read_weights(directory: Path) -> Weights:
 
 def _load(path: Path, module: nn.Module) -> bytes:
     """Fill ``module`` from ``path``; returns a digest of the file."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete, fetch it again")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): fetch it again") from None
-    wanted = module.state_dict()
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or unexpected:
-        first_missing, first_unexpected = (names[0] if names else "none" for names in (missing, unexpected))
-        raise CheckpointError(
-            f"{path} does not fit this model: {len(missing)} keys missing (first: {first_missing}), "
-            f"{len(unexpected)} unexpected (first: {first_unexpected})"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {list(tensor.shape)}, the config asks for {list(wanted[name].shape)}"
-            )
-    module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    fill(module, read_tensors(path), path, dtype=torch.float32)
     return hashlib.sha256(path.read_bytes()).digest()

@@ -1,0 +1,1 @@
+"""Foreign parameter names end here: published files in, this project's modules out."""

@@ -1,0 +1,64 @@
+"""Files of named tensors, and filling a module from them: strict, and without a second copy in memory."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a ``.safetensors`` or a torch file holds, mapped into memory rather than read.
+
+    A torch file's dictionary is returned as it is: training checkpoints nest theirs.
+
+    Raises:
+        CheckpointError: no such file; damaged or truncated; not a dictionary.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete, fetch it again")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or no file of weights ({reason}): fetch it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, not named tensors: is it the right file?")
+    return found
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Put ``tensors`` in place of the module's parameters and buffers, which may be on the meta device.
+
+    Args:
+        tensors: exactly the module's ``state_dict`` by name and shape. They are kept, not copied, unless ``dtype`` changes them.
+        path: where they came from, for messages.
+        dtype: of the floating-point ones afterwards; None keeps each as it is.
+
+    Raises:
+        CheckpointError: names missing and unexpected, or a shape that differs.
+    """
+    wanted = module.state_dict()
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unexpected:
+        first_missing, first_unexpected = (names[0] if names else "none" for names in (missing, unexpected))
+        raise CheckpointError(
+            f"{path} does not fit this model: {len(missing)} keys missing (first: {first_missing}), "
+            f"{len(unexpected)} unexpected (first: {first_unexpected})"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(tensor.shape)}, the config asks for {list(wanted[name].shape)}"
+            )
+    if dtype is not None:
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    module.load_state_dict(dict(tensors), assign=True)
