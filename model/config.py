@@ -6,6 +6,7 @@ An unknown key is an error, so that a typo never becomes a default.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,6 +136,71 @@ class AudioVAEConfig(Strict):
     num_frame_blocks: int
 
 
+class MelConfig(Strict):
+    """The log-mel spectrogram that the published audio VAE encodes and its vocoder reads. Defaults are the published values."""
+
+    sample_rate_hz: int = Field(default=16_000, gt=0)
+    fft_samples: int = Field(default=1024, gt=0)
+    hop_samples: int = Field(default=256, gt=0)
+    num_mels: int = Field(default=80, gt=0)
+    min_hz: float = Field(default=0.0, ge=0)
+    max_hz: float = Field(default=8000.0, gt=0)
+
+
+class MMAudioVAEConfig(Strict):
+    """The published 1-D audio VAE. Defaults are those of ``v1-16.pth``.
+
+    Attributes:
+        hidden_dim: width of the outermost level.
+        width_multipliers: width of each level over ``hidden_dim``, from the mel side inwards.
+        num_res_blocks: of a level of the encoder; the decoder has one more.
+        down_levels: levels after which the encoder halves the rate.
+    """
+
+    num_mels: int = Field(default=80, gt=0)
+    latent_channels: int = Field(default=20, gt=0)
+    hidden_dim: int = Field(default=384, gt=0)
+    width_multipliers: tuple[int, ...] = (1, 2, 4)
+    num_res_blocks: int = Field(default=2, gt=0)
+    down_levels: tuple[int, ...] = (0,)
+
+    @property
+    def frames_per_latent(self) -> int:
+        return 2 ** len(self.down_levels)
+
+
+class BigVGANConfig(Strict):
+    """The published vocoder. Defaults are those of ``best_netG.pt``.
+
+    Attributes:
+        initial_channels: width before the first upsampling, halved by each.
+        upsample_kernels: of the transposed convolutions; each exceeds its rate by an even number.
+        res_dilations: for each of ``res_kernels``, the dilations of its residual pairs.
+    """
+
+    num_mels: int = Field(default=80, gt=0)
+    initial_channels: int = Field(default=1536, gt=0)
+    upsample_rates: tuple[int, ...] = (4, 4, 2, 2, 2, 2)
+    upsample_kernels: tuple[int, ...] = (8, 8, 4, 4, 4, 4)
+    res_kernels: tuple[int, ...] = (3, 7, 11)
+    res_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+
+    @model_validator(mode="after")
+    def _lists_fit(self) -> BigVGANConfig:
+        if len(self.upsample_rates) != len(self.upsample_kernels):
+            raise ValueError(f"{len(self.upsample_rates)} upsample_rates, but {len(self.upsample_kernels)} upsample_kernels")
+        pairs = zip(self.upsample_rates, self.upsample_kernels, strict=True)
+        if any(kernel < rate or (kernel - rate) % 2 for rate, kernel in pairs):
+            raise ValueError("each of upsample_kernels must exceed its rate by an even number")
+        if len(self.res_kernels) != len(self.res_dilations):
+            raise ValueError(f"{len(self.res_kernels)} res_kernels, but {len(self.res_dilations)} res_dilations")
+        return self
+
+    @property
+    def hop_samples(self) -> int:
+        return prod(self.upsample_rates)
+
+
 class SamplingConfig(Strict):
     """Few-step flow matching.
 
@@ -185,6 +251,33 @@ class ModelConfig(Strict):
         for name, value, other, other_value in pairs:
             if value != other_value:
                 raise ValueError(f"{name} is {value}, but {other} is {other_value}")
+        return self
+
+
+class UMT5Config(Strict):
+    """The published text encoder.
+
+    Attributes:
+        dim: width of a token.
+        attention_dim: width of queries, keys and values, all heads together.
+        num_buckets, max_distance: of the relative positions that each layer has a bias for.
+        text_len: tokens that condition the transformer: longer prompts are cut, shorter ones filled with zeros.
+    """
+
+    vocab_size: int = Field(default=256384, gt=0)
+    dim: int = Field(default=4096, gt=0)
+    attention_dim: int = Field(default=4096, gt=0)
+    ffn_dim: int = Field(default=10240, gt=0)
+    num_heads: int = Field(default=64, gt=0)
+    num_layers: int = Field(default=24, gt=0)
+    num_buckets: int = Field(default=32, gt=0)
+    max_distance: int = Field(default=128, gt=0)
+    text_len: int = Field(default=512, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> UMT5Config:
+        if self.attention_dim % self.num_heads:
+            raise ValueError(f"attention_dim {self.attention_dim} is no multiple of num_heads {self.num_heads}")
         return self
 
 
