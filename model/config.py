@@ -201,6 +201,32 @@ class BigVGANConfig(Strict):
         return prod(self.upsample_rates)
 
 
+class WanVAEConfig(Strict):
+    """The published causal video VAE (Wan2.2).
+
+    Attributes:
+        encoder_widths, decoder_widths: channels from half the picture's resolution down to the latent grid, one entry a resolution.
+        num_blocks: residual blocks a resolution in the encoder; the decoder has one more.
+        halves_time: which of the encoder's steps from one resolution to the next also halve time; the decoder undoes them.
+    """
+
+    latent_channels: int = Field(gt=0)
+    encoder_widths: tuple[int, ...]
+    decoder_widths: tuple[int, ...]
+    num_blocks: int = Field(gt=0)
+    halves_time: tuple[bool, ...]
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> WanVAEConfig:
+        steps = len(self.halves_time)
+        if len(self.encoder_widths) != steps + 1 or len(self.decoder_widths) != steps + 1:
+            raise ValueError(
+                f"{steps} entries of halves_time need {steps + 1} widths, got {len(self.encoder_widths)} of the encoder "
+                f"and {len(self.decoder_widths)} of the decoder"
+            )
+        return self
+
+
 class SamplingConfig(Strict):
     """Few-step flow matching.
 
