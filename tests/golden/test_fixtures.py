@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.golden.fixture import Check, Fixture
+from tests.golden.umt5 import check_umt5
 
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {
+    "UMT5 encoder": check_umt5,
+}
 """Keys are the beginnings of a fixture's ``module`` field."""
 
 

@@ -1,0 +1,127 @@
+"""The published text encoder, UMT5-XXL: a prompt in, what the transformer attends to out.
+
+The network is transformers' own, which is imported when one is built and not before: pocket never needs it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from model.config import UMT5Config
+from model.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import UMT5EncoderModel
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def clean(text: str) -> str:
+    """A prompt as the tokenizer was fed in training: garbled letters mended, HTML entities resolved, white space folded."""
+    import ftfy
+
+    # Twice, because scraped text is often escaped twice.
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def build_umt5(config: UMT5Config) -> UMT5EncoderModel:
+    """The network without its numbers: on the meta device, to be filled."""
+    from transformers import UMT5Config as PublishedConfig
+    from transformers import UMT5EncoderModel
+
+    published = PublishedConfig(
+        vocab_size=config.vocab_size,
+        d_model=config.dim,
+        d_kv=config.attention_dim // config.num_heads,
+        d_ff=config.ffn_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        relative_attention_num_buckets=config.num_buckets,
+        relative_attention_max_distance=config.max_distance,
+        feed_forward_proj="gated-gelu",
+        layer_norm_epsilon=1e-6,
+    )
+    with torch.device("meta"):
+        return UMT5EncoderModel(published).eval()
+
+
+class UMT5Tokenizer:
+    """Text to token ids, as the ``tokenizer.json`` of a directory says.
+
+    Args:
+        directory: the published ``google/umt5-xxl``.
+        config: how many tokens at most, and how many the encoder knows.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or belongs to another model.
+    """
+
+    def __init__(self, directory: Path, config: UMT5Config) -> None:
+        from tokenizers import Tokenizer
+
+        path = directory / TOKENIZER_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: fetch it with 'avatar-rtc download inference'")
+        try:
+            self._tokenizer = Tokenizer.from_buffer(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged or no tokenizer ({error}): fetch it again") from None
+        if self._tokenizer.get_vocab_size() > config.vocab_size:
+            raise CheckpointError(
+                f"{path} has {self._tokenizer.get_vocab_size()} tokens, the encoder knows {config.vocab_size}: "
+                "it belongs to another model"
+            )
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(config.text_len)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Clean and cut texts into tokens, with the one that ends a text.
+
+        Returns:
+            Ids and mask (1 for a token, 0 for filling), int64 [B, L], L the length of the longest text.
+        """
+        found = [encoding.ids for encoding in self._tokenizer.encode_batch([clean(text) for text in texts])]
+        ids = torch.zeros(len(found), max(map(len, found)), dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(found):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = 1
+        return ids, mask
+
+
+@torch.inference_mode()
+def encode(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor, text_len: int) -> Tensor:
+    """What tokens condition the transformer with.
+
+    Filling is attended by nothing, so ids need not be filled up to ``text_len`` beforehand.
+
+    Args:
+        ids, mask: int64 [B, L], L at most ``text_len``.
+
+    Returns:
+        [B, text_len, dim], zero wherever there is no token.
+    """
+    hidden: Any = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    hidden = hidden * mask.unsqueeze(-1).to(hidden.dtype)
+    return torch.nn.functional.pad(hidden, (0, 0, 0, text_len - ids.shape[1]))
+
+
+class TextEncoder:
+    """Tokenizer and encoder together: prompts in, conditioning out."""
+
+    def __init__(self, tokenizer: UMT5Tokenizer, encoder: UMT5EncoderModel, config: UMT5Config) -> None:
+        self._tokenizer, self._encoder, self._text_len = tokenizer, encoder, config.text_len
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Of whole prompts, tags and all: [B, text_len, dim] on the encoder's device, in its precision; see :func:`encode`."""
+        ids, mask = self._tokenizer(prompts)
+        device = self._encoder.device
+        return encode(self._encoder, ids.to(device), mask.to(device), self._text_len)
