@@ -5,12 +5,14 @@ Shapes: B batch, T tokens, S other tokens, D width, H heads, K channels a head. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.dit.masks import Staircase
 from model.dit.rope import RotaryTable
 
 
@@ -25,6 +27,42 @@ class KeyValue(NamedTuple):
         if past is None:
             return self
         return KeyValue(torch.cat((past.key, self.key), dim=2), torch.cat((past.value, self.value), dim=2))
+
+    def span(self, start: int, stop: int) -> KeyValue:
+        """A view of some tokens."""
+        return KeyValue(self.key[:, :, start:stop], self.value[:, :, start:stop])
+
+
+@dataclass(frozen=True)
+class Room:
+    """Past keys and values at a fixed address, with room behind them, where each pass puts those of its own tokens.
+
+    Nothing is copied but the new tokens, so a long past costs nothing to read.
+
+    Attributes:
+        buffer: [B, H, capacity, K].
+        length: past tokens; what lies behind them is free.
+    """
+
+    buffer: KeyValue
+    length: int
+
+    def extend(self, new: KeyValue) -> tuple[KeyValue, KeyValue]:
+        """Write ``new`` behind the past; returns views of the new tokens and of all."""
+        end = self.length + new.key.shape[2]
+        own = self.buffer.span(self.length, end)
+        own.key.copy_(new.key)
+        own.value.copy_(new.value)
+        return own, self.buffer.span(0, end)
+
+
+Past = KeyValue | Room | None
+Mask = Tensor | Staircase | None
+
+
+def extend(past: Past, new: KeyValue) -> tuple[KeyValue, KeyValue]:
+    """The keys and values of the new tokens, and of all that they see: the past, then themselves."""
+    return past.extend(new) if isinstance(past, Room) else (new, new.after(past))
 
 
 class RMSNorm(nn.Module):
@@ -49,8 +87,16 @@ def merge_heads(x_BHTK: Tensor) -> Tensor:
     return x_BHTK.transpose(1, 2).flatten(-2)
 
 
-def attend(q_BHTK: Tensor, memory: KeyValue, mask: Tensor | None) -> Tensor:
-    """Softmax attention -> [B, T, D]. ``mask``: bool, True where visible, broadcast to [B, H, T, S]."""
+def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
+    """Softmax attention -> [B, T, D].
+
+    Args:
+        mask: bool, True where visible, broadcast to [B, H, T, S]; or a staircase; None where everything is visible.
+    """
+    if isinstance(mask, Staircase):
+        memory = KeyValue(*(F.pad(x, (0, 0, 0, max(0, mask.num_keys - x.shape[2]))) for x in memory))
+        groups = zip(q_BHTK.split(mask.group_sizes, dim=2), mask.key_ends, strict=True)
+        return torch.cat([attend(q, memory.span(0, end), None) for q, end in groups], dim=1)
     return merge_heads(F.scaled_dot_product_attention(q_BHTK, memory.key, memory.value, attn_mask=mask))
 
 
@@ -96,9 +142,9 @@ class CrossAttention(nn.Module):
         table: RotaryTable,
         text: KeyValue,
         text_query_table: RotaryTable | None,
-        text_mask: Tensor | None,
+        text_mask: Mask,
         other: KeyValue,
-        other_mask: Tensor | None,
+        other_mask: Mask,
     ) -> Tensor:
         q = split_heads(self.norm_q(self.q(x_BTD)), self.num_heads)
         q_text = q if text_query_table is None else text_query_table.rotate(q)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import DiTConfig, TowerConfig
-from model.dit.attention import CrossAttention, KeyValue, SelfAttention, attend
+from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, extend
 from model.dit.rope import Rope, RotaryTable
 
 
@@ -25,14 +25,14 @@ class StreamView:
     Attributes:
         table: rotary table of the tokens.
         text_query_table: table for queries to text; None leaves them unrotated.
-        self_mask, text_mask, other_mask: bool masks, True where visible; None where everything is.
+        self_mask, text_mask, other_mask: what they see; None where everything is visible.
     """
 
     table: RotaryTable
     text_query_table: RotaryTable | None
-    self_mask: Tensor | None
-    text_mask: Tensor | None
-    other_mask: Tensor | None
+    self_mask: Mask
+    text_mask: Mask
+    other_mask: Mask
 
 
 class LayerMemory(NamedTuple):
@@ -46,6 +46,15 @@ class LayerMemory(NamedTuple):
     audio_self: KeyValue
     video_cross: KeyValue
     audio_cross: KeyValue
+
+
+class LayerPast(NamedTuple):
+    """The same four of earlier tokens; None where a pass sees all of that stream anew."""
+
+    video_self: Past
+    audio_self: Past
+    video_cross: Past
+    audio_cross: Past
 
 
 class TowerBlock(nn.Module):
@@ -97,7 +106,7 @@ class FusionLayer(nn.Module):
         audio_view: StreamView,
         video_text: KeyValue,
         audio_text: KeyValue,
-        past: LayerMemory | None,
+        past: LayerMemory | LayerPast | None,
         num_sink_tokens: int,
     ) -> tuple[Tensor, Tensor, LayerMemory]:
         """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
@@ -109,24 +118,26 @@ class FusionLayer(nn.Module):
         vm, am = self.video.modulate(video_e0), self.audio.modulate(audio_e0)
 
         q, audio_self = self.audio.self_attn.project(self.audio.shift_scale(audio, am[0], am[1]), audio_view.table)
-        seen = audio_self.after(past and past.audio_self)
+        audio_self, seen = extend(past and past.audio_self, audio_self)
         audio = audio + self.audio.gated(self.audio.self_attn.o(attend(q, seen, audio_view.self_mask)), am[2])
 
         q, video_self = self.video.self_attn.project(self.video.shift_scale(video, vm[0], vm[1]), video_view.table)
-        seen = video_self.after(past and past.video_self)
+        video_self, seen = extend(past and past.video_self, video_self)
         if num_sink_tokens:
             seen = video_self.after(self.sink(video_self, num_sink_tokens))
         video = video + self.video.gated(self.video.self_attn.o(attend(q, seen, video_view.self_mask)), vm[2])
 
         video_cross = self.audio.cross_attn.project_other(video, video_view.table)
+        video_cross, seen_video = extend(past and past.video_cross, video_cross)
         audio_cross = self.video.cross_attn.project_other(audio, audio_view.table)
+        audio_cross, seen_audio = extend(past and past.audio_cross, audio_cross)
         audio = audio + self.audio.cross_attn(
             self.audio.norm3(audio),
             audio_view.table,
             audio_text,
             audio_view.text_query_table,
             audio_view.text_mask,
-            video_cross.after(past and past.video_cross),
+            seen_video,
             audio_view.other_mask,
         )
         audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
@@ -137,7 +148,7 @@ class FusionLayer(nn.Module):
             video_text,
             video_view.text_query_table,
             video_view.text_mask,
-            audio_cross.after(past and past.audio_cross),
+            seen_audio,
             video_view.other_mask,
         )
         video = self.video.feed_forward(video, vm[3], vm[4], vm[5])

@@ -6,6 +6,10 @@ to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor
 
@@ -56,3 +60,43 @@ def sink(query_blocks: Tensor, sink_block: Tensor, num_keys: int) -> Tensor:
 def full(query_blocks: Tensor, num_keys: int) -> Tensor:
     """bool [..., Q, num_keys], all True."""
     return torch.ones(*query_blocks.shape, num_keys, dtype=torch.bool, device=query_blocks.device)
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """A mask whose queries come in groups, each of which sees all keys before an end: block-causal without a window.
+
+    Attention runs it group by group with no mask at all, so that nothing is computed only to be thrown away.
+
+    Attributes:
+        group_sizes: queries of each group, in order.
+        key_ends: keys that each group sees. An end behind the last key means keys of zeros there, which take part in the softmax
+            (the published training forward pads so, see :func:`model.training.ode.clip_forward`).
+    """
+
+    group_sizes: tuple[int, ...]
+    key_ends: tuple[int, ...]
+
+    @staticmethod
+    def of_blocks(
+        query_sizes: Sequence[int], key_sizes: Sequence[int], future_keys: int = 0, num_keys: int | None = None
+    ) -> Staircase:
+        """Block b of the queries sees the keys of blocks 0 to b and ``future_keys`` more.
+
+        Args:
+            query_sizes, key_sizes: tokens of each block in either stream.
+            num_keys: keys there are, zeros behind the last block counted; None if there are none such.
+        """
+        last = sum(key_sizes) if num_keys is None else num_keys
+        return Staircase(tuple(query_sizes), tuple(min(end + future_keys, last) for end in accumulate(key_sizes)))
+
+    @property
+    def num_keys(self) -> int:
+        return max(self.key_ends)
+
+    def dense(self) -> Tensor:
+        """The same as bool [Q, K]."""
+        mask = torch.zeros(sum(self.group_sizes), self.num_keys, dtype=torch.bool)
+        for (start, stop), end in zip(pairwise(accumulate(self.group_sizes, initial=0)), self.key_ends, strict=True):
+            mask[start:stop, :end] = True
+        return mask

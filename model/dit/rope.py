@@ -31,14 +31,22 @@ class RotaryTable:
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate ``x`` [B, heads, T, head_dim]; float32 arithmetic, result in the type of ``x``."""
         cos, sin = (t.unsqueeze(-3) for t in (self.cos, self.sin))
-        # A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six.
-        return (x.float() * cos + (x @ quarter_turn(x)).float() * sin).to(x.dtype)
+        return (x.float() * cos + quarter_turn(x).float() * sin).to(x.dtype)
+
+    def span(self, start: int, stop: int) -> RotaryTable:
+        """A view of some tokens' rows."""
+        return RotaryTable(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
 
 
 def quarter_turn(x: Tensor) -> Tensor:
-    """The matrix [K, K] by which ``x @ m`` maps each pair (a, b) of channels to (-b, a)."""
-    pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
-    return torch.from_numpy(pairs).to(x)
+    """Each pair (a, b) of the channels of ``x`` [..., K] as (-b, a)."""
+    if x.device.type == "cpu":
+        # A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six.
+        pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
+        return x @ torch.from_numpy(pairs).to(x)
+    # On a GPU that matrix would have to be copied there, and might be rounded to TF32.
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((-second, first), dim=-1).flatten(-2)
 
 
 @dataclass(frozen=True)

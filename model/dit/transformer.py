@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.config import DiTConfig, TowerConfig
 from model.dit.attention import KeyValue
-from model.dit.block import FusionLayer, LayerMemory, StreamView
+from model.dit.block import FusionLayer, LayerMemory, LayerPast, StreamView
 from model.dit.rope import Rope, RotaryTable
 
 
@@ -144,10 +144,15 @@ class DualStreamTransformer(nn.Module):
         return self.video_rope.time_table(times, timed), self.audio_rope.time_table(times, timed)
 
     def read_text(
-        self, text: Tensor, tables: tuple[RotaryTable, RotaryTable] | tuple[None, None], mask: Tensor | None
+        self,
+        text: Tensor,
+        tables: tuple[RotaryTable, RotaryTable] | tuple[None, None],
+        mask: Tensor | None,
+        audio_text: Tensor | None = None,
     ) -> TextMemory:
-        """Keys and values of encoded text [B, S, text_dim] for all layers."""
-        video, audio = self.video_ends.text_embedding(text), self.audio_ends.text_embedding(text)
+        """Keys and values of encoded text [B, S, text_dim] for all layers; ``audio_text`` if audio reads another."""
+        video = self.video_ends.text_embedding(text)
+        audio = self.audio_ends.text_embedding(text if audio_text is None else audio_text)
         return TextMemory(
             tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self._fusion_layers()),
             tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self._fusion_layers()),
@@ -179,16 +184,18 @@ class DualStreamTransformer(nn.Module):
         video_view: StreamView,
         audio_view: StreamView,
         text: TextMemory,
-        past: Sequence[LayerMemory] | None = None,
+        past: Sequence[LayerMemory | LayerPast] | None = None,
         num_sink_tokens: int = 0,
+        skip_layer: int | None = None,
     ) -> Flow:
         """Velocity of noisy latents.
 
         Args:
             video: [B, C, F, h, w]; audio: [B, L, C].
             video_timesteps: [B, F]; audio_timesteps: [B, L]; both on the 0..1000 scale.
-            past: memory of earlier blocks, one entry a layer; it is read, never written.
+            past: memory of earlier blocks, one entry a layer; it is read, never written but for the free part of a ``Room``.
             num_sink_tokens: for masked forwards, see :class:`FusionLayer`.
+            skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.
         """
         v = self.video_ends.stem(self.patchify(video))
         a = self.audio_ends.stem(audio)
@@ -196,6 +203,8 @@ class DualStreamTransformer(nn.Module):
         audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
         memory = []
         for i, layer in enumerate(self.layers):
+            if i == skip_layer:
+                continue
             earlier = None if past is None else past[i]
             v, a, layer_memory = layer(
                 v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
