@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.golden.fixture import Check, Fixture
+from tests.golden.mmaudio import check_bigvgan, check_mmaudio_vae
 from tests.golden.umt5 import check_umt5
 
 CHECKS: dict[str, Check] = {
+    "BigVGAN vocoder": check_bigvgan,
+    "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
     "UMT5 encoder": check_umt5,
 }
 """Keys are the beginnings of a fixture's ``module`` field."""
