@@ -1,0 +1,372 @@
+"""The published causal video VAE (Wan2.2): pictures <-> latents, 16 pixels a cell each way, 1 + 4 n pictures for 1 + n latents.
+
+Encoder and decoder are two modules, so that a device that only decodes holds only the decoder. Neither has state: what its causal
+layers remember is a :class:`FeatureCache`, passed in and given back. Any cutting of a clip into chunks gives the same numbers.
+
+Shapes: pictures [B, 3, T, H, W], RGB in [-1, 1]; latents [B, C, L, H / 16, W / 16], normalised. Weights may be bfloat16: norms
+and SiLU then still run in float32 with one rounding after them, which is what autocast makes of the published code. Weights in
+channels-last layout (:func:`channels_last`) keep every activation in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import WanVAEConfig
+from model.vae.causal import CausalConv3d, Memory
+
+PATCH_PX = 2
+"""Pixels each way that the first layer takes as channels."""
+RGB = 3
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """What the causal layers of an encoder or decoder remember between two chunks of one stream: a value, 2 frames a layer.
+
+    At 512 x 992 pixels the decoder's is 1.8 GB in bfloat16.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+    def clone(self) -> FeatureCache:
+        """A copy to go back to, for instance to decode a latent that may still be replaced."""
+        return FeatureCache(tuple(t.clone() for t in self.tensors))
+
+    def copy_(self, other: FeatureCache) -> None:
+        """Overwrite this one's tensors, which keep their addresses, as a captured graph needs it."""
+        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
+            mine.copy_(theirs)
+
+
+class _Recorder(Memory):
+    """A memory whose tensors own their storage: a slice would keep all of a chunk's features alive."""
+
+    def __init__(self, cache: FeatureCache | None) -> None:
+        super().__init__(None if cache is None else cache.tensors)
+        self.begins = cache is None
+        """Whether the stream's first chunk is being computed; its first frame takes other ways than all later ones."""
+
+    def recall(self, like: Tensor, shape: Sequence[int]) -> Tensor:
+        past = super().recall(like, shape)
+        # Zeros in another layout would throw the whole network out of channels-last.
+        last = like.is_contiguous(memory_format=torch.channels_last_3d)
+        return past.contiguous(memory_format=torch.channels_last_3d) if self.begins and last else past
+
+    def remember(self, value: Tensor) -> None:
+        super().remember(value.clone())
+
+    @property
+    def cache(self) -> FeatureCache:
+        return FeatureCache(tuple(self.present))
+
+
+def _frames(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B * T, C, H, W], a view where channels are last."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _clip(frames: Tensor, batch: int) -> Tensor:
+    """The inverse of :func:`_frames`."""
+    return frames.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+class ChannelNorm(nn.Module):
+    """Every position to length sqrt(C), times one gain a channel; in float32 whatever the weights are."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """In float32."""
+        gain = self.gain.float() * x.shape[1] ** 0.5
+        return F.normalize(x.float(), dim=1) * gain.view(-1, *[1] * (x.ndim - 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalise(x).to(x.dtype)
+
+
+class NormSiLU(ChannelNorm):
+    """The norm and its activation, rounded once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.normalise(x)).to(x.dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two causal 3 x 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = NormSiLU(in_channels), NormSiLU(out_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels, (3, 3, 3))
+        self.conv2 = CausalConv3d(out_channels, out_channels, (3, 3, 3))
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        y = self.conv1(self.norm1(x), memory)
+        return self.conv2(self.norm2(y), memory) + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """One head over the positions of each frame alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, _, height, width = x.shape
+        tokens = _frames(self.norm(x)).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unsqueeze(1).chunk(3, dim=3)
+        y = self.out(F.scaled_dot_product_attention(query, key, value).squeeze(1))
+        return x + _clip(y.transpose(1, 2).unflatten(2, (height, width)), batch)
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block, at the latent grid's resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = ResidualBlock(channels, channels)
+        self.attention = Attention(channels)
+        self.after = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        return self.after(self.attention(self.before(x, memory)), memory)
+
+
+class Upsample(nn.Module):
+    """Twice the size each way, and twice the frames where asked: the stream's first frame stays one."""
+
+    def __init__(self, channels: int, *, doubles_time: bool) -> None:
+        super().__init__()
+        self.time = CausalConv3d(channels, 2 * channels, (3, 1, 1)) if doubles_time else None
+        self.space = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        if self.time is not None:
+            x = self._double(self.time, x, memory)
+        frames = F.interpolate(_frames(x), scale_factor=2, mode="nearest-exact")
+        return _clip(self.space(frames), x.shape[0])
+
+    @staticmethod
+    def _double(time: CausalConv3d, x: Tensor, memory: _Recorder) -> Tensor:
+        """The stream's first frame passes as it is, and the second sees zeros behind it rather than the first."""
+        first, rest = x.split((1, x.shape[2] - 1), dim=2) if memory.begins else (None, x)
+        window = memory.extend(rest, time.context, 2)
+        if first is not None and rest.shape[2] == 0:
+            return first
+        pairs = time.conv(window).permute(0, 2, 3, 4, 1).unflatten(4, (2, -1))
+        doubled = pairs.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).permute(0, 4, 1, 2, 3)
+        return doubled if first is None else torch.cat((first, doubled), dim=2)
+
+
+def duplicate(x: Tensor, out_channels: int, time: int, memory: _Recorder) -> Tensor:
+    """A shortcut around an :class:`Upsample` without weights: channels are repeated and dealt out over twice the size each way.
+
+    Args:
+        time: frames that one becomes; the stream's first stays one.
+    """
+    repeats = out_channels * time * 4 // x.shape[1]
+    y = x.permute(0, 2, 3, 4, 1).repeat_interleave(repeats, dim=4).unflatten(4, (out_channels, time, 2, 2))
+    y = y.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(5, 6).flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)
+    return y[:, :, time - 1 :] if memory.begins else y
+
+
+class DecoderStage(nn.Module):
+    """The residual blocks of one resolution, and the way up to the next."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, *, grows: bool, doubles_time: bool) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.time = 2 if doubles_time else 1
+        widths = (in_channels, *[out_channels] * num_blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
+        self.up = Upsample(out_channels, doubles_time=doubles_time) if grows else None
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        y = x
+        for block in self.blocks:
+            y = block(y, memory)
+        return y if self.up is None else self.up(y, memory) + duplicate(x, self.out_channels, self.time, memory)
+
+
+class Downsample(nn.Module):
+    """Half the size each way, and half the frames where asked: the stream's first frame stays one."""
+
+    def __init__(self, channels: int, *, halves_time: bool) -> None:
+        super().__init__()
+        self.space = nn.Conv2d(channels, channels, 3, stride=2)
+        self.time = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if halves_time else None
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        x = _clip(self.space(F.pad(_frames(x), (0, 1, 0, 1))), x.shape[0])
+        if self.time is None:
+            return x
+        window = memory.extend(x, 1, 2)
+        if not memory.begins:
+            return self.time(window)
+        first = x[:, :, :1]
+        return first if x.shape[2] == 1 else torch.cat((first, self.time(x)), dim=2)
+
+
+def pool(x: Tensor, out_channels: int, time: int, space: int) -> Tensor:
+    """A shortcut around a :class:`Downsample` without weights: means over runs of channels and neighbours.
+
+    Args:
+        time: frames that become one. A stream's first frame has zeros before it.
+    """
+    x = F.pad(x, (0, 0, 0, 0, x.shape[2] % time, 0))
+    y = x.unflatten(4, (-1, space)).unflatten(3, (-1, space)).unflatten(2, (-1, time))
+    y = y.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+    return y.unflatten(1, (out_channels, -1)).mean(dim=2)
+
+
+class EncoderStage(nn.Module):
+    """The residual blocks of one resolution, and the way down to the next."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, *, shrinks: bool, halves_time: bool) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.time, self.space = (2 if halves else 1 for halves in (halves_time, shrinks))
+        widths = (in_channels, *[out_channels] * num_blocks)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
+        self.down = Downsample(out_channels, halves_time=halves_time) if shrinks else None
+
+    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+        y = x
+        for block in self.blocks:
+            y = block(y, memory)
+        if self.down is not None:
+            y = self.down(y, memory)
+        return y + pool(x, self.out_channels, self.time, self.space)
+
+
+class _Normalised(nn.Module):
+    """Statistics of latents. The inverse is what is kept: that is what the published code rounds to bfloat16."""
+
+    latent_mean: Tensor
+    latent_inverse_std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_inverse_std", torch.ones(channels))
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return self.latent_mean.view(-1, 1, 1, 1), self.latent_inverse_std.view(-1, 1, 1, 1)
+
+
+class WanEncoder(_Normalised):
+    """Pictures -> the posterior's mean, normalised."""
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__(config.latent_channels)
+        self.config = config
+        first, *_, last = widths = config.encoder_widths
+        self.temporal_stride = 2 ** sum(config.halves_time)
+        self.spatial_stride_px = PATCH_PX * 2 ** len(config.halves_time)
+        self.stem = CausalConv3d(RGB * PATCH_PX**2, first, (3, 3, 3))
+        steps = zip((first, *widths), widths, (*config.halves_time, None), strict=False)
+        self.stages = nn.ModuleList(
+            EncoderStage(a, b, config.num_blocks, shrinks=halves is not None, halves_time=bool(halves)) for a, b, halves in steps
+        )
+        self.middle = Middle(last)
+        self.norm = NormSiLU(last)
+        self.head = CausalConv3d(last, 2 * config.latent_channels, (3, 3, 3))
+        self.posterior = nn.Conv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+
+    def forward(self, frames: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:
+        """Latents of the next frames of a stream, and what to pass with those after them.
+
+        Args:
+            frames: [B, 3, T, H, W] with T = 1 + 4 n at a stream's beginning, 4 n later; H and W multiples of 16.
+
+        Raises:
+            ValueError: frames do not come in whole latents or cells.
+        """
+        num_frames, height, width = frames.shape[2:]
+        if (num_frames - (cache is None)) % self.temporal_stride or num_frames == 0:
+            lead = "1 + " if cache is None else ""
+            raise ValueError(f"{num_frames} frames do not make whole latents: pass {lead}{self.temporal_stride} n")
+        if height % self.spatial_stride_px or width % self.spatial_stride_px:
+            raise ValueError(f"{width}x{height} is not a multiple of {self.spatial_stride_px} px: resize or crop it first")
+        memory = _Recorder(cache)
+        x = frames.to(self.latent_mean.dtype).unflatten(4, (-1, PATCH_PX)).unflatten(3, (-1, PATCH_PX))
+        x = self.stem(x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3), memory)
+        for stage in self.stages:
+            x = stage(x, memory)
+        x = self.middle(x, memory)
+        mean, _ = self.posterior(self.head(self.norm(x), memory)).chunk(2, dim=1)
+        latent_mean, inverse_std = self._statistics()
+        return (mean - latent_mean) * inverse_std, memory.cache
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Latents of a whole clip of 1 + 4 n frames, or of one picture: the latent a stream can start from."""
+        return self(frames)[0]
+
+
+class WanDecoder(_Normalised):
+    """Normalised latents -> pictures, causal over latents."""
+
+    def __init__(self, config: WanVAEConfig) -> None:
+        super().__init__(config.latent_channels)
+        self.config = config
+        low, *_, high = widths = tuple(reversed(config.decoder_widths))
+        self.project = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
+        self.stem = CausalConv3d(config.latent_channels, low, (3, 3, 3))
+        self.middle = Middle(low)
+        steps = zip((low, *widths), widths, (*reversed(config.halves_time), None), strict=False)
+        self.stages = nn.ModuleList(
+            DecoderStage(a, b, config.num_blocks + 1, grows=doubles is not None, doubles_time=bool(doubles))
+            for a, b, doubles in steps
+        )
+        self.norm = NormSiLU(high)
+        self.head = CausalConv3d(high, RGB * PATCH_PX**2, (3, 3, 3))
+
+    def forward(self, latents: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:
+        """Pictures of the next latents of a stream, not clamped, and what to pass with the latents after them.
+
+        A stream's first latent gives 1 picture, every other one 4. How many latents come at once changes nothing but speed and
+        memory; at 512 x 992 pixels a layer's features pass 2^31 elements, which kernels count in, from 8 latents on.
+        """
+        memory = _Recorder(cache)
+        mean, inverse_std = self._statistics()
+        x = self.stem(self.project(latents.to(mean.dtype) / inverse_std + mean), memory)
+        x = self.middle(x, memory)
+        for stage in self.stages:
+            x = stage(x, memory)
+        x = self.head(self.norm(x), memory).unflatten(1, (RGB, PATCH_PX, PATCH_PX))
+        return x.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4), memory.cache
+
+    def decode(self, latents: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:
+        """The same, in float32 and clamped to [-1, 1]."""
+        frames, cache = self(latents, cache)
+        return frames.float().clamp(-1, 1), cache
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def channels_last(module: M) -> M:
+    """Put the weights of 2-D and 3-D convolutions in channels-last layout, in place; activations follow them."""
+    for parameter in module.parameters():
+        if parameter.ndim in (4, 5):
+            layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    return module
