@@ -205,7 +205,7 @@ class WanVAEConfig(Strict):
     """The published causal video VAE (Wan2.2).
 
     Attributes:
-        encoder_widths, decoder_widths: channels from half the picture's resolution down to the latent grid, one entry a resolution.
+        encoder_widths, decoder_widths: channels from half the picture's resolution down to the latent grid, one a resolution.
         num_blocks: residual blocks a resolution in the encoder; the decoder has one more.
         halves_time: which of the encoder's steps from one resolution to the next also halve time; the decoder undoes them.
     """
@@ -304,6 +304,72 @@ class UMT5Config(Strict):
     def _heads_divide(self) -> UMT5Config:
         if self.attention_dim % self.num_heads:
             raise ValueError(f"attention_dim {self.attention_dim} is no multiple of num_heads {self.num_heads}")
+        return self
+
+
+class RolloutConfig(Strict):
+    """How the published model generates, block after block.
+
+    Attributes:
+        steps: of 1000 equally spaced training steps, falling, one denoise pass each; ``shift`` moves them towards noise.
+        context_timestep: timestep, on the 0..1000 scale, that is told of finished latents: of the audio before a block, and of
+            the block itself in the pass that makes it history.
+        window_latents: video latents that are ever in view at once, those of the block in work included; no position reaches
+            further, so it is at most the length that the model was trained on.
+        sink_latents: so many of a stream's first latents never leave the view.
+        continuation: what leaves a full window. ``roll``: the oldest block after the sink; ``restart``: all but the last latent.
+    """
+
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    shift: float = Field(default=5.0, gt=0)
+    context_timestep: float = Field(default=0.0, ge=0, le=1000)
+    window_latents: int = Field(default=30, gt=0)
+    sink_latents: int = Field(default=0, ge=0)
+    continuation: str = Field(default="roll", pattern="^(roll|restart)$")
+
+    @field_validator("steps")
+    @classmethod
+    def _fall(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if not steps or steps[0] > 1000 or any(a <= b for a, b in pairwise((*steps, 0))):
+            raise ValueError(f"must fall from at most 1000 and stay above 0, got {list(steps)}")
+        return steps
+
+
+class HalloLiveConfig(Strict):
+    """Everything about the published model, in one of its sizes."""
+
+    name: str
+    geometry: GeometryConfig
+    dit: DiTConfig
+    rollout: RolloutConfig
+    text: UMT5Config
+    video_vae: WanVAEConfig
+    audio_vae: MMAudioVAEConfig
+    vocoder: BigVGANConfig
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> HalloLiveConfig:
+        dit, rollout, block = self.dit, self.rollout, self.geometry.block_video_latents
+        pairs = (
+            ("dit.text_dim", dit.text_dim, "text.dim", self.text.dim),
+            ("dit.video.latent_channels", dit.video.latent_channels, "video_vae.latent_channels", self.video_vae.latent_channels),
+            ("dit.audio.latent_channels", dit.audio.latent_channels, "audio_vae.latent_channels", self.audio_vae.latent_channels),
+            ("audio_vae.num_mels", self.audio_vae.num_mels, "vocoder.num_mels", self.vocoder.num_mels),
+            (
+                "geometry.audio_latent_samples",
+                self.geometry.audio_latent_samples,
+                "the audio decoder's",
+                self.audio_vae.frames_per_latent * self.vocoder.hop_samples,
+            ),
+        )
+        for name, value, other, other_value in pairs:
+            if value != other_value:
+                raise ValueError(f"{name} is {value}, but {other} is {other_value}")
+        if rollout.sink_latents + block + 1 > rollout.window_latents:
+            raise ValueError(
+                f"rollout.window_latents {rollout.window_latents} has no room for sink_latents {rollout.sink_latents}, "
+                f"a block of {block} and a latent before it"
+            )
         return self
 
 

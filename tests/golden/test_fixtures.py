@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden import dit
 from tests.golden.fixture import Check, Fixture
 from tests.golden.mmaudio import check_bigvgan, check_mmaudio_vae
 from tests.golden.umt5 import check_umt5
@@ -13,6 +14,7 @@ from tests.golden.wan import check_wan
 
 CHECKS: dict[str, Check] = {
     "BigVGAN vocoder": check_bigvgan,
+    "CausalFusionModel training forward": dit.check_masked,
     "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
     "UMT5 encoder": check_umt5,
     "Wan2.2 VAE": check_wan,
