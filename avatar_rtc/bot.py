@@ -111,7 +111,7 @@ class _Arrivals:
 class Call:
     """One call: connect, ``speak``, ``close``. Also the peer of the tests."""
 
-    def __init__(self, url: str, on_event: Callable[[wire.ServerEvent], None] | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
         self.session_id = ""
@@ -125,7 +125,7 @@ class Call:
         self.recorder: Recorder | None = None
         self.on_frame: Callable[[av.VideoFrame], None] | None = None
         self.on_sound: Callable[[av.AudioFrame], None] | None = None
-        self._on_event = on_event
+        self.on_event: Callable[[wire.ServerEvent], None] | None = None
         self._http: aiohttp.ClientSession | None = None
         # No servers: nothing on the internet is asked.
         self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -338,8 +338,8 @@ class Call:
             self.connected_ms = round((time.monotonic() - self._start_s) * 1000)
         elif isinstance(event, wire.SessionClosing):
             self.lost = f"the server ends it ({event.reason})"
-        if self._on_event is not None:
-            self._on_event(event)
+        if self.on_event is not None:
+            self.on_event(event)
         self._run(self._tell())
 
     def _on_connection(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import av
@@ -21,9 +22,13 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
     async with serving(engine) as server:
         summary = await say(server.address, ["Hello there.", "A second line."], record=path, on_caption=captions.append)
         assert server.registry.num_sessions == 0
+        counted = re.search(
+            r'avatar_rtc_frames_total\{kind="video",result="dropped"\} (\S+)', server.registry.metrics()[0].decode()
+        )
+    assert counted
     assert captions == ["Hello there.", "A second line."]
     assert [line.status for line in summary.lines] == ["completed"] * 2
-    assert 0 < summary.join_ms < 2000
+    assert 0 < summary.connected_ms <= summary.join_ms
     assert (summary.width_px, summary.height_px) == (256, 256)
     assert summary.frames > 40
     assert summary.packets_lost == 0
@@ -35,10 +40,10 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
     with av.open(str(path)) as film:
         sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32767
     counters = [read_counter(picture) for _, picture in pictures]
-    # A machine with other things to do may drop a picture; those that come have their own time.
+    # A machine with other things to do may drop a picture, and says so; those that come have their own time.
     steps = np.diff(counters)
     assert steps.min() >= 1, "each picture once, in order"
-    assert np.mean(steps == 1) > 0.8
+    assert (steps - 1).sum() <= float(counted[1])
     assert np.diff([time_s for time_s, _ in pictures]) == pytest.approx(0.04 * steps, abs=0.002)
     assert pictures[-1][0] + 0.04 == pytest.approx(len(sound) / 48_000, abs=0.2)
     flashes_s = [time_s for time_s, picture in pictures if read_flash(picture)]

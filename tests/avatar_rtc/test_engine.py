@@ -27,7 +27,9 @@ from model.stream import Model
 
 WOMAN = StreamSettings(scene="A woman in a garden.", voice="a warm female voice")
 MAN = StreamSettings(scene="A man in a library.", voice="a deep male voice")
-QUICK = EngineLimits(progress_s=1.0, first_restart_s=0.01)
+QUICK = EngineLimits(first_restart_s=0.01)
+TIMEOUT_S = 5
+"""Whatever takes a busy machine so long was not noticed at once: the limits of ``EngineLimits`` that would end it are longer."""
 
 StartEngine = Callable[..., Awaitable[ProcessEngine]]
 
@@ -55,6 +57,12 @@ def marks_of(chunks: list[AVChunk]) -> list[tuple[str, str]]:
     return [(mark.kind, mark.text) for chunk in chunks for mark in chunk.marks]
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - an engine tells nobody how it is
+            await asyncio.sleep(0.02)
+
+
 async def test_chunks_say_the_line_and_are_the_same_every_time(start_engine: StartEngine) -> None:
     engine = await start_engine()
     runs = []
@@ -79,7 +87,7 @@ async def test_chunks_say_the_line_and_are_the_same_every_time(start_engine: Sta
 
 
 async def test_the_earliest_deadline_is_served_first(start_engine: StartEngine) -> None:
-    engine = await start_engine(FakeOptions(rtf=0.2))
+    engine = await start_engine(FakeOptions(rtf=1.0))
     streams = [await engine.open(WOMAN) for _ in range(3)]
     finished: list[int] = []
 
@@ -169,16 +177,15 @@ async def test_after_a_crash_streams_fail_and_new_ones_work(start_engine: StartE
 
 
 async def test_a_hung_engine_is_killed_and_started_again(start_engine: StartEngine) -> None:
-    engine = await start_engine(FakeOptions(hang_on_text="freeze"), EngineLimits(progress_s=0.3, first_restart_s=0.01))
+    engine = await start_engine(FakeOptions(hang_on_text="freeze"), EngineLimits(progress_s=0.5, first_restart_s=0.01))
     hung_pid = engine.pid
     assert hung_pid is not None
     hung = os.pidfd_open(hung_pid)
     stream = await engine.open(WOMAN)
     await stream.push("r1", "freeze")
-    began_s = time.monotonic()
     with pytest.raises(EngineFailure, match="no progress"):
-        await stream.next(math.inf)
-    assert time.monotonic() - began_s < 1.5
+        async with asyncio.timeout(TIMEOUT_S):
+            await stream.next(math.inf)
     again = await engine.open(WOMAN)
     assert (await again.next(math.inf)).index == 0
     assert is_gone(hung)
@@ -191,20 +198,17 @@ async def test_a_killed_engine_is_noticed_at_once(start_engine: StartEngine) -> 
     pull = asyncio.create_task(stream.next(math.inf))
     await stream.update(WOMAN)
     assert engine.pid is not None
-    began_s = time.monotonic()
     os.kill(engine.pid, signal.SIGKILL)
-    with pytest.raises(EngineFailure):
-        await pull
-    assert time.monotonic() - began_s < 0.5
+    with pytest.raises(EngineFailure, match="process ended"):
+        async with asyncio.timeout(TIMEOUT_S):
+            await pull
 
 
 async def test_an_idle_engine_is_not_taken_for_a_hung_one(start_engine: StartEngine) -> None:
-    engine = await start_engine(limits=EngineLimits(progress_s=0.1))
+    engine = await start_engine(limits=EngineLimits(progress_s=0.2))
     pid = engine.pid
-    await asyncio.sleep(0.5)
-    stream = await engine.open(WOMAN)
-    assert (await stream.next(math.inf)).index == 0
-    assert engine.pid == pid
+    await asyncio.sleep(1.0)
+    assert (engine.pid, engine.stats().state, engine.stats().restarts) == (pid, "ready", 0)
 
 
 def load_unless(broken: Path, on_progress: OnProgress) -> Model:
@@ -235,7 +239,7 @@ async def test_a_bug_while_loading_is_an_engine_failure() -> None:
 
 async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    limits = EngineLimits(open_s=1.5, first_restart_s=0.01, last_restart_s=0.2)
+    limits = EngineLimits(open_s=0.5, first_restart_s=0.01, last_restart_s=0.2)
     engine = ProcessEngine(functools.partial(load_unless, broken), limits=limits)
     await engine.start()
     broken.touch()
@@ -244,10 +248,12 @@ async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: P
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(EngineFailure, match="ended"):
         await stream.next(math.inf)
+    await until(lambda: "remove it" in engine.stats().message)
     with pytest.raises(EngineFailure, match="remove it"):
         await engine.open(WOMAN)
     assert engine.stats().state == "restarting"
     broken.unlink()
+    await until(lambda: engine.stats().state == "ready")
     stream = await engine.open(WOMAN)
     assert (await stream.next(math.inf)).index == 0
     await engine.close()
@@ -260,19 +266,19 @@ def load_for_ever(on_progress: OnProgress) -> Model:
 
 async def test_a_start_that_is_given_up_ends_the_process_at_once() -> None:
     loading = asyncio.Event()
-    engine = ProcessEngine(load_for_ever, on_progress=lambda message: loading.set())
+    limits = EngineLimits(close_s=60)
+    engine = ProcessEngine(load_for_ever, limits=limits, on_progress=lambda message: loading.set())
     start = asyncio.create_task(engine.start())
     await loading.wait()
     assert engine.pid is not None
     assert engine.stats().message == "loading the model"
     child = os.pidfd_open(engine.pid)
-    began_s = time.monotonic()
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await start
+        async with asyncio.timeout(TIMEOUT_S):
+            await start
     assert is_gone(child)
     os.close(child)
-    assert time.monotonic() - began_s < 1
 
 
 async def test_a_start_that_takes_too_long_fails() -> None:
@@ -336,7 +342,7 @@ def test_even_a_hung_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = os.pidfd_open(int(parent.stdout.readline()))
         parent.kill()
-    assert is_gone(child, timeout_s=5)
+    assert is_gone(child, timeout_s=20)
     os.close(child)
     assert set(os.listdir("/dev/shm")) <= shared_before
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
+import av
 import numpy as np
 import pytest
 from aiortc import RTCRtpSender
 
 from avatar_rtc.bot import VOICED_LEVEL, Call
 from avatar_rtc.errors import CallError
-from avatar_rtc.fake import FakeOptions, read_beeps, read_flash, read_mouth, read_tone_hz, word_tone_hz
+from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash, read_mouth, read_tone_hz, word_tone_hz
 from signaling.messages import (
     AudioCleared,
     AudioStarted,
@@ -31,30 +33,110 @@ from signaling.messages import (
 )
 from tests.support.calls import Ear, calling, serving
 from tests.support.instant_engine import InstantEngine
+from tests.support.lateness import Lateness, lateness
 
 BLOCK_S = 0.32
+FRAME_S = 0.04
+PACKET_S = 0.02
+INTERRUPT_BAR_S = BLOCK_S + 0.2
 LONG = "one two three four five six seven eight nine ten eleven twelve"
+TIMEOUT_S = 20
+"""A safety net, not a measure: whoever waits for what should happen anyway waits so long at most."""
 
 
-async def wait_done(call: Call, reply_id: str, timeout_s: float = 15) -> ResponseDone:
-    (done, *_) = await call.wait_for(lambda: call.received(ResponseDone, reply_id), timeout_s, f"{reply_id} did not end")
+async def wait_done(call: Call, reply_id: str) -> ResponseDone:
+    (done, *_) = await call.wait_for(lambda: call.received(ResponseDone, reply_id), TIMEOUT_S, f"{reply_id} did not end")
     assert isinstance(done, ResponseDone)
     return done
 
 
 async def wait_voice(call: Call, reply_id: str) -> None:
-    await call.wait_for(lambda: call.received(AudioStarted, reply_id), 5, f"{reply_id} was not heard")
+    await call.wait_for(lambda: call.received(AudioStarted, reply_id), TIMEOUT_S, f"{reply_id} was not heard")
+
+
+class Onlooker:
+    """Says of each picture of a call whether its mouth is open, and which one of the stream it is."""
+
+    def __init__(self, call: Call) -> None:
+        self.is_open: list[bool] = []
+        self.counters: list[int | None] = []
+        self._unseen = len(call.video.pts)  # those that came before
+        call.on_frame = self._look
+
+    def _look(self, frame: av.VideoFrame) -> None:
+        luma = frame.to_ndarray(format="gray")
+        self.is_open.append(read_mouth(luma))
+        self.counters.append(read_counter(luma))
+
+    def last_open(self) -> int:
+        """Index of the last picture of the call with an open mouth."""
+        return self._unseen + max(index for index, is_open in enumerate(self.is_open) if is_open)
+
+
+@dataclass
+class Interruption:
+    """What it took to silence a reply.
+
+    Attributes:
+        handling_s: from sending the event to hearing that it is done, by the clock, less what the event loop was late.
+        voice_s: how much of the voice came after the cut, in media time, which no busy machine and no jitter buffer stretches.
+        lips_s: the same of pictures with an open mouth.
+    """
+
+    done: ResponseDone
+    handling_s: float
+    voice_s: float
+    lips_s: float
+
+
+async def interrupt(call: Call, onlooker: Onlooker, late: Lateness, reply_id: str, after_s: float) -> Interruption:
+    """Start a long reply, cancel it ``after_s`` of its voice were sent, and wait until all media of that time have arrived."""
+    audio, video = call.audio, call.video
+    first_packet = len(audio.pts)
+    call.send(ResponseCreate(input=LONG, id=reply_id))
+    await wait_voice(call, reply_id)
+
+    def voiced() -> list[int]:
+        return [index for index in range(first_packet, len(audio.pts)) if audio.level[index] > VOICED_LEVEL]
+
+    def media_s() -> float:
+        return min(audio.media_s(-1), video.media_s(-1))
+
+    await call.wait_for(lambda: audio.ntp_at_zero_s and video.ntp_at_zero_s, TIMEOUT_S, "there were no sender reports")
+    (first_voiced, *_) = await call.wait_for(voiced, TIMEOUT_S, "the voice did not arrive")
+    voice_start_s = audio.media_s(first_voiced)
+    await call.wait_for(lambda: media_s() > voice_start_s + after_s, TIMEOUT_S, "the voice did not go on")
+    sent_s = time.monotonic()
+    call.send(ResponseCancel())
+    done = await wait_done(call, reply_id)
+    handling_s = time.monotonic() - sent_s - late.total_s(sent_s)
+    cut_s = voice_start_s + done.heard_ms / 1000
+    await call.wait_for(lambda: media_s() > cut_s + 2 * INTERRUPT_BAR_S, TIMEOUT_S, "media stopped")
+    voice_end_s = audio.media_s(voiced()[-1]) + PACKET_S
+    lips_end_s = video.media_s(onlooker.last_open()) + FRAME_S
+    return Interruption(done, handling_s, voice_end_s - cut_s, lips_end_s - cut_s)
 
 
 async def test_a_line_is_said_with_captions_at_playout() -> None:
-    async with serving() as server, calling(server) as call:
+    async with serving() as server, calling(server) as call, lateness() as late:
+        (session,) = server.registry._sessions.values()
+        captions: list[tuple[float, float]] = []  # when each word is played, and how much was played when its caption came
+
+        def on_event(event: object) -> None:
+            if isinstance(event, TranscriptDelta):
+                (started,) = call.received(AudioStarted)
+                captions.append((started.pts / 90_000 + event.start_ms / 1000, session.stats()["frames"] / 25))
+
+        call.on_event = on_event
+        asked_s = time.monotonic()
         line = await call.speak("Hello, nice to meet you.")
+        late_ms = late.total_s(asked_s) * 1000
         assert line.status == "completed"
         assert line.heard_text == "Hello, nice to meet you."
         assert line.text_to_first_voiced_audio_ms is not None
-        assert line.text_to_first_voiced_audio_ms < 1000
+        assert line.text_to_first_voiced_audio_ms - late_ms < 1000
         assert line.text_to_first_speaking_frame_ms is not None
-        assert line.text_to_first_speaking_frame_ms < 1000
+        assert line.text_to_first_speaking_frame_ms - late_ms < 1000
 
         kinds = [type(event) for _, event in call.events if not isinstance(event, Pong)]
         assert kinds[:2] == [SessionCreated, AvatarState]
@@ -63,58 +145,46 @@ async def test_a_line_is_said_with_captions_at_playout() -> None:
         states = [event.state for event in call.received(AvatarState)]
         assert states[-3:] == ["thinking", "speaking", "listening"]
 
-        # A caption comes when its word is played, not when it was generated.
-        started_s = next(at for at, event in call.events if isinstance(event, AudioStarted))
-        for at, event in call.events:
-            if isinstance(event, TranscriptDelta):
-                assert at - started_s == pytest.approx(event.start_ms / 1000, abs=0.08)
+        # A caption comes when its word is played, which is up to two blocks after it was generated.
+        assert len(captions) == 5
+        for word_s, played_s in captions:
+            assert 0 < played_s - word_s < 0.2 + late.total_s(asked_s)
         done = call.received(ResponseDone)[0]
         assert done.heard_ms == pytest.approx(line.captions[-1]["end_ms"], abs=45)
-        assert done.timings.underruns == 0
+        # A loop that stands still for as long as the buffer reaches runs dry, whatever it does.
+        assert done.timings.underruns == 0 or late.worst_s(asked_s) > 0.15
 
 
-async def test_a_new_line_silences_the_old_one_within_a_block() -> None:
-    async with serving() as server, calling(server) as call:
-        mouth: list[tuple[float, bool]] = []
-        call.on_frame = lambda frame: mouth.append((time.monotonic(), read_mouth(frame.to_ndarray(format="gray"))))
-        call.send(ResponseCreate(input=LONG, id="long"))
-        await wait_voice(call, "long")
-        await asyncio.sleep(0.5)
-        call.send(ResponseCancel())
-        cut_s = time.monotonic()
-        done = await wait_done(call, "long")
-        await asyncio.sleep(BLOCK_S + 0.4)
-        last_voice_s = max(at for at, level in zip(call.audio.arrived_s, call.audio.level, strict=True) if level > VOICED_LEVEL)
-        last_open_s = max(at for at, is_open in mouth if is_open)
-        assert last_voice_s - cut_s < 0.2
-        assert last_open_s - cut_s < BLOCK_S + 0.2
-        assert done.status == "cancelled"
-        assert 300 < done.heard_ms < 900
-        assert done.heard_text
-        assert LONG.startswith(done.heard_text)
+async def test_an_interruption_silences_voice_and_lips_within_a_block() -> None:
+    async with serving() as server, calling(server) as call, lateness() as late:
+        cut = await interrupt(call, Onlooker(call), late, "long", after_s=0.5)
+        assert cut.handling_s + max(cut.voice_s, cut.lips_s) < INTERRUPT_BAR_S
+        # The voice need not wait for the block: it fades within the picture that is being shown.
+        assert cut.voice_s < 0.1
+        assert cut.done.status == "cancelled"
+        assert cut.done.heard_ms > 450
+        assert cut.done.heard_text
+        assert LONG.startswith(cut.done.heard_text)
         (cleared,) = call.received(AudioCleared)
-        assert cleared.heard_ms == done.heard_ms
+        assert cleared.heard_ms == cut.done.heard_ms
 
+
+async def test_a_new_line_replaces_the_old_one() -> None:
+    async with serving() as server, calling(server) as call:
         call.send(ResponseCreate(input=LONG, id="again"))
         await wait_voice(call, "again")
         call.send("Short.")
         assert (await wait_done(call, "again")).status == "cancelled"
-        await call.wait_for(lambda: call.received(ResponseDone)[2:], 5, "the new line did not end")
-        assert call.received(ResponseDone)[2].heard_text == "Short."
+        await call.wait_for(lambda: call.received(ResponseDone)[1:], TIMEOUT_S, "the new line did not end")
+        assert call.received(ResponseDone)[1].heard_text == "Short."
 
 
 async def test_a_chunk_that_was_under_way_when_its_reply_was_cut_is_not_heard() -> None:
-    async with serving(InstantEngine(transit_s=0.2)) as server, calling(server) as call:
+    async with serving(InstantEngine(transit_s=0.2)) as server, calling(server) as call, lateness() as late:
+        onlooker = Onlooker(call)
         for number in range(3):
-            call.send(ResponseCreate(input=LONG, id=f"r{number}"))
-            await wait_voice(call, f"r{number}")
-            await asyncio.sleep(0.5 + number * 0.1)
-            call.send(ResponseCancel())
-            cut_s = time.monotonic()
-            await wait_done(call, f"r{number}")
-            await asyncio.sleep(2 * BLOCK_S)
-            heard = zip(call.audio.arrived_s, call.audio.level, strict=True)
-            assert max(at for at, level in heard if level > VOICED_LEVEL) - cut_s < 0.25
+            cut = await interrupt(call, onlooker, late, f"r{number}", after_s=0.5 + number * 0.1)
+            assert cut.voice_s < 0.1
 
 
 async def test_queue_and_pieces_and_cancel_of_one() -> None:
@@ -134,7 +204,7 @@ async def test_queue_and_pieces_and_cancel_of_one() -> None:
         assert len(call.received(ResponseDone)) == 3
 
         call.send(ResponseCreate(input="late", id="c", mode="append"))
-        (error,) = await call.wait_for(lambda: call.received(Error), 3, "no error")
+        (error,) = await call.wait_for(lambda: call.received(Error), TIMEOUT_S, "no error")
         assert error.code == "reply_closed"
 
 
@@ -142,7 +212,7 @@ async def test_speech_starts_with_the_first_sentence_of_an_open_reply() -> None:
     async with serving(limits={"open_reply_timeout_s": 2.0}) as server, calling(server) as call:
         call.send(ResponseCreate(input="A sentence. And the beginning of", id="open", mode="append", more=True))
         await wait_voice(call, "open")
-        await call.wait_for(lambda: len(call.received(TranscriptDelta)) >= 2, 3, "the sentence was not heard")
+        await call.wait_for(lambda: len(call.received(TranscriptDelta)) >= 2, TIMEOUT_S, "the sentence was not heard")
         assert not call.received(ResponseDone)
         # Its last piece never comes; what there is is said, and the reply ends.
         assert (await wait_done(call, "open")).heard_text == "A sentence. And the beginning of"
@@ -163,7 +233,7 @@ async def test_bad_input_is_answered_and_the_call_goes_on() -> None:
         }
         for number, (frame, code) in enumerate(frames.items(), start=1):
             call.send(frame)
-            errors = await call.wait_for(lambda n=number: call.received(Error)[n - 1 :], 5, f"no error for {frame[:40]}")
+            errors = await call.wait_for(lambda n=number: call.received(Error)[n - 1 :], TIMEOUT_S, f"no error for {frame[:40]}")
             assert errors[0].code == code
         assert call.received(Error)[1].event_id == "e1"
         line = await call.speak("Still here.")
@@ -179,7 +249,7 @@ async def test_events_are_carried_out_once() -> None:
             call.send(event)
         await wait_done(call, "r")
         call.send(Ping(t=7))
-        await call.wait_for(lambda: [pong for pong in call.received(Pong) if pong.t == 7], 2, "no pong")
+        await call.wait_for(lambda: [pong for pong in call.received(Pong) if pong.t == 7], TIMEOUT_S, "no pong")
         assert len(call.received(ResponseCreated)) == 1
         assert not call.received(Error)
 
@@ -196,7 +266,7 @@ async def test_a_full_prompt_changes_scene_and_voice_from_then_on() -> None:
         (updated,) = call.received(SessionUpdated)
         assert (updated.scene, updated.voice) == ("A man in a park.", "a deep voice")
         call.send(SessionUpdate(voice="firm-male", event_id="u"))
-        await call.wait_for(lambda: len(call.received(SessionUpdated)) == 2, 2, "no session.updated")
+        await call.wait_for(lambda: len(call.received(SessionUpdated)) == 2, TIMEOUT_S, "no session.updated")
         assert (stream.updates[1].scene, stream.updates[1].voice) == ("A man in a park.", "a firm, energetic male voice")
         assert call.received(SessionUpdated)[1].event_id == "u"
 
@@ -205,11 +275,11 @@ async def test_a_voice_that_the_model_cannot_use_is_told_and_replaced_by_the_def
     engine = InstantEngine()
     engine.refuse_voice = "singing"
     async with serving(engine) as server, calling(server, "?voice=singing") as call:
-        (error,) = await call.wait_for(lambda: call.received(Error), 2, "no error")
+        (error,) = await call.wait_for(lambda: call.received(Error), TIMEOUT_S, "no error")
         assert error.code == "bad_prompt"
         assert engine.opened[-1].voice == "a warm, clear female voice"
         call.send(SessionUpdate(voice="singing", event_id="u"))
-        await call.wait_for(lambda: len(call.received(Error)) == 2, 2, "no error")
+        await call.wait_for(lambda: len(call.received(Error)) == 2, TIMEOUT_S, "no error")
         assert call.received(Error)[1].event_id == "u"
         assert (await call.speak("Still a warm voice.")).status == "completed"
 
@@ -220,14 +290,15 @@ async def test_a_crash_of_the_engine_fails_the_reply_and_the_call_goes_on() -> N
         call.send(ResponseCreate(input=LONG, id="unlucky"))
         call.send(ResponseCreate(input="Patient.", id="waiting", mode="queue"))
         await wait_voice(call, "unlucky")
+        onlooker = Onlooker(call)
         engine.crash()
         done = await wait_done(call, "unlucky")
         assert (done.status, done.code) == ("failed", "engine_failed")
         assert done.message
-        await call.wait_for(lambda: call.received(AvatarState)[-1].state == "idle", 2, "not idle")
-        num_frames = len(call.video.pts)
-        await asyncio.sleep(0.6)
-        assert len(call.video.pts) - num_frames > 10, "the last picture is held"
+        await call.wait_for(lambda: call.received(AvatarState)[-1].state == "idle", TIMEOUT_S, "not idle")
+        first = len(onlooker.counters) + 25
+        await call.wait_for(lambda: len(onlooker.counters) > first + 10, TIMEOUT_S, "pictures stopped")
+        assert len(set(onlooker.counters[first:])) == 1, "the last picture is held"
         with pytest.raises(CallError, match="engine_unavailable"):
             await Call(server.address).connect()
         await engine.start()
@@ -248,16 +319,16 @@ async def test_seats_are_limited_and_come_back() -> None:
 
 
 async def test_the_seat_of_a_client_that_vanishes_is_free_within_three_seconds() -> None:
-    async with serving() as server, calling(server) as call:
+    async with serving() as server, calling(server) as call, lateness() as late:
         ice = call.peer.getTransceivers()[0].receiver.transport.transport
         # As kill -9 would: nothing arrives any more, and nothing says so.
         for protocol in ice._connection._protocols:
             protocol.transport.abort()
         vanished_s = time.monotonic()
-        while server.registry.num_sessions:
-            assert time.monotonic() - vanished_s < 3.5
-            await asyncio.sleep(0.05)
-        assert time.monotonic() - vanished_s < 3.1
+        async with asyncio.timeout(TIMEOUT_S):
+            while server.registry.num_sessions:  # noqa: ASYNC110 - the seat tells nobody that it is free
+                await asyncio.sleep(0.02)
+        assert time.monotonic() - vanished_s - late.total_s(vanished_s) < 3
         call.resource = ""
 
 
@@ -272,8 +343,9 @@ async def test_shutdown_tells_the_peers_and_leaves_nothing_behind() -> None:
         assert call.received(SessionClosing)[0].reason == "shutdown"
         with pytest.raises(CallError, match="cannot be reached"):
             await Call(server.address).connect()
-    await asyncio.sleep(0.05)
-    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    left = asyncio.all_tasks() - before
+    if left:
+        _, left = await asyncio.wait(left, timeout=TIMEOUT_S)
     assert not left, left
 
 
@@ -307,7 +379,7 @@ async def test_both_video_codecs_can_be_negotiated(codec: str) -> None:
         try:
             await call.connect()
             assert f"{codec}/90000" in call.peer.remoteDescription.sdp
-            await call.wait_for(lambda: len(call.video.pts) > 10, 5, "no pictures")
+            await call.wait_for(lambda: len(call.video.pts) > 10, TIMEOUT_S, "no pictures")
         finally:
             await call.close()
 
@@ -317,14 +389,18 @@ async def test_reports_tell_the_media_time_of_late_pictures() -> None:
     async with serving(engine, media={"video_delay_ms": 200}) as server, calling(server) as call:
         ear = Ear(call)
         flashes: list[int] = []
-        first_sound = len(call.audio.pts)
 
-        def watch(frame: object) -> None:
-            if read_flash(frame.to_ndarray(format="gray")):  # type: ignore[attr-defined]
+        def watch(frame: av.VideoFrame) -> None:
+            if read_flash(frame.to_ndarray(format="gray")):
                 flashes.append(len(call.video.pts) - 1)
 
         call.on_frame = watch
-        await call.wait_for(lambda: call.video.ntp_at_zero_s and call.audio.ntp_at_zero_s and len(flashes) > 2, 8, "no flashes")
-        beeps_s = [call.audio.media_s(first_sound) + at for at in read_beeps(ear.samples.astype(float), 48_000)]
-        skews_s = [min((call.video.media_s(flash) - beep for beep in beeps_s), key=abs) for flash in flashes]
+
+        def has_seen_and_heard() -> bool:
+            reported = call.video.ntp_at_zero_s and call.audio.ntp_at_zero_s
+            return bool(reported) and len(flashes) > 2 and call.audio.media_s(-1) > call.video.media_s(flashes[2]) + 0.2
+
+        await call.wait_for(has_seen_and_heard, TIMEOUT_S, "no flashes")
+        beeps_s = [ear.start_s + at for at in read_beeps(ear.samples.astype(float), 48_000)]
+        skews_s = [min((call.video.media_s(flash) - beep for beep in beeps_s), key=abs) for flash in flashes[:3]]
     assert np.abs(skews_s).max() < 0.02, "by the reports, flash and beep are one moment"

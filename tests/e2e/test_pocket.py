@@ -16,7 +16,7 @@ from tests.support.browser import NO_CHROMIUM, call, chromium_path, eventually, 
 WEIGHTS = resources.checkpoint_dir("pocket") / "dit.safetensors"
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(420),
     pytest.mark.skipif(chromium_path() is None, reason=NO_CHROMIUM),
     pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} is missing: git checkout -- model/weights"),
 ]

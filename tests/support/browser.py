@@ -33,7 +33,8 @@ CHROMIUM_FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 NO_CHROMIUM = "there is no Chromium on this machine: apt-get install chromium"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 180
+"""Pocket's first start on a machine converts the network, and a busy one takes its time over that."""
 
 
 def chromium_path() -> str | None:

@@ -44,13 +44,25 @@ async def calling(server: Server, query: str = "") -> AsyncIterator[Call]:
 
 
 class Ear:
-    """Keeps what a call hears: sound as one array, with the media times of its packets."""
+    """Keeps what a call hears from now on, 48 kHz, mono: each packet at the place that its time stamp says."""
 
     def __init__(self, call: Call) -> None:
-        self._packets: list[np.ndarray] = []
-        call.on_sound = lambda frame: self._packets.append(frame.to_ndarray().reshape(-1, 2)[:, 0].copy())
+        self._call = call
+        self._packets: list[tuple[int, np.ndarray]] = []
+        call.on_sound = lambda frame: self._packets.append((frame.pts, frame.to_ndarray().reshape(-1, 2)[:, 0].copy()))
+
+    @property
+    def start_s(self) -> float:
+        """Media time of the first sample, by the sender reports."""
+        return (self._call.audio.ntp_at_zero_s or 0.0) + self._packets[0][0] / 48_000
 
     @property
     def samples(self) -> np.ndarray:
-        """48 kHz, mono, from the moment of its making."""
-        return np.concatenate(self._packets) if self._packets else np.empty(0, np.int16)
+        """int16 [S]; what was lost on the way is silent."""
+        if not self._packets:
+            return np.empty(0, np.int16)
+        start = self._packets[0][0]
+        samples = np.zeros(max(pts + len(sound) for pts, sound in self._packets) - start, np.int16)
+        for pts, sound in self._packets:
+            samples[pts - start : pts - start + len(sound)] = sound
+        return samples
