@@ -91,9 +91,10 @@ def build(
     wanted = to_published(dit.state_dict(), patch_cells)
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or unexpected:
+        first_missing, first_unexpected = (names[0] if names else "none" for names in (missing, unexpected))
         raise CheckpointError(
-            f"{path} is not {expected}: {len(missing)} of {len(wanted)} keys missing "
-            f"(first: {missing[0] if missing else 'none'}), {len(unexpected)} unexpected (first: {unexpected[0] if unexpected else 'none'})"
+            f"{path} is not {expected}: {len(missing)} of {len(wanted)} keys missing (first: {first_missing}), "
+            f"{len(unexpected)} unexpected (first: {first_unexpected})"
         )
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):

@@ -1,9 +1,12 @@
-"""The memory of a stream: keys and values of recent blocks, at fixed addresses, with one writer.
+"""The memory of a stream: keys and values of earlier tokens, at fixed addresses, with one writer.
 
-Every denoise pass reads a view; a block's own keys and values enter once, when the block is clean and ``commit`` is called. The
-order of keys does not matter to attention, so a block simply takes the place of the oldest one.
+:class:`History` keeps recent blocks of both streams. Every denoise pass reads a view; a block's own keys and values enter once,
+when the block is clean and ``commit`` is called. The order of keys does not matter to attention, so a block simply takes the
+place of the oldest one. Its memories are flat sequences of tensors [B, H, T, K]: layer by layer, the four of
+:class:`LayerMemory`, a key and a value each.
 
-Memories are flat sequences of tensors [B, H, T, K]: layer by layer, the four of :class:`LayerMemory`, a key and a value each.
+:class:`VideoContext` keeps video alone, in order, for streams that read all their audio anew in every pass. A pass writes the
+block in work behind the past, where the next pass overwrites it; ``commit`` declares it past.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor
 
 from model.config import DiTConfig
+from model.dit.attention import KeyValue, Room
+from model.dit.block import LayerPast
 from model.dit.rope import Rope
 
 
@@ -78,3 +83,63 @@ class History:
             start = sink + slot * tokens
             buffer[:, :, start : start + tokens] = new
         self._num_committed += 1
+
+
+class VideoContext:
+    """Video of one stream, or of a batch of them in step, as all layers remember it.
+
+    Positions are places: the first latent in here has position 0, and when latents leave, those behind them move down and are
+    rotated back. So no position ever reaches ``num_latents``, however long the stream runs.
+
+    Args:
+        config: sizes of the transformer.
+        batch: streams.
+        tokens: a latent.
+        num_latents: room for so many, those of the block in work included.
+        device, dtype: of the buffers.
+    """
+
+    def __init__(
+        self, config: DiTConfig, batch: int, tokens: int, num_latents: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.capacity, self._tokens = num_latents, tokens
+        self._time_scale = config.video.time_scale
+        self._rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
+
+        def buffer(heads: int, dim: int) -> KeyValue:
+            shape = batch, num_latents * tokens, heads, dim // heads  # as projections leave them, so that writing is one copy
+            return KeyValue(*(torch.zeros(shape, device=device, dtype=dtype).transpose(1, 2) for _ in range(2)))
+
+        video, audio = config.video, config.audio
+        # As each layer's video sees itself, and as its audio sees video.
+        self.buffers = [
+            (buffer(video.num_heads, video.dim), buffer(audio.num_heads, audio.dim)) for _ in range(config.num_layers)
+        ]
+        self.num_latents = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(x.numel() * x.element_size() for layer in self.buffers for kv in layer for x in kv)
+
+    def past(self) -> list[LayerPast]:
+        """What a pass over the latents after the committed ones reads and writes."""
+        length = self.num_latents * self._tokens
+        return [LayerPast(Room(own, length), None, Room(cross, length), None) for own, cross in self.buffers]
+
+    def commit(self, num_latents: int) -> None:
+        """The latents that the last pass wrote are past now."""
+        assert self.num_latents + num_latents <= self.capacity
+        self.num_latents += num_latents
+
+    def drop(self, start: int, stop: int) -> None:
+        """Forget latents ``start`` to ``stop``; those behind them take their places."""
+        assert 0 <= start < stop <= self.num_latents
+        low, high, end = (n * self._tokens for n in (start, stop, self.num_latents))
+        device = self.buffers[0][0].key.device
+        back = torch.full((1,), (start - stop) * self._time_scale, device=device, dtype=torch.float64)
+        table = self._rope.time_table(back)
+        for layer in self.buffers:
+            for kv in layer:
+                kv.key[:, :, low : low + end - high] = table.rotate(kv.key[:, :, high:end])
+                kv.value[:, :, low : low + end - high] = kv.value[:, :, high:end].clone()
+        self.num_latents -= stop - start

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.adapters import ovi
-from model.config import DiTConfig, TowerConfig
+from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit import masks
 from model.dit.masks import Staircase
-from model.dit.transformer import DualStreamTransformer
+from model.dit.transformer import DualStreamTransformer, Flow
+from model.rollout import Draw, Latents, Rollout, RolloutShape, roll_out
 from model.sampling import NoiseTable, clean_from_velocity
 from model.training.ode import BlockSizes, clip_forward
 from tests.golden.fixture import Fixture
@@ -115,3 +118,122 @@ def check_masks(fixture: Fixture, block: BlockSizes, padded_audio: int) -> None:
         else:
             dense = masks.block_causal(*blocks)
         assert torch.equal(stored[:, : sum(keys)], dense), f"{fixture.path.stem}: {name}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One forward: what went in, and what came out."""
+
+    video: Tensor
+    audio: Tensor
+    video_timesteps: Tensor
+    audio_timesteps: Tensor
+    flow: Flow
+
+
+def open_rollout(fixture: Fixture, blocks: list[tuple[int, int]], prompts: Tensor) -> Rollout:
+    """A stream as the fixture's config describes it; ``blocks`` are video and audio latents of each."""
+    config = fixture.meta["config"]
+    (ratio,) = {audio // video for video, audio in blocks}
+    assert all(audio == ratio * video for video, audio in blocks)
+    assert config["warp_denoising_step"]
+    sizes = dit_config(config["video"], config["audio"], config["future_audio_frames"])
+    dit = load(fixture, sizes, config["video"]["patch_size"][1])
+    rollout = RolloutConfig(
+        steps=tuple(config["denoising_step_list"]),
+        shift=config["timestep_shift"],
+        context_timestep=config["context_noise"],
+        window_latents=sum(video for video, _ in blocks),
+    )
+    shape = RolloutShape(*config["latent_hw"], ratio)
+    return Rollout(dit, rollout, shape, dit.read_text(prompts, (None, None), None))
+
+
+def scripted(draws: Iterator[Tensor]) -> Draw:
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        noise = next(draws)
+        assert noise.shape == shape
+        return noise
+
+    return draw
+
+
+def check_pipeline(fixture: Fixture) -> None:
+    """The whole block loop, from noise to latents."""
+    config, stored = fixture.meta["config"], fixture.tensors
+    block = config["video_num_frame_per_block"], config["audio_num_frame_per_block"]
+    blocks = [block] * (config["num_output_frames"] // block[0])
+    rollout = open_rollout(fixture, blocks, stored["in.prompt_embeds"])
+    fixture.close(torch.tensor(rollout.timesteps), "denoising_timesteps")
+    draws = iter([stored[f"draw{entry['draw']:03d}"] for entry in fixture.meta["draws"]])
+    noises = channels_first(stored["in.video_noise"]), stored["in.audio_noise"]
+    latents = list(roll_out(rollout, *noises, [video for video, _ in blocks], scripted(draws)))
+    assert next(draws, None) is None
+    check_latents(fixture, latents, "out")
+
+
+def check_latents(fixture: Fixture, latents: list[Latents], prefix: str) -> None:
+    fixture.close(channels_first(torch.cat([x.video for x in latents], dim=2)), f"{prefix}.video_latents")
+    fixture.close(torch.cat([x.audio for x in latents], dim=1), f"{prefix}.audio_latents")
+
+
+def check_streaming(fixture: Fixture) -> None:
+    """Every forward of a stream, then what it leaves behind."""
+    config, stored = fixture.meta["config"], fixture.tensors
+    blocks = [tuple(sizes) for sizes in config["blocks_video_frames_audio_tokens"]]
+    rollout = open_rollout(fixture, blocks, stored["prompt_embeds"])
+    table = NoiseTable.shifted(config["timestep_shift"])
+    fixture.close(torch.tensor(rollout.timesteps), "denoising_timesteps")
+    fixture.close(table.level(torch.tensor(rollout.timesteps)), "denoising_sigmas")
+    calls: list[Call] = []
+    rollout.dit.register_forward_hook(lambda _, given, flow: calls.append(Call(*given[:4], flow)))
+    draws = iter(
+        stored[f"renoise.block{b}.step{step}.{stream}"]
+        for b in range(len(blocks))
+        for step in range(len(rollout.timesteps) - 1)
+        for stream in ("video", "audio")
+    )
+    noises = channels_first(stored["video_noise"]), stored["audio_noise"]
+    latents = list(roll_out(rollout, *noises, [video for video, _ in blocks], scripted(draws)))
+    rollout.remember()
+    assert next(draws, None) is None
+    check_latents(fixture, latents, "final")
+    assert len(calls) == len(fixture.meta["calls"])
+    for number, (call, expected) in enumerate(zip(calls, fixture.meta["calls"], strict=True)):
+        check_call(fixture, number, call, expected, table)
+    check_caches(fixture, rollout, calls[-1].flow)
+
+
+def check_call(fixture: Fixture, number: int, call: Call, expected: dict[str, Any], table: NoiseTable) -> None:
+    name = f"call{number:02d}"
+    assert call.video.shape[2] == expected["video_frames"]
+    assert call.audio.shape[1] == expected["audio_tokens_in_call"]
+    video_timesteps = call.video_timesteps.expand(-1, call.video.shape[2])
+    fixture.close(channels_first(call.video), f"{name}.in.video")
+    fixture.close(call.audio, f"{name}.in.audio")
+    fixture.close(video_timesteps, f"{name}.in.video_timestep")
+    fixture.close(call.audio_timesteps, f"{name}.in.audio_timestep")
+    fixture.close(channels_first(call.flow.video), f"{name}.out.video_flow")
+    fixture.close(call.flow.audio, f"{name}.out.audio_flow")
+    video_levels, audio_levels = table.level(video_timesteps), table.level(call.audio_timesteps)
+    video = clean_from_velocity(call.video, call.flow.video, video_levels[:, None, :, None, None])
+    audio = clean_from_velocity(call.audio, call.flow.audio, audio_levels[:, :, None])
+    fixture.close(channels_first(video), f"{name}.out.video_x0")
+    fixture.close(audio, f"{name}.out.audio_x0")
+
+
+def check_caches(fixture: Fixture, rollout: Rollout, last: Flow) -> None:
+    """All that is stored: [B, tokens, heads, head_dim], where ours is [B, heads, tokens, head_dim]."""
+    for key in fixture.tensors:
+        match key.split("."):
+            case ["cache", layer, name, which]:
+                number = int(layer.removeprefix("layer"))
+                if name.startswith("video"):
+                    kept = rollout.context.buffers[number][("video_self", "video_cross").index(name)]
+                else:
+                    kept = getattr(last.memory[number], name)
+            case ["textcache", layer, tower, which]:
+                kept = getattr(rollout.text, tower)[int(layer.removeprefix("layer"))]
+            case _:
+                continue
+        fixture.close(kept[("k", "v").index(which)].transpose(1, 2), key)

@@ -14,7 +14,9 @@ from tests.golden.wan import check_wan
 
 CHECKS: dict[str, Check] = {
     "BigVGAN vocoder": check_bigvgan,
+    "CausalFusionModel (streaming": dit.check_streaming,
     "CausalFusionModel training forward": dit.check_masked,
+    "DualStreamCausalInferencePipeline": dit.check_pipeline,
     "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
     "UMT5 encoder": check_umt5,
     "Wan2.2 VAE": check_wan,

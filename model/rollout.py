@@ -1,0 +1,229 @@
+"""The published block loop: a few denoise passes over each block, then a clean pass that makes it history.
+
+Video is appended to a memory of keys and values. Audio is not: each pass reads all of it anew, finished latents at the context
+timestep, then the block's at the noise of the pass, then the look-ahead's, which are thrown away. Nothing masks it, so finished
+audio listens to the block in work, and is heard differently in every pass.
+
+Lengths are counted in latents; one video latent goes with a fixed number of audio latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.config import RolloutConfig
+from model.dit.block import StreamView
+from model.dit.cache import VideoContext
+from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
+from model.sampling import NoiseTable, add_noise, clean_from_velocity
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Gives standard normal noise of a shape. Called for video, then for audio, with batch and time flattened: [B * F, C, h, w] and
+[B * L, C], so that a seeded generator gives what the published loop draws."""
+
+
+@dataclass(frozen=True)
+class RolloutShape:
+    """Sizes of a stream's latents: a picture's height and width in cells, and audio latents a video latent."""
+
+    height: int
+    width: int
+    audio_per_video: int
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A finished block: video [B, C, F, h, w] and audio [B, L, C]."""
+
+    video: Tensor
+    audio: Tensor
+
+
+@dataclass
+class _Block:
+    """A block in work: what the next pass denoises."""
+
+    video: Tensor
+    audio: Tensor
+    num_audio: int
+    passes: int = 0
+
+
+class Rollout:
+    """One stream, or a batch of them in step. The order of a block's life: ``begin``, ``denoise`` until it returns the finished
+    block, ``remember``. Between finishing and remembering there is time to hand out what is finished.
+
+    Nothing here waits for the device: all that decides what runs is a host integer. Tables and buffers are made once.
+
+    Args:
+        dit: the transformer; the device and type of its parameters are the stream's.
+        config: passes and window.
+        shape: sizes of latents.
+        text: what is to be said; it may be replaced between blocks.
+    """
+
+    def __init__(self, dit: DualStreamTransformer, config: RolloutConfig, shape: RolloutShape, text: TextMemory) -> None:
+        self.dit, self.config, self.shape, self.text = dit, config, shape, text
+        parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
+        self._device, self._dtype = parameter.device, parameter.dtype
+        self._grid = shape.height // dit.patch_cells, shape.width // dit.patch_cells
+        self._tokens = self._grid[0] * self._grid[1]
+        table = NoiseTable.shifted(config.shift)
+        self.timesteps = table.warped(config.steps)
+        self._levels = [table.level_of(t) for t in self.timesteps]
+        self._context_level = table.level_of(config.context_timestep)
+        window = config.window_latents
+        self.context = VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
+        num_audio = window * shape.audio_per_video
+        self._finished_audio = torch.zeros(
+            batch, num_audio, dit.config.audio.latent_channels, device=self._device, dtype=self._dtype
+        )
+        self._video_table = dit.video_tables(torch.arange(window), *self._grid)[0].to(self._device)
+        self._audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0].to(self._device)
+        self._block: _Block | None = None
+        self._clean: tuple[Tensor, Tensor] | None = None
+        self._first_latent: Tensor | None = None
+
+    @property
+    def num_latents(self) -> int:
+        """Video latents in view of the next block."""
+        return self.context.num_latents
+
+    @property
+    def remembers(self) -> bool:
+        """Whether all finished blocks are history, so that a new one may begin."""
+        return self._clean is None
+
+    @torch.inference_mode()
+    def begin(self, video_noise: Tensor, audio_noise: Tensor, first_latent: Tensor | None = None) -> None:
+        """Begin a block, or begin it again; a full window makes room first.
+
+        Args:
+            video_noise: [B, C, F, h, w]; audio_noise: [B, L + look-ahead, C], see :func:`audio_window`.
+            first_latent: [B, C, 1, h, w], a clean latent that the block starts from, as it is: an encoded picture.
+        """
+        assert self.remembers, "the finished block has to be remembered first"
+        num_video = video_noise.shape[2]
+        self._make_room(num_video)
+        num_audio = num_video * self.shape.audio_per_video
+        assert audio_noise.shape[1] == num_audio + self.dit.config.future_audio_latents
+        self._first_latent = None if first_latent is None else first_latent.to(self._dtype)
+        self._block = _Block(self._started(video_noise.to(self._dtype)), audio_noise.to(self._dtype), num_audio)
+
+    def _started(self, video: Tensor) -> Tensor:
+        """``video`` with the given first latent, if there is one."""
+        return video if self._first_latent is None else torch.cat((self._first_latent, video[:, :, 1:]), dim=2)
+
+    def _make_room(self, num_video: int) -> None:
+        window, have = self.config.window_latents, self.context.num_latents
+        assert num_video < window, f"a block of {num_video} latents does not fit a window of {window}"
+        if have + num_video <= window:
+            return
+        sink = self.config.sink_latents
+        if self.config.continuation == "restart":
+            start, stop = 0, have - 1
+        else:  # whole blocks leave, as they came
+            start, stop = sink, min(have, sink + num_video * -(-(have + num_video - window) // num_video))
+        ratio = self.shape.audio_per_video
+        kept = self._finished_audio[:, stop * ratio : have * ratio].clone()
+        self._finished_audio[:, start * ratio : start * ratio + kept.shape[1]] = kept
+        self.context.drop(start, stop)
+
+    @torch.inference_mode()
+    def denoise(self, draw: Draw) -> Latents | None:
+        """One pass over the block in work; the finished block if it was the last.
+
+        Args:
+            draw: noise for the next pass; not called in the last one.
+        """
+        block = self._block
+        assert block is not None, "no block has begun"
+        history = self.num_latents * self.shape.audio_per_video
+        audio = torch.cat((self._finished_audio[:, :history], block.audio), dim=1)
+        timestep, level = self.timesteps[block.passes], self._levels[block.passes]
+        flow = self._pass(block.video, audio, timestep, history)
+        video = self._started(clean_from_velocity(block.video, flow.video, level))
+        audio_levels = self._per_latent(history, self._context_level, block.audio.shape[1], level)
+        audio = clean_from_velocity(audio, flow.audio, audio_levels.unsqueeze(-1))
+        block.passes += 1
+        if block.passes < len(self.timesteps):
+            next_level = self._levels[block.passes]
+            noise = draw((video.shape[0] * video.shape[2], video.shape[1], *video.shape[3:]))
+            noise = noise.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
+            block.video = self._started(add_noise(video, noise, next_level))
+            window = audio[:, history:]
+            noise = draw((window.shape[0] * window.shape[1], window.shape[2])).unflatten(0, window.shape[:2])
+            block.audio = add_noise(window, noise, next_level)
+            return None
+        finished = audio[:, history : history + block.num_audio]
+        self._finished_audio[:, history : history + block.num_audio] = finished
+        # The clean pass reads this prediction for the history too, not what was finished before.
+        self._block, self._clean = None, (video, audio)
+        return Latents(video, finished)
+
+    @torch.inference_mode()
+    def remember(self) -> None:
+        """The clean pass: the finished block becomes history."""
+        assert self._clean is not None, "no block is finished"
+        video, audio = self._clean
+        self._pass(video, audio, self.config.context_timestep, 0)
+        self.context.commit(video.shape[2])
+        self._clean = self._first_latent = None
+
+    def _per_latent(self, num_past: int, past: float, num_new: int, new: float) -> Tensor:
+        """float32 [1, num_past + num_new], made on the device."""
+        both = (torch.full((1, n), value, device=self._device) for n, value in ((num_past, past), (num_new, new)))
+        return torch.cat(tuple(both), dim=1)
+
+    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int) -> Flow:
+        """One forward; the first ``num_history`` audio latents are finished."""
+        batch, first, num_video = video.shape[0], self.num_latents, video.shape[2]
+        context = self.config.context_timestep
+        audio_timesteps = self._per_latent(num_history, context, audio.shape[1] - num_history, timestep)
+        # One timestep for the whole block, so that its modulation is computed once.
+        video_timesteps = torch.full((1, 1), timestep, device=self._device)
+        if self._first_latent is not None:
+            video_timesteps = self._per_latent(1, context, num_video - 1, timestep)
+        table = self._video_table.span(first * self._tokens, (first + num_video) * self._tokens)
+        return self.dit(
+            video,
+            audio,
+            video_timesteps.expand(batch, -1),
+            audio_timesteps.expand(batch, -1),
+            StreamView(table, None, None, self.text.mask, None),
+            StreamView(self._audio_table.span(0, audio.shape[1]), None, None, self.text.mask, None),
+            self.text,
+            self.context.past(),
+        )
+
+
+def audio_window(noise: Tensor, start: int, num_audio: int, ahead: int) -> Tensor:
+    """A block's noise and that of its look-ahead from a clip's [B, L, C]; past the clip's end the block's own is repeated."""
+    window, own = noise[:, start : start + num_audio + ahead], noise[:, start : start + num_audio]
+    while (missing := num_audio + ahead - window.shape[1]) > 0:
+        window = torch.cat((window, own[:, :missing]), dim=1)
+    return window
+
+
+def roll_out(rollout: Rollout, video_noise: Tensor, audio_noise: Tensor, blocks: Sequence[int], draw: Draw) -> Iterator[Latents]:
+    """A clip from its noise, block after block, each handed out before it is remembered. The last one is not remembered at all.
+
+    Args:
+        video_noise: [B, C, F, h, w]; audio_noise: [B, L, C], for the whole clip.
+        blocks: video latents of each block.
+    """
+    start, ratio = 0, rollout.shape.audio_per_video
+    for num_video in blocks:
+        if not rollout.remembers:
+            rollout.remember()
+        window = audio_window(audio_noise, start * ratio, num_video * ratio, rollout.dit.config.future_audio_latents)
+        rollout.begin(video_noise[:, :, start : start + num_video], window)
+        finished = None
+        while finished is None:
+            finished = rollout.denoise(draw)
+        yield finished
+        start += num_video
