@@ -1,16 +1,14 @@
-"""Encoders of our own for aiortc's senders: rates from config, few keyframes, and sound at the model's own rate.
-
-The bitrate of an open libvpx or libx264 encoder cannot be changed through PyAV, so a change means a new encoder and a keyframe.
-``BitrateControl`` therefore follows the receiver's estimate (REMB) only where it matters.
-"""
+"""Encoders of our own for aiortc's senders: rates from config, few keyframes, and sound at the model's own rate."""
 
 from __future__ import annotations
 
 import fractions
+import random
 import time
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import av
 from aiortc.codecs.base import Encoder
@@ -38,26 +36,44 @@ class VideoRates:
     fps: int
 
 
-class BitrateControl:
-    """Which rate to encode at, given what receivers report.
+@dataclass(frozen=True)
+class ChangePolicy:
+    """When a new rate is worth its price.
 
-    Starts at the target. A lower estimate is followed when it is below 3/4 of the current rate and below what is really
-    sent: receivers cannot measure more than they get, and a quiet picture needs little. Not in the first seconds, in which
-    they have not measured yet. A higher one is followed when it allows 4/3 of the current rate, at most every ten seconds.
+    Attributes:
+        least: a change by less than this share of the current rate is none.
+        lower_after_s: a lower estimate must have lasted so long.
+        raise_after_s: a higher one, so long.
+    """
+
+    least: float
+    lower_after_s: float
+    raise_after_s: float
+
+
+IN_PLACE = ChangePolicy(least=0.1, lower_after_s=0.0, raise_after_s=2.0)
+WITH_KEYFRAME = ChangePolicy(least=0.25, lower_after_s=2.0, raise_after_s=10.0)
+
+
+class BitrateControl:
+    """Which rate to encode at, given what receivers report (REMB).
+
+    Starts at the target. A lower estimate counts only below what is really sent: receivers cannot measure more than they get, and
+    a quiet picture needs little. Nothing counts in the first seconds, in which they have not measured yet.
     """
 
     WARM_UP_S = 3.0
-    RAISE_EVERY_S = 10.0
-    LOWER_EVERY_S = 2.0
 
-    def __init__(self, rates: VideoRates, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rates: VideoRates, policy: ChangePolicy, now: Callable[[], float] = time.monotonic) -> None:
         self._rates = rates
+        self._policy = policy
         self._now = now
         self._start_s = now()
-        self._changed_s = now()
         self._window_start_s = now()
         self._window_bytes = 0
         self._sent_bps = 0.0
+        self._trend: Literal["lower", "raise"] | None = None
+        self._trend_start_s = now()
         self.current_bps = rates.target_bps
 
     def on_sent(self, num_bytes: int) -> None:
@@ -71,76 +87,150 @@ class BitrateControl:
     def on_estimate(self, estimate_bps: int) -> None:
         """A receiver's estimate of what the path carries."""
         now = self._now()
-        wanted = max(self._rates.min_bps, min(estimate_bps, self._rates.max_bps))
         if now - self._start_s < self.WARM_UP_S:
             return
-        since_s = now - self._changed_s
-        lower = wanted * 4 < self.current_bps * 3 and estimate_bps < self._sent_bps and since_s >= self.LOWER_EVERY_S
-        higher = wanted * 3 > self.current_bps * 4 and since_s >= self.RAISE_EVERY_S
-        if lower or higher:
-            self.current_bps = wanted
-            self._changed_s = now
+        policy = self._policy
+        wanted_bps = max(self._rates.min_bps, min(estimate_bps, self._rates.max_bps))
+        trend: Literal["lower", "raise"] | None = None
+        if wanted_bps < self.current_bps * (1 - policy.least) and estimate_bps < self._sent_bps:
+            trend = "lower"
+        elif wanted_bps > self.current_bps * (1 + policy.least):
+            trend = "raise"
+        if trend != self._trend:
+            self._trend, self._trend_start_s = trend, now
+        if trend is not None and now - self._trend_start_s >= (
+            policy.lower_after_s if trend == "lower" else policy.raise_after_s
+        ):
+            self.current_bps = wanted_bps
+            self._trend = None
 
 
-class Vp8(Vp8Encoder):
-    """VP8 at a steady rate. Packetising is aiortc's."""
+class VideoEncoder(Encoder):
+    """Video at the rate that its control says; keyframes at the start and on request. Packetising is aiortc's.
 
-    def __init__(self, rates: VideoRates) -> None:
-        super().__init__()
+    ``encode`` runs in a thread, one call at a time; the rest in the event loop's.
+
+    Attributes:
+        num_keyframes: made so far.
+    """
+
+    def __init__(self, rates: VideoRates, policy: ChangePolicy) -> None:
         self._rates = rates
-        self.control = BitrateControl(rates)
+        self._control = BitrateControl(rates, policy)
+        self._codec: Any = None
         self.num_keyframes = 0
 
     @property
     def target_bitrate(self) -> int:
-        return self.control.current_bps
+        """What is encoded at. aiortc's sender sets it to each estimate that it gets."""
+        return self._control.current_bps
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        self.control.on_estimate(bitrate)
+        self._control.on_estimate(bitrate)
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         assert isinstance(frame, av.VideoFrame)
-        if self.codec is None or self.codec.bit_rate != self.control.current_bps:
-            self.codec = _open_vp8(frame, self._rates.fps, self.control.current_bps)
-        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        packets = self.codec.encode(frame)
-        self.num_keyframes += sum(packet.is_keyframe for packet in packets)
-        data = b"".join(bytes(packet) for packet in packets)
-        self.control.on_sent(len(data))
-        payloads = self._packetize(data, self.picture_id)
-        self.picture_id = (self.picture_id + 1) % (1 << 15)
         assert frame.pts is not None
         assert frame.time_base is not None
-        return payloads, convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
-
-
-class H264(H264Encoder):
-    """H.264 baseline without delay. Packetising is aiortc's."""
-
-    def __init__(self, rates: VideoRates) -> None:
-        super().__init__()
-        self._rates = rates
-        self.control = BitrateControl(rates)
-        self.num_keyframes = 0
-
-    @property
-    def target_bitrate(self) -> int:
-        return self.control.current_bps
-
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        self.control.on_estimate(bitrate)
-
-    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:
-        if self.codec is None or self.codec.bit_rate != self.control.current_bps:
-            self.codec = _open_h264(frame, self._rates.fps, self.control.current_bps)
+        bitrate_bps = self._control.current_bps
+        if self._codec is None:
+            self._codec = self._open(frame, bitrate_bps)
+        elif self._codec.bit_rate != bitrate_bps:
+            self._codec = self._with_bitrate(frame, bitrate_bps)
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        packets = self.codec.encode(frame)
+        packets = self._codec.encode(frame)
         self.num_keyframes += sum(packet.is_keyframe for packet in packets)
         data = b"".join(bytes(packet) for packet in packets)
-        self.control.on_sent(len(data))
-        yield from self._split_bitstream(data)
+        self._control.on_sent(len(data))
+        return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+
+    def pack(self, packet: Any) -> tuple[list[bytes], int]:
+        return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
+
+    @abstractmethod
+    def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        """A codec for pictures like this one."""
+
+    @abstractmethod
+    def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        """The open codec at another rate, or a new one."""
+
+    @abstractmethod
+    def _packetize(self, data: bytes) -> list[bytes]:
+        """RTP payloads of one picture."""
+
+    def _codec_for(self, name: str, frame: av.VideoFrame, bitrate_bps: int, options: dict[str, str]) -> Any:
+        """What both codecs have in common: one thread, no delay, no periodic keyframes, constant rate."""
+        codec: Any = av.CodecContext.create(name, "w")
+        codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
+        codec.framerate, codec.time_base = fractions.Fraction(self._rates.fps), VIDEO_TIME_BASE
+        codec.bit_rate = bitrate_bps
+        codec.gop_size = NEVER_FRAMES
+        codec.thread_count = 1
+        codec.options = {"maxrate": str(bitrate_bps), **options}
+        return codec
+
+
+class Vp8(VideoEncoder):
+    """VP8. FFmpeg hands libvpx its rate only at the start, so another rate is another codec and a keyframe."""
+
+    def __init__(self, rates: VideoRates) -> None:
+        super().__init__(rates, WITH_KEYFRAME)
+        self._picture_id = random.getrandbits(15)
+
+    def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        options = {
+            # minrate = maxrate = bit_rate is constant rate; the buffer is one second.
+            "minrate": str(bitrate_bps),
+            "bufsize": str(bitrate_bps),
+            "undershoot-pct": "100",
+            "overshoot-pct": "15",
+            "deadline": "realtime",
+            "cpu-used": "-6",
+            "lag-in-frames": "0",
+            "static-thresh": "1",
+        }
+        codec = self._codec_for("libvpx", frame, bitrate_bps, options)
+        codec.qmin, codec.qmax = 2, 56
+        return codec
+
+    def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        return self._open(frame, bitrate_bps)
+
+    def _packetize(self, data: bytes) -> list[bytes]:
+        payloads = Vp8Encoder._packetize(data, self._picture_id)
+        self._picture_id = (self._picture_id + 1) % (1 << 15)
+        return payloads
+
+
+class H264(VideoEncoder):
+    """H.264 baseline. FFmpeg hands libx264 a new rate with the next picture."""
+
+    def __init__(self, rates: VideoRates) -> None:
+        super().__init__(rates, IN_PLACE)
+
+    def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        options = {
+            "preset": "veryfast",
+            "tune": "zerolatency",
+            "level": "31",
+            "bufsize": str(self._rates.target_bps // 2),
+            "sc_threshold": "0",
+        }
+        # libx264 follows any rate up to the one that it was opened with, as long as that was its highest, too.
+        codec = self._codec_for("libx264", frame, self._rates.max_bps, options)
+        codec.profile = "Baseline"
+        codec.open()
+        codec.bit_rate = bitrate_bps
+        return codec
+
+    def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
+        self._codec.bit_rate = bitrate_bps
+        return self._codec
+
+    def _packetize(self, data: bytes) -> list[bytes]:
+        return H264Encoder._packetize(H264Encoder._split_bitstream(data))
 
 
 class Opus(Encoder):
@@ -185,45 +275,3 @@ def make_encoder(codec: RTCRtpCodecParameters, rates: VideoRates, sample_rate_hz
             return Opus(sample_rate_hz, audio_bps)
         case other:
             raise ValueError(f"no encoder for {other}")
-
-
-def _open_vp8(frame: av.VideoFrame, fps: int, bitrate_bps: int) -> Any:
-    codec = av.CodecContext.create("libvpx", "w")
-    codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
-    codec.framerate, codec.time_base = fractions.Fraction(fps), fractions.Fraction(1, VIDEO_TIME_BASE.denominator)
-    codec.bit_rate = bitrate_bps
-    codec.gop_size = NEVER_FRAMES
-    codec.qmin, codec.qmax = 2, 56
-    codec.thread_count = 1
-    codec.options = {
-        # minrate = maxrate = bit_rate is constant rate; the buffer is one second.
-        "minrate": str(bitrate_bps),
-        "maxrate": str(bitrate_bps),
-        "bufsize": str(bitrate_bps),
-        "undershoot-pct": "100",
-        "overshoot-pct": "15",
-        "deadline": "realtime",
-        "cpu-used": "-6",
-        "lag-in-frames": "0",
-        "static-thresh": "1",
-    }
-    return codec
-
-
-def _open_h264(frame: av.VideoFrame, fps: int, bitrate_bps: int) -> Any:
-    codec = av.CodecContext.create("libx264", "w")
-    codec.width, codec.height, codec.pix_fmt = frame.width, frame.height, "yuv420p"
-    codec.framerate, codec.time_base = fractions.Fraction(fps), fractions.Fraction(1, VIDEO_TIME_BASE.denominator)
-    codec.bit_rate = bitrate_bps
-    codec.gop_size = NEVER_FRAMES
-    codec.thread_count = 1
-    codec.profile = "Baseline"
-    codec.options = {
-        "preset": "veryfast",
-        "tune": "zerolatency",
-        "level": "31",
-        "maxrate": str(bitrate_bps),
-        "bufsize": str(bitrate_bps),
-        "sc_threshold": "0",
-    }
-    return codec

@@ -12,7 +12,7 @@ from aiortc.codecs.vpx import Vp8Decoder, vp8_depayload
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
-from avatar_rtc.media.encode import BitrateControl, Opus, VideoRates, make_encoder
+from avatar_rtc.media.encode import IN_PLACE, WITH_KEYFRAME, BitrateControl, ChangePolicy, Opus, VideoRates, make_encoder
 from tests.support.clock import SimulatedClock
 
 RATES = VideoRates(target_bps=600_000, min_bps=200_000, max_bps=1_200_000, fps=25)
@@ -28,6 +28,23 @@ def picture(number: int) -> av.VideoFrame:
 
 def encoder(mime_type: str) -> Any:
     return make_encoder(RTCRtpCodecParameters(mimeType=mime_type, clockRate=90_000, payloadType=96), RATES, 24_000, 32_000)
+
+
+def noise(number: int) -> av.VideoFrame:
+    """A picture that takes whatever bits there are."""
+    frame = av.VideoFrame.from_ndarray(np.random.default_rng(number).integers(80, 176, (192, 128), np.uint8), format="yuv420p")
+    frame.pts, frame.time_base = number * 3600, Fraction(1, 90_000)
+    return frame
+
+
+@pytest.mark.parametrize(("mime_type", "keyframes_a_change"), [("video/VP8", 1), ("video/H264", 0)])
+def test_a_new_rate_is_followed(mime_type: str, keyframes_a_change: int) -> None:
+    made = encoder(mime_type)
+    for changes, bitrate_bps in enumerate((RATES.target_bps, RATES.min_bps, RATES.max_bps)):
+        made._control.current_bps = bitrate_bps
+        sent_bytes = [sum(map(len, made.encode(noise(75 * changes + number))[0])) for number in range(75)]
+        assert sum(sent_bytes[-25:]) * 8 == pytest.approx(bitrate_bps, rel=0.35)
+        assert made.num_keyframes == 1 + changes * keyframes_a_change
 
 
 @pytest.mark.parametrize("mime_type", ["video/VP8", "video/H264"])
@@ -77,9 +94,9 @@ def test_opus_takes_24_khz_as_it_is_and_counts_in_48_khz() -> None:
 class Path:
     """A control, and a path over which ``sent_bps`` are sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: ChangePolicy) -> None:
         self.clock = SimulatedClock()
-        self.control = BitrateControl(RATES, self.clock.now)
+        self.control = BitrateControl(RATES, policy, self.clock.now)
 
     def run(self, duration_s: int, sent_bps: int, *estimates_bps: int) -> int:
         """Each second one of the estimates in turn. Returns the rate at the end."""
@@ -91,20 +108,33 @@ class Path:
         return self.control.current_bps
 
 
-def test_bitrate_waits_until_receivers_know_the_path() -> None:
-    assert Path().run(2, 500_000, 100_000) == RATES.target_bps
+both_policies = pytest.mark.parametrize("policy", [IN_PLACE, WITH_KEYFRAME])
 
 
-def test_bitrate_ignores_wobbling() -> None:
-    assert Path().run(60, 600_000, 550_000, 700_000) == RATES.target_bps
+@both_policies
+def test_bitrate_waits_until_receivers_know_the_path(policy: ChangePolicy) -> None:
+    assert Path(policy).run(2, 500_000, 100_000) == RATES.target_bps
 
 
-def test_bitrate_of_a_quiet_picture_is_not_lowered() -> None:
-    assert Path().run(60, 80_000, 120_000) == RATES.target_bps
+@both_policies
+def test_bitrate_of_a_quiet_picture_is_not_lowered(policy: ChangePolicy) -> None:
+    assert Path(policy).run(60, 80_000, 120_000) == RATES.target_bps
+
+
+def test_a_rate_that_costs_a_keyframe_ignores_wobbling_and_short_dips() -> None:
+    assert Path(WITH_KEYFRAME).run(60, 600_000, 550_000, 700_000) == RATES.target_bps
+    assert Path(WITH_KEYFRAME).run(60, 600_000, 250_000, 600_000, 1_000_000, 600_000) == RATES.target_bps
 
 
 def test_bitrate_follows_a_path_that_carries_less_and_later_more() -> None:
-    path = Path()
+    path = Path(WITH_KEYFRAME)
     assert path.run(8, 500_000, 50_000) == RATES.min_bps
-    assert path.run(3, 200_000, 5_000_000) == RATES.min_bps, "up only after ten seconds"
-    assert path.run(10, 200_000, 5_000_000) == RATES.max_bps
+    assert path.run(10, 200_000, 5_000_000) == RATES.min_bps, "up only when it has lasted"
+    assert path.run(3, 200_000, 5_000_000) == RATES.max_bps
+
+
+def test_a_rate_that_costs_nothing_is_lowered_at_once() -> None:
+    path = Path(IN_PLACE)
+    assert path.run(4, 500_000, 1_000_000) == RATES.target_bps
+    assert path.run(1, 500_000, 300_000) == 300_000
+    assert path.run(4, 300_000, 5_000_000) == RATES.max_bps
