@@ -73,11 +73,13 @@ class NoiseTable:
     def timesteps(self) -> Tensor:
         return self.levels * 1000
 
+    def nearest(self, timesteps: Tensor) -> Tensor:
+        """The place of the entry nearest to each timestep, in its shape; the earlier one if two are equally near."""
+        return (self.timesteps.to(timesteps.device) - timesteps.float().unsqueeze(-1)).abs().argmin(dim=-1)
+
     def level(self, timesteps: Tensor) -> Tensor:
-        """The level nearest to each timestep, in its shape; the earlier entry if two are equally near."""
-        table = self.timesteps.to(timesteps.device)
-        nearest = (table - timesteps.float().unsqueeze(-1)).abs().argmin(dim=-1)
-        return self.levels.to(timesteps.device)[nearest]
+        """The level nearest to each timestep, in its shape."""
+        return self.levels.to(timesteps.device)[self.nearest(timesteps)]
 
     def level_of(self, timestep: float) -> float:
         """The same for one timestep, on the host."""

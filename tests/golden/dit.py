@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.adapters import ovi
 from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit import masks
+from model.dit.block import StreamView
 from model.dit.masks import Staircase
-from model.dit.transformer import DualStreamTransformer, Flow
+from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.rollout import Draw, Latents, Rollout, RolloutShape, roll_out
-from model.sampling import NoiseTable, clean_from_velocity
-from model.training.ode import BlockSizes, clip_forward
+from model.sampling import NoiseTable, add_noise, clean_from_velocity, euler_step, shift_levels, velocity_from_clean
+from model.training.dmd import score_timesteps
+from model.training.ode import BlockSizes, clip_forward, kept_states, teacher_table
 from tests.golden.fixture import Fixture
 
 
@@ -237,3 +240,98 @@ def check_caches(fixture: Fixture, rollout: Rollout, last: Flow) -> None:
             case _:
                 continue
         fixture.close(kept[("k", "v").index(which)].transpose(1, 2), key)
+
+
+def whole_forward(
+    dit: DualStreamTransformer, video: Tensor, audio: Tensor, timesteps: tuple[Tensor, Tensor], text: TextMemory, skip: int | None
+) -> Flow:
+    """The bidirectional model: nothing is masked."""
+    grid = video.shape[3] // dit.patch_cells, video.shape[4] // dit.patch_cells
+    video_table, _ = dit.video_tables(torch.arange(video.shape[2]), *grid)
+    audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1]))
+    views = StreamView(video_table, None, None, None, None), StreamView(audio_table, None, None, None, None)
+    return dit(video, audio, *timesteps, *views, text, skip_layer=skip)
+
+
+def check_bidirectional(fixture: Fixture) -> None:
+    """The teacher. Samples of a batch have lengths of their own and are filled up with keys that nobody sees: each goes alone."""
+    config, stored = fixture.meta["config"], fixture.tensors
+    dit = load(fixture, dit_config(config["video"], config["audio"]), config["video"]["patch_size"][1])
+    text_len = config["video"]["text_len"]
+    for case in fixture.meta["cases"]:
+        name = case["name"]
+        for sample in range(len(case["frames"])):
+            video, audio = (stored[f"{name}.in.{stream}{sample}"].unsqueeze(0) for stream in ("vid", "audio"))
+            contexts = (stored[f"{name}.in.{stream}_context{sample}"] for stream in ("vid", "audio"))
+            video_text, audio_text = (F.pad(x, (0, 0, 0, text_len - len(x))).unsqueeze(0) for x in contexts)
+            timestep = stored[f"{name}.in.t"][sample]
+            video_timesteps, audio_timesteps = timestep.expand(1, video.shape[2]).clone(), timestep.expand(1, audio.shape[1])
+            if case.get("first_frame_is_clean"):
+                video_timesteps[:, 0] = 0
+            with torch.inference_mode():
+                text = dit.read_text(video_text, (None, None), None, audio_text)
+                timesteps = video_timesteps, audio_timesteps
+                flow = whole_forward(dit, video, audio, timesteps, text, case.get("slg_layer"))
+            fixture.close(flow.video[0], f"{name}.out.vid_flow{sample}")
+            fixture.close(flow.audio[0], f"{name}.out.audio_flow{sample}")
+
+
+def check_scheduler(fixture: Fixture) -> None:
+    config, stored = fixture.meta["config"], fixture.tensors
+    num, shift = config["num_train_timesteps"], config["shift"]
+    assert config["sigma_min"] == 0
+    assert config["extra_one_step"]
+    for key in stored:
+        if key.startswith("shift") and key.endswith(".sigmas"):
+            name = key.removesuffix(".sigmas")
+            table = NoiseTable.shifted(float(name.removeprefix("shift")), num)
+            fixture.close(table.levels, key)
+            fixture.close(table.timesteps, f"{name}.timesteps")
+            fixture.close(table.training_weights(), f"{name}.training_weight_table")
+    table = NoiseTable.shifted(shift, num)
+    warped = torch.tensor(table.warped(stored["warp.in"].tolist()))
+    fixture.close(warped, "warp.out_timesteps")
+    fixture.close(table.level(warped), "warp.out_sigmas_by_lookup")
+    few = NoiseTable.shifted(shift, len(stored["infer4.sigmas"]))
+    fixture.close(few.levels, "infer4.sigmas")
+    fixture.close(few.timesteps, "infer4.timesteps")
+    count = len(stored["default_sigma_min_50.sigmas"])
+    lowest = NoiseTable(shift_levels(torch.linspace(1, 0.003 / 1.002, count), shift))
+    fixture.close(lowest.levels, "default_sigma_min_50.sigmas")
+    fixture.close(lowest.timesteps, "default_sigma_min_50.timesteps")
+    check_conversions(fixture, table)
+    check_steps(fixture, table)
+    check_trajectory_times(fixture, shift)
+    fixture.close(1000 * shift_levels(stored["dmd_shift.in"] / 1000, shift), "dmd_shift.shifted")
+    fixture.close(score_timesteps(stored["dmd_shift.in"], shift), "dmd_shift.clamped")
+
+
+def check_conversions(fixture: Fixture, table: NoiseTable) -> None:
+    stored = fixture.tensors
+    levels = table.level(stored["t"])
+    fixture.close(table.training_weights()[table.nearest(stored["t"])], "training_weight")
+    for stream in ("video", "audio"):
+        clean, noise, flow = (stored[f"{stream}.{name}"] for name in ("x0", "noise", "flow"))
+        level = levels.view(-1, *[1] * (clean.ndim - 1))
+        fixture.close(add_noise(clean, noise, level), f"{stream}.add_noise")
+        fixture.close(clean_from_velocity(clean, flow, level), f"{stream}.flow_to_x0")
+        fixture.close(velocity_from_clean(noise, clean, level), f"{stream}.x0_to_flow")
+        fixture.close(noise - clean, f"{stream}.training_target")
+
+
+def check_steps(fixture: Fixture, table: NoiseTable) -> None:
+    stored = fixture.tensors
+    place = table.nearest(stored["step.t"])
+    shape = (-1, *[1] * (stored["step.sample"].ndim - 1))
+    level, following = table.levels[place].view(shape), table.levels[place + 1].view(shape)
+    sample, output = stored["step.sample"], stored["step.model_output"]
+    fixture.close(euler_step(sample, output, level, following), "step.out")
+    fixture.close(euler_step(sample, output, level, 0.0), "step.out_to_final")
+
+
+def check_trajectory_times(fixture: Fixture, shift: float) -> None:
+    num_steps, states = len(fixture.tensors["ode_euler49.timesteps"]), fixture.tensors["ode_euler49.kept_indices"]
+    table = teacher_table(num_steps, shift)
+    fixture.close(table.timesteps, "ode_euler49.timesteps")
+    fixture.close(torch.cat((table.levels, torch.zeros(1))), "ode_euler49.sigmas")
+    assert kept_states(num_steps, len(states)) == states.tolist()

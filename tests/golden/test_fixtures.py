@@ -17,6 +17,8 @@ CHECKS: dict[str, Check] = {
     "CausalFusionModel (streaming": dit.check_streaming,
     "CausalFusionModel training forward": dit.check_masked,
     "DualStreamCausalInferencePipeline": dit.check_pipeline,
+    "FlowMatchScheduler": dit.check_scheduler,
+    "FusionModel (bidirectional": dit.check_bidirectional,
     "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
     "UMT5 encoder": check_umt5,
     "Wan2.2 VAE": check_wan,
