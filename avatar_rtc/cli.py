@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from avatar_rtc import resources
+from model.chunk import StreamSettings
 from model.errors import ModelError
 from model.stream import Model
 
@@ -46,6 +47,12 @@ examples:
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
   avatar-rtc generate "Good morning." -o man.mp4 --scene "A man with a short beard in a library." --voice "a deep male voice"
   avatar-rtc generate "A woman in a garden. <S>What a lovely day!<E> <AUDCAP>a bright female voice<ENDAUDCAP>" -o garden.mp4
+  avatar-rtc generate --prompts configs/prompts/pocket.csv --output films
+  avatar-rtc generate --prompts prompts.csv --output films --seed 103 --num-samples 3
+
+Films of a file of prompts are named after their prompts; video_prompt_mappings.json in the directory says which is which. Begun
+again, the command makes only what is missing. Started by torchrun, each process makes its share. A prompt that cannot be said is
+reported, the others are made, and the exit code is 2.
 """
 
 
@@ -86,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the line to print."""
     from avatar_rtc.engine import EngineFailure
-    from avatar_rtc.errors import CallError, ServerConfigError
+    from avatar_rtc.errors import BatchError, CallError, DownloadError, ServerConfigError
 
-    if isinstance(error, (UsageError, ModelError, ServerConfigError, OSError)):
+    if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, OSError)):
         return 2, str(error)
     if isinstance(error, (CallError, EngineFailure)):
         return 1, str(error)
@@ -136,15 +143,11 @@ def _say(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     from avatar_rtc.config import load_config
-    from avatar_rtc.engine_worker import load_checkpoint
-    from avatar_rtc.fake import FakeModel
     from avatar_rtc.generate import generate
-    from model.chunk import StreamSettings
     from model.text.prompt import parse_prompt
 
-    parse_prompt(options.prompt)
-    if not options.output.parent.is_dir():
-        raise UsageError(f"there is no directory {options.output.parent}: make it, or choose another with -o")
+    if (options.prompt is None) == (options.prompts is None):
+        raise UsageError("give a prompt, or a file of them with --prompts")
     presets = load_config(resources.server_config("pocket"))
     avatar = presets.avatars[0]
     voices = {voice.id: voice.voice for voice in presets.voices}
@@ -153,26 +156,66 @@ def _generate(options: argparse.Namespace) -> int:
         voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
         seed=options.seed,
     )
+    if options.prompts is not None:
+        return _generate_all(options, settings)
+    if options.num_samples != 1:
+        raise UsageError("--num-samples goes with --prompts: write the prompt into a CSV file under the heading text_prompt")
+    parse_prompt(options.prompt)
+    if not options.output.parent.is_dir():
+        raise UsageError(f"there is no directory {options.output.parent}: make it, or choose another with -o")
     show = sys.stderr.isatty()
-
-    def on_load(message: str) -> None:
-        if show:
-            print(message, file=sys.stderr)
 
     def on_progress(film_s: float, work_s: float) -> None:
         if show:
             print(f"\r{film_s:6.1f} s of film, {film_s / work_s:.1f}x real time ", end="", file=sys.stderr, flush=True)
 
-    if options.engine == "fake":
-        model: Model = FakeModel()
-    else:
-        on_load("loading the model")
-        model = load_checkpoint(resources.checkpoint_dir("pocket"), on_load)
-    film = generate(model, options.prompt, settings, options.output, on_progress)
+    film = generate(_load_model(options.engine, show), options.prompt, settings, options.output, on_progress)
     if show:
         print(file=sys.stderr)
     print(f"{options.output}: {film.duration_s:.1f} s of film in {film.compute_s:.1f} s, real-time factor {film.rtf:.2f}")
     return 0
+
+
+def _generate_all(options: argparse.Namespace, settings: StreamSettings) -> int:
+    from tqdm import tqdm
+
+    from avatar_rtc.batch import Share, claim_gpu, generate_all, read_prompts
+
+    share = Share.of_environment(os.environ)
+    rows = read_prompts(options.prompts)
+    options.output.mkdir(parents=True, exist_ok=True)
+    claim_gpu()
+    # One bar, that of the first process: the others have as much to do.
+    shown = share.rank == 0 and sys.stderr.isatty()
+    model = _load_model(options.engine, shown)
+    num_films = len(rows[share.rank :: share.world]) * options.num_samples
+    with tqdm(total=num_films, unit="film", disable=not shown) as bar:
+
+        def on_progress(film_s: float, work_s: float) -> None:
+            bar.set_postfix_str(f"{film_s:.1f} s of this one, {film_s / work_s:.1f}x real time")
+
+        def on_film(line: str) -> None:
+            bar.write(line)
+            bar.update()
+
+        outcome = generate_all(model, rows, settings, options.output, options.num_samples, share, on_progress, on_film)
+    print(f"{options.output}: {outcome.summary()}")
+    return 2 if outcome.refused else 0
+
+
+def _load_model(engine: str, show: bool) -> Model:
+    """The model that makes films; ``show`` whether to say how that goes."""
+    from avatar_rtc.engine_worker import load_checkpoint
+    from avatar_rtc.fake import FakeModel
+
+    def on_load(message: str) -> None:
+        if show:
+            print(message, file=sys.stderr)
+
+    if engine == "fake":
+        return FakeModel()
+    on_load("loading the model")
+    return load_checkpoint(resources.checkpoint_dir("pocket"), on_load)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -206,6 +249,12 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port: take one from 1 to 65535, or 0 for any that is free")
     return port
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of films: take 1 or more")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -243,11 +292,19 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("--json", action="store_true", help="print the summary as one JSON object; captions go to standard error")
 
     generate = command("generate", _generate, "Make a film of a prompt, without a server.", GENERATE_EXAMPLES)
-    generate.add_argument("prompt", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
-    generate.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the MP4 file to write")
+    generate.add_argument(
+        "prompt", nargs="?", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'"
+    )
+    generate.add_argument("--prompts", type=Path, metavar="FILE", help="a CSV or TSV file with prompts in its column text_prompt")
+    generate.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="PATH", help="the MP4 file to write; with --prompts, a directory"
+    )
     generate.add_argument("--scene", help="who is seen, and where (default: the first avatar of the shipped config)")
     generate.add_argument("--voice", help="a description, or a voice of the shipped config by its id")
     generate.add_argument("--seed", type=int, default=0, help="for everything that the prompt leaves open (default: 0)")
+    generate.add_argument(
+        "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"
+    )
     generate.add_argument("--engine", choices=("pocket", "fake"), default="pocket", help="which model speaks (default: pocket)")
 
     doctor = command("doctor", _doctor, "Check this machine, and say what to do about what is missing.", "")

@@ -13,3 +13,15 @@ class CallError(RuntimeError):
     """A headless call did not come about or broke off. The message says why and what to do."""
 
     code = "call_failed"
+
+
+class BatchError(ValueError):
+    """A file of prompts or a directory of films cannot be used. The message says why and what to do."""
+
+    code = "bad_batch"
+
+
+class DownloadError(RuntimeError):
+    """Published weights could not be fetched. The message says why and what to do; what was fetched stays."""
+
+    code = "download_failed"

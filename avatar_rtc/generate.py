@@ -14,12 +14,16 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from model.chunk import AVChunk, StreamInfo, StreamSettings
-from model.stream import Model
-from model.text.prompt import parse_prompt
+from model.stream import Model, Stream
+from model.text.prompt import Prompt, parse_prompt
 
 H264_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox")
 VIDEO_BITRATE_BPS = 1_000_000
 REPLY_ID = "film"
+LEAD_BLOCKS = 1
+"""So long the face listens before it speaks: without, the film begins in the middle of a movement."""
+TAIL_BLOCKS = 1
+"""So long it goes on after the last word, so that the film does not break off with it."""
 
 OnProgress = Callable[[float, float], None]
 """Hears, after each block, the seconds of film so far and the seconds of work they took."""
@@ -39,11 +43,11 @@ class Film:
 
 
 class FilmWriter:
-    """Writes chunks to an MP4 file, H.264 and AAC. A file that was not finished is removed."""
+    """Writes chunks to an MP4 file, H.264 and AAC. It takes its name when it is finished: what has the name is whole."""
 
     def __init__(self, path: Path, info: StreamInfo) -> None:
-        self._path = path
-        self._container = av.open(str(path), "w", format="mp4")
+        self._path, self._unfinished = path, path.with_name(f".{path.name}.part")
+        self._container = av.open(str(self._unfinished), "w", format="mp4")
         video = self._container.add_stream(h264_encoder(), rate=info.fps)
         assert isinstance(video, VideoStream)
         video.width, video.height, video.pix_fmt = info.width_px, info.height_px, "yuv420p"
@@ -73,8 +77,10 @@ class FilmWriter:
             self._container.mux(self._video.encode())
             self._container.mux(self._audio.encode())
         self._container.close()
-        if kind is not None:
-            self._path.unlink(missing_ok=True)
+        if kind is None:
+            self._unfinished.replace(self._path)
+        else:
+            self._unfinished.unlink(missing_ok=True)
 
 
 def h264_encoder() -> str:
@@ -101,21 +107,29 @@ def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on
     parsed = parse_prompt(prompt)
     settings = StreamSettings(scene=parsed.scene or settings.scene, voice=parsed.voice or settings.voice, seed=settings.seed)
     stream = model.open(settings)
-    for index, line in enumerate(parsed.lines):
-        stream.push(REPLY_ID, line, last=index == len(parsed.lines) - 1)
+    # Only a try tells whether a line can be spoken; nothing has been made for it yet.
+    _push(stream, parsed)
+    stream.cancel()
     started_s = time.perf_counter()
     num_samples = 0
     with FilmWriter(path, model.info) as writer:
-        # One block more after the last word, so that the film does not break off with it.
-        is_said = is_over = False
-        while not is_over:
+        num_blocks, end_block = 0, None
+        while end_block is None or num_blocks <= end_block + TAIL_BLOCKS:
             chunk = stream.step()
             if chunk is None:
                 continue
             writer.write(chunk)
             num_samples += len(chunk.samples)
-            is_over = is_said
-            is_said = is_said or any(mark.kind == "end" for mark in chunk.marks)
+            if any(mark.kind == "end" for mark in chunk.marks):
+                end_block = num_blocks
+            num_blocks += 1
+            if num_blocks == LEAD_BLOCKS:
+                _push(stream, parsed)
             on_progress(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)
     stream.close()
     return Film(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)
+
+
+def _push(stream: Stream, prompt: Prompt) -> None:
+    for index, line in enumerate(prompt.lines):
+        stream.push(REPLY_ID, line, last=index == len(prompt.lines) - 1)

@@ -23,6 +23,11 @@ def server_config(name: str) -> Path:
     return _BESIDE / "configs" / "server" / f"{name}.yaml"
 
 
+def prompts(name: str) -> Path:
+    """A file of prompts that is shipped, such as ``demo``."""
+    return _BESIDE / "configs" / "prompts" / f"{name}.csv"
+
+
 def num_cores() -> int:
     """What this process may use, which in a container is less than what the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -79,7 +79,7 @@ def test_generate_writes_a_film_in_sync(capsys: pytest.CaptureFixture[str], tmp_
     assert len(counters) % 8 == 0
     with av.open(str(path)) as film:
         samples = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32768
-    assert read_beeps(samples, 24_000) == pytest.approx([0.0, 1.0], abs=0.01)
+    assert read_beeps(samples, 24_000) == pytest.approx([float(s) for s in range(-(-len(counters) // 25))], abs=0.01)
 
 
 @pytest.mark.parametrize(
