@@ -18,8 +18,8 @@ from model.dit.masks import Staircase
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.sampling import NoiseTable, clean_from_velocity, shift_levels
 
-VIDEO_WEIGHT, AUDIO_WEIGHT = 0.85, 0.15
-"""Shares of the streams in the published losses."""
+STREAM_WEIGHTS = (0.85, 0.15)
+"""Shares of video and audio in the published losses."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def ode_loss(
     timesteps: Sequence[float],
     table: NoiseTable,
     *,
+    weights: tuple[float, float] = STREAM_WEIGHTS,
     padded_audio: int | None = None,
 ) -> ODELoss:
     """Distance of the student's clean predictions from the trajectories' ends.
@@ -119,6 +120,7 @@ def ode_loss(
     Args:
         states: int64 [B, N], for each block the state that its latents are taken from.
         timesteps: of each state but the last, which is clean.
+        weights: of video and audio.
         padded_audio: see :func:`clip_forward`.
     """
     of_video, of_audio = states.repeat_interleave(block.video, dim=1), states.repeat_interleave(block.audio, dim=1)
@@ -130,7 +132,7 @@ def ode_loss(
     clean_audio = clean_from_velocity(noisy_audio, flow.audio, table.level(levels[of_audio])[:, :, None])
     video_loss = F.mse_loss(clean_video.float(), trajectories.video[:, -1].float())
     audio_loss = F.mse_loss(clean_audio.float(), trajectories.audio[:, -1].float())
-    total = VIDEO_WEIGHT * video_loss + AUDIO_WEIGHT * audio_loss
+    total = weights[0] * video_loss + weights[1] * audio_loss
     return ODELoss(total, video_loss, audio_loss, noisy_video, noisy_audio, clean_video, clean_audio, levels[of_video])
 
 

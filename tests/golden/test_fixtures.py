@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import dit
+from tests.golden import dit, training
 from tests.golden.fixture import Check, Fixture
 from tests.golden.mmaudio import check_bigvgan, check_mmaudio_vae
 from tests.golden.umt5 import check_umt5
@@ -20,6 +20,7 @@ CHECKS: dict[str, Check] = {
     "FlowMatchScheduler": dit.check_scheduler,
     "FusionModel (bidirectional": dit.check_bidirectional,
     "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
+    "Stage-1 ODE": training.check_ode_loss,
     "UMT5 encoder": check_umt5,
     "Wan2.2 VAE": check_wan,
 }
