@@ -118,6 +118,7 @@ class VideoEncoder(Encoder):
         self._rates = rates
         self._control = BitrateControl(rates, policy)
         self._codec: Any = None
+        self._codec_bps = 0  # as it was told; what it says itself is rounded
         self.num_keyframes = 0
 
     @property
@@ -136,8 +137,9 @@ class VideoEncoder(Encoder):
         bitrate_bps = self._control.current_bps
         if self._codec is None:
             self._codec = self._open(frame, bitrate_bps)
-        elif self._codec.bit_rate != bitrate_bps:
+        elif self._codec_bps != bitrate_bps:
             self._codec = self._with_bitrate(frame, bitrate_bps)
+        self._codec_bps = bitrate_bps
         frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
         packets = self._codec.encode(frame)
         self.num_keyframes += sum(packet.is_keyframe for packet in packets)
