@@ -133,8 +133,8 @@ def fill_wan(module: WanEncoder | WanDecoder, found: Mapping[str, Any], path: Pa
     unexpected = [name for name in found if name not in names and not str(name).startswith(other)]
     if missing or unexpected:
         raise CheckpointError(
-            f"{path} is not the video VAE that was expected here (Wan2.2_VAE.pth): of its {half}, {len(missing)} of {len(names)} "
-            f"keys are missing (first: {missing[0] if missing else 'none'}); {len(unexpected)} keys are unexpected "
+            f"{path} is not the video VAE that was expected here (Wan2.2_VAE.pth). Of the {half}'s {len(names)} keys, "
+            f"{len(missing)} missing (first: {missing[0] if missing else 'none'}), {len(unexpected)} unexpected "
             f"(first: {unexpected[0] if unexpected else 'none'})"
         )
     tensors = {}

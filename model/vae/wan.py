@@ -10,7 +10,6 @@ channels-last layout (:func:`channels_last`) keep every activation in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from model.config import WanVAEConfig
 from model.vae.causal import CausalConv3d, Memory
+from model.vae.pictures import cover, frames_from_rgb
 
 PATCH_PX = 2
 """Pixels each way that the first layer takes as channels."""
@@ -58,14 +58,21 @@ class _Recorder(Memory):
         self.begins = cache is None
         """Whether the stream's first chunk is being computed; its first frame takes other ways than all later ones."""
 
-    def recall(self, like: Tensor, shape: Sequence[int]) -> Tensor:
-        past = super().recall(like, shape)
-        # Zeros in another layout would throw the whole network out of channels-last.
-        last = like.is_contiguous(memory_format=torch.channels_last_3d)
-        return past.contiguous(memory_format=torch.channels_last_3d) if self.begins and last else past
-
-    def remember(self, value: Tensor) -> None:
-        super().remember(value.clone())
+    def extend(self, x: Tensor, length: int, dim: int) -> Tensor:
+        # Neither ``cat`` nor ``clone`` keeps channels last where a dimension of size 1 leaves the layout open.
+        last = x.is_contiguous(memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d if last else torch.contiguous_format
+        shape = list(x.shape)
+        shape[dim] += length
+        window = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+        past, present = window.split((length, x.shape[dim]), dim)
+        if self.begins:
+            past.zero_()
+        else:
+            past.copy_(self.recall(x, past.shape))
+        present.copy_(x)
+        self.remember(window.narrow(dim, x.shape[dim], length).clone(memory_format=layout))
+        return window
 
     @property
     def cache(self) -> FeatureCache:
@@ -150,19 +157,66 @@ class Middle(nn.Module):
         return self.after(self.attention(self.before(x, memory)), memory)
 
 
+class NearestConv2d(nn.Conv2d):
+    """Every pixel four times, then a 3 x 3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest-exact"))
+
+
+class PhaseConv2d(nn.Module):
+    """The same function with 4 / 9 of the products: each of the four pixels sees 2 x 2 different ones, not 3 x 3.
+
+    Args:
+        original: its weights are summed in float32 and rounded once to their type.
+    """
+
+    def __init__(self, original: NearestConv2d) -> None:
+        super().__init__()
+        weight = original.weight.detach()
+        # Which of the three taps fall on the first and on the second of two neighbours, for an even and for an odd place.
+        taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device)
+        folded = torch.einsum("pkd,qle,oide->pqoikl", taps, taps, weight.float()).flatten(0, 2)
+        self.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
+        assert original.bias is not None
+        self.bias = nn.Parameter(original.bias.detach().repeat(4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        phases = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (2, 2, -1)).permute(0, 4, 5, 1, 2, 3)
+        # Channels last: [B, H, row phase, W, column phase, C].
+        y = phases.new_empty(batch, height, 2, width, 2, phases.shape[5])
+        for p in range(2):
+            for q in range(2):
+                y[:, :, p, :, q] = phases[:, p : p + height, q : q + width, p, q]
+        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def fold_upsampling(decoder: WanDecoder) -> None:
+    """Put a :class:`PhaseConv2d` in place of every :class:`NearestConv2d`: 2.8 of 37.4 TFLOP a latent less at 512 x 992 pixels.
+
+    Fold before the weights are rounded to bfloat16, so that sums are not made of rounded terms.
+    """
+    for module in decoder.modules():
+        if isinstance(module, Upsample) and isinstance(module.space, NearestConv2d):
+            module.space = PhaseConv2d(module.space)
+
+
 class Upsample(nn.Module):
     """Twice the size each way, and twice the frames where asked: the stream's first frame stays one."""
 
     def __init__(self, channels: int, *, doubles_time: bool) -> None:
         super().__init__()
         self.time = CausalConv3d(channels, 2 * channels, (3, 1, 1)) if doubles_time else None
-        self.space = nn.Conv2d(channels, channels, 3, padding=1)
+        self.space: nn.Module = NearestConv2d(channels)
 
     def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
         if self.time is not None:
             x = self._double(self.time, x, memory)
-        frames = F.interpolate(_frames(x), scale_factor=2, mode="nearest-exact")
-        return _clip(self.space(frames), x.shape[0])
+        return _clip(self.space(_frames(x)), x.shape[0])
 
     @staticmethod
     def _double(time: CausalConv3d, x: Tensor, memory: _Recorder) -> Tensor:
@@ -360,6 +414,22 @@ class WanDecoder(_Normalised):
         return frames.float().clamp(-1, 1), cache
 
 
+def first_latent(encoder: WanEncoder, image: Tensor, height_px: int, width_px: int) -> Tensor:
+    """The latent that a stream starts from which shall begin with an image.
+
+    Args:
+        image: uint8 [h, w, 3], RGB, of any size; it is resized and cut to the picture's.
+
+    Returns:
+        [1, C, 1, height_px / 16, width_px / 16], normalised.
+
+    Raises:
+        ValueError: not such an image, or the picture is no whole number of cells.
+    """
+    picture = cover(image.to(encoder.latent_mean.device), height_px, width_px)
+    return encoder.encode(frames_from_rgb(picture[None, None]))
+
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -368,5 +438,6 @@ def channels_last(module: M) -> M:
     for parameter in module.parameters():
         if parameter.ndim in (4, 5):
             layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
-            parameter.data = parameter.data.contiguous(memory_format=layout)
+            # ``contiguous`` would leave a 1 x 1 kernel as it is, and its output with it.
+            parameter.data = torch.empty_like(parameter.data, memory_format=layout).copy_(parameter.data)
     return module

@@ -1,0 +1,66 @@
+"""Pictures as an RGB VAE has them, [B, 3, T, H, W] in [-1, 1]: from images, and to the codec's planes, on their own device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (66, 129, 25)
+_CHROMA = ((-38, -74, 112), (112, -94, -18))
+"""Parts in 256 of R, G and B, which lie between 0 and 255, in Y and in U and V: BT.601, limited range."""
+
+
+def i420_from_frames(frames: Tensor) -> Tensor:
+    """Stacked I420 planes, BT.601 limited range, chroma averaged over 2 x 2 pixels; computed in float32.
+
+    Args:
+        frames: [B, 3, T, H, W] in [-1, 1], H a multiple of 4 and W of 2.
+
+    Returns:
+        uint8 [B, T, H * 3 / 2, W]. Rows: H of luma, H / 4 of U (two rows of W / 2 side by side), H / 4 of V.
+    """
+    batch, _, num_frames, height, width = frames.shape
+    frames = frames.float()
+    quarters = F.avg_pool3d(frames, (1, 2, 2))
+    planes = [_mix(frames, _LUMA, 16 + 127.5 * sum(_LUMA) / 256)]
+    planes += [_mix(quarters, weights, 128).reshape(batch, num_frames, height // 4, width) for weights in _CHROMA]
+    return torch.cat(planes, dim=2)
+
+
+def _mix(frames: Tensor, weights: tuple[int, int, int], offset: float) -> Tensor:
+    """One plane's bytes [B, T, H, W]. Products by hand: a matrix product may run in TF32, which has not the digits."""
+    red, green, blue = (frames[:, i] * (w * 127.5 / 256) for i, w in enumerate(weights))
+    return (red + green + blue + offset).round().to(torch.uint8)
+
+
+def frames_from_rgb(rgb: Tensor) -> Tensor:
+    """uint8 [B, T, H, W, 3] -> float32 [B, 3, T, H, W] in [-1, 1]."""
+    return rgb.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def cover(image: Tensor, height_px: int, width_px: int) -> Tensor:
+    """Resize an image so that it just covers a picture, and cut off evenly what sticks out.
+
+    Args:
+        image: uint8 [h, w, 3], RGB.
+
+    Returns:
+        uint8 [height_px, width_px, 3].
+
+    Raises:
+        ValueError: not such an image.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
+        raise ValueError(
+            f"an image is uint8 [height, width, 3], got {str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
+        )
+    height, width, _ = image.shape
+    scale = max(height_px / height, width_px / width)
+    size = max(height_px, round(height * scale)), max(width_px, round(width * scale))
+    planes = image.permute(2, 0, 1).unsqueeze(0).float()
+    if size != (height, width):
+        planes = F.interpolate(planes, size, mode="bicubic", antialias=True, align_corners=False)
+    top, left = (size[0] - height_px) // 2, (size[1] - width_px) // 2
+    cut = planes[0, :, top : top + height_px, left : left + width_px]
+    return cut.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
