@@ -40,11 +40,17 @@ class RotaryTable:
 
 def quarter_turn(x: Tensor) -> Tensor:
     """Each pair (a, b) of the channels of ``x`` [..., K] as (-b, a)."""
-    if x.device.type == "cpu":
-        # A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six.
-        pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
-        return x @ torch.from_numpy(pairs).to(x)
-    # On a GPU that matrix would have to be copied there, and might be rounded to TF32.
+    return turn_by_product(x) if x.device.type == "cpu" else turn_by_slices(x)
+
+
+def turn_by_product(x: Tensor) -> Tensor:
+    """A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six."""
+    pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
+    return x @ torch.from_numpy(pairs).to(x)
+
+
+def turn_by_slices(x: Tensor) -> Tensor:
+    """For GPUs, where that matrix would have to be copied from the host, and might be rounded to TF32."""
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((-second, first), dim=-1).flatten(-2)
 

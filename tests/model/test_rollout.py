@@ -1,0 +1,266 @@
+"""The block loop equals a slow and obvious one, sees nothing of the future, and never leaves its window."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.dit.attention import KeyValue
+from model.dit.block import LayerPast, StreamView
+from model.dit.transformer import DualStreamTransformer, Flow
+from model.rollout import Latents, Rollout, audio_window, roll_out
+from model.sampling import NoiseTable, add_noise, clean_from_velocity
+from tests.model.published import BLOCK, SHAPE, drawing, noise, open_rollout, read, run, tiny_dit
+from tests.model.support import normal
+
+RATIO = SHAPE.audio_per_video
+TIMESTEPS = (1000.0, 937.5, 833.33331, 625.0)
+
+
+def slow_loop(
+    dit: DualStreamTransformer, noises: tuple[Tensor, Tensor], *, window: int = 10**6, context: float = 0.0
+) -> list[Latents]:
+    """The published loop written down plainly: no buffers, positions that grow for ever, and blocks that have left a window of
+    so many latents cut off."""
+    draw, table, ahead, text = drawing(), NoiseTable.shifted(5.0), dit.config.future_audio_latents, read(dit)
+    blocks: list[Latents] = []
+    memories: list[tuple[Flow, int]] = []
+
+    def forward(video: Tensor, audio: Tensor, video_level: float, audio_levels: Tensor, first: int, start: int) -> Flow:
+        kept = [flow for flow, index in memories if index >= first]
+        past = [
+            LayerPast(
+                KeyValue(*(torch.cat([f.memory[i].video_self[j] for f in kept], dim=2) for j in (0, 1))) if kept else None,
+                None,
+                KeyValue(*(torch.cat([f.memory[i].video_cross[j] for f in kept], dim=2) for j in (0, 1))) if kept else None,
+                None,
+            )
+            for i in range(len(dit.layers))
+        ]
+        video_table, _ = dit.video_tables(torch.arange(start, start + BLOCK), 2, 3)
+        audio_table, _ = dit.audio_tables(torch.arange(first * RATIO, first * RATIO + audio.shape[1]))
+        return dit(
+            video,
+            audio,
+            torch.full((1, BLOCK), video_level),
+            audio_levels,
+            StreamView(video_table, None, None, None, None),
+            StreamView(audio_table, None, None, None, None),
+            text,
+            past,
+        )
+
+    for start in range(0, noises[0].shape[2], BLOCK):
+        video = noises[0][:, :, start : start + BLOCK]
+        audio = audio_window(noises[1], start * RATIO, BLOCK * RATIO, ahead)
+        first = max(0, start + BLOCK - window)
+        history = torch.cat([normal(1, 0, 5), *(b.audio for b in blocks[first // BLOCK :])], dim=1)
+        for i, timestep in enumerate(TIMESTEPS):
+            whole = torch.cat((history, audio), dim=1)
+            times = torch.cat((torch.full((1, history.shape[1]), context), torch.full((1, audio.shape[1]), timestep)), dim=1)
+            flow = forward(video, whole, timestep, times, first, start)
+            clean_video = clean_from_velocity(video, flow.video, timestep / 1000)
+            clean_audio = clean_from_velocity(whole, flow.audio, table.level(times).unsqueeze(-1))
+            if i + 1 < len(TIMESTEPS):
+                level = TIMESTEPS[i + 1] / 1000
+                video = add_noise(clean_video, draw((BLOCK, 6, 4, 6)).transpose(0, 1).unsqueeze(0), level)
+                window_audio = clean_audio[:, history.shape[1] :]
+                audio = add_noise(window_audio, draw(tuple(window_audio.shape[1:])).unsqueeze(0), level)
+        blocks.append(Latents(clean_video, clean_audio[:, history.shape[1] :][:, : BLOCK * RATIO]))
+        memories.append((forward(clean_video, clean_audio, context, torch.full(times.shape, context), first, start), start))
+    return blocks
+
+
+def check_same(actual: list[Latents], expected: list[Latents], tolerance: float = 1e-4) -> None:
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a.video, b.video, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(a.audio, b.audio, atol=tolerance, rtol=tolerance)
+
+
+def differs(a: Latents, b: Latents) -> bool:
+    return not (torch.allclose(a.video, b.video, atol=1e-5) and torch.allclose(a.audio, b.audio, atol=1e-5))
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 13])
+@pytest.mark.parametrize("context", [0.0, 50.0])
+def test_the_loop_equals_the_slow_one(ahead: int, context: float) -> None:
+    dit, noises = tiny_dit(ahead), noise(6)
+    check_same(run(open_rollout(dit, context_timestep=context), noises), slow_loop(dit, noises, context=context))
+
+
+@pytest.mark.parametrize("ahead", [0, 4])
+def test_a_rolled_window_equals_blocks_cut_off(ahead: int) -> None:
+    """Only distances count, so that positions which start over give what positions which grow for ever give."""
+    dit, noises = tiny_dit(ahead), noise(14)
+    rolled = run(open_rollout(dit, window_latents=6), noises)
+    check_same(rolled, slow_loop(dit, noises, window=6))
+    whole = run(open_rollout(dit, window_latents=14), noises)
+    check_same(rolled[:3], whole[:3], tolerance=0)
+    assert differs(rolled[3], whole[3]), "a window that nothing leaves would show nothing here"
+
+
+@pytest.mark.parametrize("config", [{}, {"sink_latents": 2}, {"sink_latents": 1}, {"continuation": "restart"}])
+def test_positions_and_memory_are_bounded(config: dict[str, int | str]) -> None:
+    dit = tiny_dit(3)
+    rollout = open_rollout(dit, window_latents=6, **config)
+    num_bytes, addresses = rollout.context.num_bytes, [kv.key.data_ptr() for pair in rollout.context.buffers for kv in pair]
+    video_angles, audio_angles = (
+        table.cos.unique(dim=0) for table in (dit.video_tables(torch.arange(6), 2, 3)[0], dit.audio_tables(torch.arange(33))[0])
+    )
+    seen = 0
+
+    def inspect(_: object, given: tuple[object, ...]) -> None:
+        nonlocal seen
+        views = given[4], given[5]
+        assert all(isinstance(view, StreamView) for view in views)
+        for view, allowed in zip(views, (video_angles, audio_angles), strict=True):
+            assert isinstance(view, StreamView)
+            assert all((row == allowed).all(dim=1).any() for row in view.table.cos)
+        assert rollout.num_latents + BLOCK <= 6
+        seen += 1
+
+    dit.register_forward_pre_hook(inspect)
+    latents = run(rollout, noise(20))
+    assert seen == 10 * 4 + 9
+    assert all(torch.isfinite(block.video).all() and torch.isfinite(block.audio).all() for block in latents)
+    assert rollout.context.num_bytes == num_bytes
+    assert [kv.key.data_ptr() for pair in rollout.context.buffers for kv in pair] == addresses
+
+
+def test_the_sink_stays_where_it_is() -> None:
+    rollout, noises, num_sink = open_rollout(tiny_dit(), sink_latents=2), noise(14), 2 * 6
+
+    def sinks() -> list[Tensor]:
+        return [x[:, :, :num_sink].clone() for pair in rollout.context.buffers for kv in pair for x in kv]
+
+    run(rollout, (noises[0][:, :, :4], noises[1][:, :20]))
+    first = sinks()
+    rollout.remember()
+    run(rollout, (noises[0][:, :, 4:], noises[1][:, 20:]))
+    assert all(torch.equal(a, b) for a, b in zip(first, sinks(), strict=True))
+
+
+def test_a_restart_goes_on_from_the_last_latent() -> None:
+    rollout = open_rollout(tiny_dit(), continuation="restart")
+    lengths = []
+    for block in range(5):
+        if not rollout.remembers:
+            rollout.remember()
+        video, audio = noise(BLOCK, seed=block)
+        rollout.begin(video, audio)
+        lengths.append(rollout.num_latents)
+        while rollout.denoise(drawing()) is None:
+            pass
+    assert lengths == [0, 2, 4, 1, 3]
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_future_never_leaks(block: int) -> None:
+    dit, noises = tiny_dit(), noise(6)
+    other = noises[0].clone(), noises[1].clone()
+    other[0][:, :, block * BLOCK] += 1
+    before, after = run(open_rollout(dit), noises), run(open_rollout(dit), other)
+    assert [differs(a, b) for a, b in zip(before, after, strict=True)] == [i >= block for i in range(3)]
+
+
+def test_video_hears_the_look_ahead() -> None:
+    noises = noise(6)
+    other = noises[0], noises[1].clone()
+    other[1][:, 13:] += 1
+    for ahead, expected in ((0, False), (3, False), (4, True)):
+        dit = tiny_dit(ahead)
+        first, second = run(open_rollout(dit), noises)[0], run(open_rollout(dit), other)[0]
+        assert differs(first, second) == expected, ahead
+
+
+def test_room_that_was_never_written_is_never_read() -> None:
+    dit, noises = tiny_dit(2), noise(6)
+    poisoned = open_rollout(dit)
+    for pair in poisoned.context.buffers:
+        for kv in pair:
+            kv.key.fill_(torch.nan)
+            kv.value.fill_(torch.nan)
+    check_same(run(poisoned, noises), run(open_rollout(dit), noises), tolerance=0)
+
+
+def test_a_batch_is_its_streams() -> None:
+    dit = tiny_dit(2)
+    noises, text = noise(4, batch=2), read(dit, batch=2)
+
+    def run_with_zeros(rollout: Rollout, video: Tensor, audio: Tensor) -> list[Latents]:
+        return list(roll_out(rollout, video, audio, [BLOCK] * 2, torch.zeros))
+
+    both = run_with_zeros(open_rollout(dit, text), *noises)
+    for i in (0, 1):
+        one = type(text)(
+            tuple(KeyValue(*(x[i : i + 1] for x in kv)) for kv in text.video),
+            tuple(KeyValue(*(x[i : i + 1] for x in kv)) for kv in text.audio),
+            None,
+        )
+        alone = run_with_zeros(open_rollout(dit, one), *(x[i : i + 1] for x in noises))
+        check_same([Latents(b.video[i : i + 1], b.audio[i : i + 1]) for b in both], alone)
+
+
+def test_a_block_may_begin_again() -> None:
+    rollout, (video, audio) = open_rollout(tiny_dit()), noise(BLOCK)
+    rollout.begin(*noise(BLOCK, seed=77))
+    rollout.denoise(drawing())
+    rollout.begin(video, audio)
+    draw, block = drawing(), None
+    while block is None:
+        block = rollout.denoise(draw)
+    check_same([block], run(open_rollout(tiny_dit()), (video, audio)), tolerance=0)
+
+
+def test_new_text_is_heard_from_the_next_block() -> None:
+    dit, noises = tiny_dit(), noise(4)
+    rollout = open_rollout(dit)
+    draw, latents = drawing(), []
+    for start in (0, BLOCK):
+        rollout.begin(noises[0][:, :, start : start + BLOCK], noises[1][:, start * RATIO : (start + BLOCK) * RATIO])
+        block = None
+        while block is None:
+            block = rollout.denoise(draw)
+        latents.append(block)
+        rollout.remember()
+        rollout.text = read(dit, seed=6)
+    plain = run(open_rollout(dit), noises)
+    assert [differs(a, b) for a, b in zip(latents, plain, strict=True)] == [False, True]
+
+
+def test_a_stream_starts_from_a_picture() -> None:
+    dit, (video, audio) = tiny_dit(), noise(4)
+    picture = normal(1, 6, 1, SHAPE.height, SHAPE.width, seed=20)
+    rollout, draw = open_rollout(dit), drawing()
+    times: list[Tensor] = []
+    dit.register_forward_pre_hook(lambda _, given: times.append(given[2].clone()))
+    block = None
+    rollout.begin(video[:, :, :BLOCK], audio[:, : BLOCK * RATIO], picture)
+    while block is None:
+        block = rollout.denoise(draw)
+    rollout.remember()
+    assert torch.equal(block.video[:, :, :1], picture)
+    assert [t[0, 0].item() for t in times] == [0.0] * 5
+    assert [t[0, -1].item() for t in times] == [*(pytest.approx(t) for t in TIMESTEPS), 0.0]
+    rollout.begin(video[:, :, BLOCK:], audio[:, BLOCK * RATIO :])
+    rollout.denoise(draw)
+    assert times[-1].unique().tolist() == [1000.0], "later blocks are whole"
+
+
+def test_a_finished_block_is_remembered_before_the_next() -> None:
+    rollout = open_rollout(tiny_dit())
+    run(rollout, noise(BLOCK))
+    assert not rollout.remembers
+    with pytest.raises(AssertionError, match="remembered first"):
+        rollout.begin(*noise(BLOCK))
+
+
+@pytest.mark.parametrize(
+    ("start", "ahead", "expected"),
+    [(0, 0, [0, 1, 2]), (0, 2, [0, 1, 2, 3, 4]), (3, 2, [3, 4, 5, 3, 4]), (3, 7, [3, 4, 5, 3, 4, 5, 3, 4, 5, 3])],
+)
+def test_noise_past_the_end_of_a_clip_is_the_blocks_own(start: int, ahead: int, expected: list[int]) -> None:
+    numbered = torch.arange(6.0).view(1, 6, 1)
+    assert audio_window(numbered, start, 3, ahead).flatten().tolist() == expected
