@@ -27,6 +27,7 @@ examples:
   avatar-rtc say http://127.0.0.1:8080 "Hello."           call that server, say a line, report what was heard
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
                                                           the same into a film, without a server
+  avatar-rtc download inference --dir weights             the published model's weights
   avatar-rtc doctor                                       what this machine lacks, and what to do about it
 """
 SERVE_EXAMPLES = """
@@ -54,7 +55,16 @@ Films of a file of prompts are named after their prompts; video_prompt_mappings.
 again, the command makes only what is missing. Started by torchrun, each process makes its share. A prompt that cannot be said is
 reported, the others are made, and the exit code is 2.
 """
+DOWNLOAD_EXAMPLES = """
+examples:
+  avatar-rtc download inference --dir weights             what makes films and calls: shows sizes and licences, then asks
+  avatar-rtc download train --dir weights --yes           that, and what training begins with; asks nothing
+  avatar-rtc download reward --dir weights                the models that judge while training
 
+Broken off, the command goes on where it stopped when it is run again; what is there is checked, not fetched twice.
+Repositories and files are those that the authors of the models name; they were not checked against the hub. They are listed in
+configs/download.yaml, where one that has moved can be corrected. HF_ENDPOINT names a mirror, HF_TOKEN logs in.
+"""
 
 STAGE_EXAMPLES = """
 examples:
@@ -218,6 +228,26 @@ def _load_model(engine: str, show: bool) -> Model:
     return load_checkpoint(resources.checkpoint_dir("pocket"), on_load)
 
 
+def _download(options: argparse.Namespace) -> int:
+    from avatar_rtc import download
+
+    what = download.plan(options.group, options.dir)
+    print(what.table())
+    if what.wanted and not options.yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nothing was fetched: say --yes if that is what you want")
+        if input("Fetch? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was fetched.")
+            return 1
+    try:
+        download.carry_out(what, functools.partial(print, flush=True))
+    except KeyboardInterrupt:
+        print("\nInterrupted. What has come stays: the same command goes on with it.", file=sys.stderr)
+        return 130
+    print(f"Everything for {options.group} is in {options.dir}.")
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from avatar_rtc import doctor
 
@@ -306,6 +336,11 @@ def _parser() -> argparse.ArgumentParser:
         "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"
     )
     generate.add_argument("--engine", choices=("pocket", "fake"), default="pocket", help="which model speaks (default: pocket)")
+
+    download = command("download", _download, "Fetch the published models' weights.", DOWNLOAD_EXAMPLES)
+    download.add_argument("group", choices=("inference", "train", "reward"), help="what for")
+    download.add_argument("--dir", type=Path, required=True, metavar="DIR", help="where to; made if it is not there")
+    download.add_argument("--yes", action="store_true", help="do not ask")
 
     doctor = command("doctor", _doctor, "Check this machine, and say what to do about what is missing.", "")
     doctor.add_argument(

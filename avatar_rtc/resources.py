@@ -28,6 +28,11 @@ def prompts(name: str) -> Path:
     return _BESIDE / "configs" / "prompts" / f"{name}.csv"
 
 
+def download_table() -> Path:
+    """Where published weights come from."""
+    return _BESIDE / "configs" / "download.yaml"
+
+
 def num_cores() -> int:
     """What this process may use, which in a container is less than what the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
