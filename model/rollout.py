@@ -4,6 +4,8 @@ Video is appended to a memory of keys and values. Audio is not: each pass reads 
 timestep, then the block's at the noise of the pass, then the look-ahead's, which are thrown away. Nothing masks it, so finished
 audio listens to the block in work, and is heard differently in every pass.
 
+Serve it under ``torch.inference_mode``; training goes through it with gradients, see :mod:`model.training.dmd`.
+
 Lengths are counted in latents; one video latent goes with a fixed number of audio latents.
 """
 
@@ -79,9 +81,8 @@ class Rollout:
         window = config.window_latents
         self.context = VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
         num_audio = window * shape.audio_per_video
-        self._finished_audio = torch.zeros(
-            batch, num_audio, dit.config.audio.latent_channels, device=self._device, dtype=self._dtype
-        )
+        empty = batch, 0, dit.config.audio.latent_channels
+        self._finished_audio = torch.zeros(empty, device=self._device, dtype=self._dtype)
         self._video_table = dit.video_tables(torch.arange(window), *self._grid)[0].to(self._device)
         self._audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0].to(self._device)
         self._block: _Block | None = None
@@ -98,7 +99,6 @@ class Rollout:
         """Whether all finished blocks are history, so that a new one may begin."""
         return self._clean is None
 
-    @torch.inference_mode()
     def begin(self, video_noise: Tensor, audio_noise: Tensor, first_latent: Tensor | None = None) -> None:
         """Begin a block, or begin it again; a full window makes room first.
 
@@ -129,43 +129,43 @@ class Rollout:
         else:  # whole blocks leave, as they came
             start, stop = sink, min(have, sink + num_video * -(-(have + num_video - window) // num_video))
         ratio = self.shape.audio_per_video
-        kept = self._finished_audio[:, stop * ratio : have * ratio].clone()
-        self._finished_audio[:, start * ratio : start * ratio + kept.shape[1]] = kept
+        audio = self._finished_audio
+        self._finished_audio = torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
         self.context.drop(start, stop)
 
-    @torch.inference_mode()
-    def denoise(self, draw: Draw) -> Latents | None:
+    def denoise(self, draw: Draw, *, leave: bool = False) -> Latents | None:
         """One pass over the block in work; the finished block if it was the last.
 
         Args:
             draw: noise for the next pass; not called in the last one.
+            leave: finish the block with this pass, whatever its noise.
         """
-        block = self._block
+        block, history = self._block, self._finished_audio.shape[1]
         assert block is not None, "no block has begun"
-        history = self.num_latents * self.shape.audio_per_video
-        audio = torch.cat((self._finished_audio[:, :history], block.audio), dim=1)
+        audio = torch.cat((self._finished_audio, block.audio), dim=1)
         timestep, level = self.timesteps[block.passes], self._levels[block.passes]
         flow = self._pass(block.video, audio, timestep, history)
         video = self._started(clean_from_velocity(block.video, flow.video, level))
         audio_levels = self._per_latent(history, self._context_level, block.audio.shape[1], level)
         audio = clean_from_velocity(audio, flow.audio, audio_levels.unsqueeze(-1))
         block.passes += 1
-        if block.passes < len(self.timesteps):
-            next_level = self._levels[block.passes]
-            noise = draw((video.shape[0] * video.shape[2], video.shape[1], *video.shape[3:]))
-            noise = noise.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
-            block.video = self._started(add_noise(video, noise, next_level))
-            window = audio[:, history:]
-            noise = draw((window.shape[0] * window.shape[1], window.shape[2])).unflatten(0, window.shape[:2])
-            block.audio = add_noise(window, noise, next_level)
+        if block.passes < len(self.timesteps) and not leave:
+            self._renoise(block, video, audio[:, history:], draw)
             return None
         finished = audio[:, history : history + block.num_audio]
-        self._finished_audio[:, history : history + block.num_audio] = finished
+        self._finished_audio = torch.cat((self._finished_audio, finished), dim=1)
         # The clean pass reads this prediction for the history too, not what was finished before.
         self._block, self._clean = None, (video, audio)
         return Latents(video, finished)
 
-    @torch.inference_mode()
+    def _renoise(self, block: _Block, video: Tensor, audio: Tensor, draw: Draw) -> None:
+        level = self._levels[block.passes]
+        batch, channels, num_video, *cells = video.shape
+        noise = draw((batch * num_video, channels, *cells)).unflatten(0, (batch, -1)).transpose(1, 2)
+        block.video = self._started(add_noise(video, noise, level))
+        noise = draw((batch * audio.shape[1], audio.shape[2])).unflatten(0, (batch, -1))
+        block.audio = add_noise(audio, noise, level)
+
     def remember(self) -> None:
         """The clean pass: the finished block becomes history."""
         assert self._clean is not None, "no block is finished"

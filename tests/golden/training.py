@@ -8,7 +8,8 @@ from torch import Tensor
 from model.adapters import ovi
 from model.dit.transformer import DualStreamTransformer
 from model.sampling import NoiseTable
-from model.training.ode import BlockSizes, Trajectories, ode_loss
+from model.training.ode import STREAM_WEIGHTS, BlockSizes, Trajectories, ode_loss
+from model.training.rewards import Rewards, loss_scales, standardised
 from tests.golden.dit import channels_first, dit_config, load, padded
 from tests.golden.fixture import Fixture
 
@@ -72,3 +73,19 @@ def check_ode_loss(fixture: Fixture) -> None:
     fixture.close(channels_first(loss.clean_video), "out.video_x0")
     fixture.close(loss.clean_audio, "out.audio_x0")
     check_gradients(fixture, published_gradients(dit))
+
+
+def check_rewards(fixture: Fixture) -> None:
+    stored = fixture.tensors
+    gradients = stored["in.video_grad"], stored["in.audio_grad"]
+    for case in fixture.meta["cases"]:
+        name = case["name"]
+        ta, vq, mq, audio, sync = (stored[f"{name}.in.{key}"] for key in ("ta", "vq", "mq", "audio", "sync"))
+        fixture.close(standardised(sync), f"{name}.out.sync_norm")
+        fixture.close(standardised(audio), f"{name}.out.audio_norm")
+        scales = loss_scales(Rewards(ta, vq, mq, audio, sync), case["beta"], case["reward_types"])
+        for stream, scale in zip(("video", "audio"), scales, strict=True):
+            fixture.close(scale, f"{name}.out.{stream}_scale")
+        losses = (0.5 * gradient.double().square().mean() * scale for gradient, scale in zip(gradients, scales, strict=True))
+        video, audio = losses
+        fixture.close(STREAM_WEIGHTS[0] * video + STREAM_WEIGHTS[1] * audio, f"{name}.out.loss_both")
