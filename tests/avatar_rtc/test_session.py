@@ -357,6 +357,11 @@ async def test_two_calls_hear_only_their_own_lines() -> None:
         await asyncio.gather(first.speak(words[0]), second.speak(words[1]))
         for call, ear, word in zip((first, second), ears, words, strict=True):
             assert [event.text for event in call.received(TranscriptDelta)] == [word]
+
+            def is_heard(call: Call = call) -> bool:
+                return any(level > VOICED_LEVEL for level in call.audio.level[:-25])
+
+            await call.wait_for(is_heard, TIMEOUT_S, f"{word} was not heard to its end")
             windows = ear.samples[: len(ear.samples) // 4800 * 4800].reshape(-1, 4800)
             tones = [read_tone_hz(window.astype(float), 48_000) for window in windows]
             assert {tone for tone in tones if tone} == {word_tone_hz(word)}

@@ -120,7 +120,7 @@ def _address(process: subprocess.Popen[str], log_path: Path) -> str:
     raise RuntimeError(f"the server did not start:\n{log_path.read_text()}")
 
 
-def eventually(page: Page, read: Callable[[], T], holds: Callable[[T], bool], what: str, timeout_s: float = 10.0) -> T:
+def eventually(page: Page, read: Callable[[], T], holds: Callable[[T], bool], what: str, timeout_s: float = 20.0) -> T:
     """Read again and again until it holds; for what no locator can express.
 
     Raises:
@@ -140,7 +140,7 @@ def stats(page: Page) -> dict[str, Any]:
     return result
 
 
-def call(page: Page, timeout_s: float = 15.0) -> dict[str, Any]:
+def call(page: Page, timeout_s: float = 30.0) -> dict[str, Any]:
     """Press Call and wait for the first picture."""
     page.get_by_role("button", name=re.compile("^(Call|Call again|Try again)$")).click()
     return eventually(page, lambda: stats(page), has_picture, "a first picture", timeout_s)
