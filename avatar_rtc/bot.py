@@ -19,12 +19,17 @@ from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCRtpRe
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtcpSrPacket
 
-from avatar_rtc.errors import CallError
+from avatar_rtc.errors import CallError, NotReadyError
 from avatar_rtc.media.transport import quicken_retransmission
 from avatar_rtc.recording import Recorder
 from signaling import messages as wire
 
 JOIN_TIMEOUT_S = 15.0
+START_PATIENCE_S = 180.0
+"""How long a server is waited for that says its engine is starting."""
+ABSENT_PATIENCE_S = 5.0
+"""How long a server is waited for that does not answer: it may have been started a moment ago."""
+READY_EVERY_S = 0.5
 ACCEPT_TIMEOUT_S = 10.0
 LINE_TIMEOUT_S = 180.0
 REPEAT_EVERY_S = 1.0
@@ -139,7 +144,8 @@ class Call:
         """Join.
 
         Raises:
-            CallError: the server cannot be reached or refuses, or no media come.
+            NotReadyError: there is no server yet, or its engine is starting.
+        CallError: the server cannot be reached or refuses, or no media come.
         """
         self._http = aiohttp.ClientSession()
         for kind in ("video", "audio"):
@@ -165,14 +171,14 @@ class Call:
             async with self._http.post(where, data=self.peer.localDescription.sdp, headers=headers) as response:
                 body = await response.text()
                 if response.status != 201:
-                    raise CallError(_refusal(self.url, response, body))
+                    raise _refusal(self.url, response, body)
                 self.resource = urljoin(str(response.url), response.headers["Location"])
                 self.etag = response.headers.get("ETag", "")
                 return body
+        except aiohttp.ClientConnectorError as error:
+            raise NotReadyError(_unreachable(self.url, error), ABSENT_PATIENCE_S) from None
         except aiohttp.ClientError as error:
-            raise CallError(
-                f"{self.url} cannot be reached ({error}). Is the server running? Start one with 'avatar-rtc serve'."
-            ) from None
+            raise CallError(_unreachable(self.url, error)) from None
 
     async def wait_for(self, condition: Callable[[], Any], timeout_s: float, problem: str) -> Any:
         """Wait until an event, a picture or a sound makes ``condition`` true; returns its value.
@@ -370,8 +376,9 @@ async def say(
     avatar: str | None = None,
     voice: str | None = None,
     on_caption: Callable[[str], None] = lambda text: None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Call a server, say lines one after the other, leave when the last was heard.
+    """Call a server, say lines one after the other, leave when the last was heard. A server that is starting is waited for.
 
     Args:
         url: the server's address, such as ``http://127.0.0.1:8080``.
@@ -379,19 +386,18 @@ async def say(
         avatar: id of a look; the server's first one if None.
         voice: id or description of a voice; that of the look if None.
         on_caption: hears each line as it was heard.
+        on_wait: hears what is waited for.
 
     Raises:
         CallError: the server cannot be reached or refuses, a line was not accepted, or the call broke off.
         OSError: the recording cannot be written.
     """
     summary = Summary(url)
-    call = Call(url)
     if record is not None:
-        call.recorder = Recorder(record)
         summary.record = str(record)
+    chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
+    call = await _join(url, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
     try:
-        chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
-        await call.connect(f"?{urlencode(chosen)}" if chosen else "")
         for text in lines:
             line = await call.speak(text)
             summary.lines.append(line)
@@ -410,6 +416,41 @@ async def say(
     return summary
 
 
+async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
+    """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
+    started_s, told = time.monotonic(), ""
+    while True:
+        call = Call(url)
+        try:
+            if record is not None:
+                call.recorder = Recorder(record)
+            await call.connect(query)
+            return call
+        except NotReadyError as error:
+            await call.close()
+            deadline_s = started_s + error.patience_s
+            if time.monotonic() >= deadline_s:
+                raise
+            if str(error) != told:
+                told = str(error)
+                on_wait(f"{told} Waiting for up to {error.patience_s:.0f} s.")
+            await _until_ready(call.url, deadline_s)
+        except BaseException:
+            await call.close()
+            raise
+
+
+async def _until_ready(url: str, deadline_s: float) -> None:
+    """Until the server says that it can take a call, or is none that would say so, or the time is over."""
+    async with aiohttp.ClientSession() as http:
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(urljoin(url, "readyz")) as response:
+                    if response.status != 503:
+                        return
+            await asyncio.sleep(READY_EVERY_S)
+
+
 async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:
     """What a track receives, with the time of its arrival, to its end."""
     while True:
@@ -420,10 +461,17 @@ async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:
         yield frame, time.monotonic()
 
 
-def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> str:
+def _unreachable(url: str, error: aiohttp.ClientError) -> str:
+    return f"{url} cannot be reached ({error}). Is the server running? Start one with 'avatar-rtc serve'."
+
+
+def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> CallError:
     """Why a server refused, in its own words where it has some."""
     with contextlib.suppress(ValueError):
         problem = json.loads(body)
         if isinstance(problem, dict) and "detail" in problem:
-            return f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
-    return f"{url} refused the call with HTTP {response.status}. Is it the address of an avatar-rtc server?"
+            message = f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
+            if problem.get("code") == "engine_unavailable":
+                return NotReadyError(message, START_PATIENCE_S)
+            return CallError(message)
+    return CallError(f"{url} refused the call with HTTP {response.status}. Is it the address of an avatar-rtc server?")

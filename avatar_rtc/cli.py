@@ -145,6 +145,7 @@ def _say(options: argparse.Namespace) -> int:
             avatar=options.avatar,
             voice=options.voice,
             on_caption=lambda text: print(text, file=captions, flush=True),
+            on_wait=lambda text: print(text, file=sys.stderr, flush=True),
         )
     )
     print(json.dumps(report.as_dict()) if options.json else report.summary())

@@ -15,6 +15,18 @@ class CallError(RuntimeError):
     code = "call_failed"
 
 
+class NotReadyError(CallError):
+    """The server cannot take a call yet, but perhaps soon.
+
+    Args:
+        patience_s: how long it is worth trying again.
+    """
+
+    def __init__(self, message: str, patience_s: float) -> None:
+        super().__init__(message)
+        self.patience_s = patience_s
+
+
 class BatchError(ValueError):
     """A file of prompts or a directory of films cannot be used. The message says why and what to do."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import av
 import numpy as np
 import pytest
 
+from avatar_rtc import bot
 from avatar_rtc.bot import say
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
-from tests.support.calls import serving
+from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 
 
@@ -53,7 +55,8 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
         assert min(abs(beep_s - flash_s) for flash_s in flashes_s) < 0.02
 
 
-async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bot, "ABSENT_PATIENCE_S", 0.0)
     with pytest.raises(CallError, match="avatar-rtc serve"):
         await say(f"http://127.0.0.1:{unused_tcp_port}", ["Hello."])
     async with serving() as server:
@@ -62,3 +65,42 @@ async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int
         with pytest.raises(OSError, match="no-such-folder"):
             await say(server.address, ["Hello."], record=tmp_path / "no-such-folder" / "a.mp4")
         assert server.registry.num_sessions == 0
+
+
+async def test_say_waits_for_a_server_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bot, "READY_EVERY_S", 0.01)
+    engine, told, starts = InstantEngine(), [], []
+
+    def on_wait(text: str) -> None:
+        told.append(text)
+        starts.append(asyncio.ensure_future(engine.start()))
+
+    async with serving(engine) as server:
+        engine.crash()
+        summary = await say(server.address, ["Hello."], on_wait=on_wait)
+    assert [line.status for line in summary.lines] == ["completed"]
+    assert len(told) == 1
+    assert "The engine is restarting" in told[0]
+    assert "Waiting for up to 180 s" in told[0]
+
+
+async def test_say_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    for name, value in (("READY_EVERY_S", 0.01), ("START_PATIENCE_S", 0.05), ("ABSENT_PATIENCE_S", 0.05)):
+        monkeypatch.setattr(bot, name, value)
+    told: list[str] = []
+    engine = InstantEngine()
+    async with serving(engine) as server:
+        engine.crash()
+        with pytest.raises(CallError, match="The engine is restarting"):
+            await say(server.address, ["Hello."], on_wait=told.append)
+    with pytest.raises(CallError, match="avatar-rtc serve"):
+        await say(f"http://127.0.0.1:{unused_tcp_port}", ["Hello."], on_wait=told.append)
+    assert len(told) == 2
+
+
+async def test_say_does_not_wait_where_that_does_not_help() -> None:
+    told: list[str] = []
+    async with serving(limits={"max_sessions": 1}) as server, calling(server):
+        with pytest.raises(CallError, match="seats are taken"):
+            await say(server.address, ["Hello."], on_wait=told.append)
+    assert told == []
