@@ -227,6 +227,20 @@ class WanVAEConfig(Strict):
         return self
 
 
+class AudioStreamConfig(Strict):
+    """How the published audio decoder, which looks both ways, decodes a stream that has no end.
+
+    Attributes:
+        left_latents: decoded again before new ones, for their context. The decoder's attention looks back over half of them; the
+            other half feeds the convolutions, which reach back 41 latents.
+        hold_back_latents: newest latents that make no sound yet, because their right context is missing. They delay the voice;
+            five are a video latent of the published model. Its attention looks ahead over half of them.
+    """
+
+    left_latents: int = Field(default=120, ge=0)
+    hold_back_latents: int = Field(default=10, ge=0)
+
+
 class SamplingConfig(Strict):
     """Few-step flow matching.
 
@@ -346,6 +360,7 @@ class HalloLiveConfig(Strict):
     video_vae: WanVAEConfig
     audio_vae: MMAudioVAEConfig
     vocoder: BigVGANConfig
+    audio_stream: AudioStreamConfig = AudioStreamConfig()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> HalloLiveConfig:

@@ -1,7 +1,7 @@
 """The published vocoder: log-mel frames -> a wave (BigVGAN, arXiv 2206.04658), with weight norm already folded.
 
 Every snake activation runs at twice the rate, between an up- and a downsampling filter, so that the harmonics it makes do not
-alias. Filters and convolutions look both ways: a sample depends on about 34 frames on either side.
+alias. Filters and convolutions look both ways: a sample depends on up to ``reach_frames`` frames on either side.
 
 Shapes: mel [B, M, F]; wave [B, S] with S = F * hop; inside [B, C, T].
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.config import BigVGANConfig
 
 NUM_TAPS = 12
+OUTER_KERNEL = 7
 
 
 def antialias_filter() -> Tensor:
@@ -97,14 +98,27 @@ class BigVGAN(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.initial_channels // 2 ** (i + 1) for i in range(len(config.upsample_rates))]
-        self.stem = nn.Conv1d(config.num_mels, config.initial_channels, 7, padding=3)
+        self.stem = nn.Conv1d(config.num_mels, config.initial_channels, OUTER_KERNEL, padding=OUTER_KERNEL // 2)
         self.stages = nn.ModuleList(
             Stage(width, rate, kernel, config)
             for width, rate, kernel in zip(widths, config.upsample_rates, config.upsample_kernels, strict=True)
         )
         self.last_snake = Snake(widths[-1])
-        self.head = nn.Conv1d(widths[-1], 1, 7, padding=3)
+        self.head = nn.Conv1d(widths[-1], 1, OUTER_KERNEL, padding=OUTER_KERNEL // 2)
         self.register_buffer("taps", antialias_filter())
+
+    @property
+    def reach_frames(self) -> int:
+        """How many frames, at most, a sample depends on, on either side of its own."""
+        config, snake = self.config, NUM_TAPS // 2
+        blocks = max(
+            sum(2 * snake + (kernel - 1) * dilation // 2 + (kernel - 1) // 2 for dilation in dilations)
+            for kernel, dilations in zip(config.res_kernels, config.res_dilations, strict=True)
+        )
+        reach = OUTER_KERNEL // 2 + snake
+        for rate, kernel in reversed(list(zip(config.upsample_rates, config.upsample_kernels, strict=True))):
+            reach = math.ceil((reach + blocks + (kernel - rate) // 2) / rate)
+        return reach + OUTER_KERNEL // 2
 
     def before_tanh(self, mel: Tensor) -> Tensor:
         """[B, M, F] -> [B, S], not yet limited."""
@@ -114,5 +128,5 @@ class BigVGAN(nn.Module):
         return self.head(self.last_snake(x, self.taps)).squeeze(1)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """[B, M, F] -> a wave [B, S] within [-1, 1]."""
-        return torch.tanh(self.before_tanh(mel))
+        """[B, M, F] -> a wave [B, S] within [-1, 1], always float32."""
+        return torch.tanh(self.before_tanh(mel).float())

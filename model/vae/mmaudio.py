@@ -216,6 +216,16 @@ class MMAudioVAE(nn.Module):
         self.register_buffer("mel_mean", torch.zeros(config.num_mels, 1))
         self.register_buffer("mel_std", torch.ones(config.num_mels, 1))
 
+    @property
+    def reach_latents(self) -> int:
+        """How many latents, at most, the convolutions make a mel frame depend on, on either side. The attention sees all."""
+        reach, blocks = 1, 2 * (self.config.num_res_blocks + 1)
+        for level in range(len(self.config.width_multipliers)):
+            if level - 1 in self.config.down_levels:
+                reach = math.ceil((reach + 1) / 2)
+            reach += blocks
+        return reach + 5  # two residual blocks in the middle, and the first convolution
+
     def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, each [B, C, F // 2]."""
         mean, log_variance = self.encoder((mel - self.mel_mean) / self.mel_std).chunk(2, dim=1)

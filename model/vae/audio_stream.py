@@ -1,0 +1,94 @@
+"""The published audio decoder on a stream without end: latents in as they come, sound out without seams.
+
+The decoder looks both ways, so a stream decodes a window: some latents again for their context, then the new ones. The newest are
+held back until their right context is there. Decoded in windows as it was published, a latent would attend to whatever its window
+happens to hold, and the sound would jump at every seam however much is held back. Here it attends to the same neighbours in
+whichever window it is decoded; what remains at a seam is what the convolutions miss beyond the held latents. The first
+latent after a seam fades from the one decoding to the next.
+
+Shapes: latents [B, C, L]; wave [B, S] with S = L * samples_per_latent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.config import AudioStreamConfig
+from model.vae.bigvgan import BigVGAN
+from model.vae.mmaudio import MMAudioVAE
+
+
+@dataclass(frozen=True)
+class AudioStreamState:
+    """One stream between two calls.
+
+    Attributes:
+        latents: the latest, oldest first; those held back are at the end. Their number grows to that of left context and
+            hold-back together and stays there.
+        num_held: latents that have not sounded yet.
+        tail: what the last window made of the first of them [B, samples_per_latent]; empty where none has sounded or is held.
+    """
+
+    latents: Tensor
+    num_held: int
+    tail: Tensor
+
+
+class AudioStreamDecoder:
+    """Decoder and vocoder, shared by all streams. Holds nothing of a stream and never waits for the device.
+
+    Once a stream's context is full, calls with equally many latents have equal shapes.
+    """
+
+    def __init__(self, vae: MMAudioVAE, vocoder: BigVGAN, config: AudioStreamConfig) -> None:
+        self.vae, self.vocoder, self.config = vae, vocoder, config
+        self.frames_per_latent = vae.config.frames_per_latent
+        self.samples_per_latent = self.frames_per_latent * vocoder.config.hop_samples
+        self._vocoder_context = -(-vocoder.reach_frames // self.frames_per_latent)
+
+    def decode(self, latents: Tensor, state: AudioStreamState | None = None) -> tuple[Tensor, AudioStreamState]:
+        """The sound of all latents so far that are no longer held back.
+
+        Args:
+            latents: the next [B, C, L], L >= 1.
+            state: after the latents before; None at the start of a stream. It is not changed.
+
+        Returns:
+            The wave [B, S], float32. At a stream's start S is smaller by what is held back, later it is that of L latents.
+        """
+        window = latents if state is None else torch.cat((state.latents, latents), dim=2)
+        num_new = latents.shape[2] + (0 if state is None else state.num_held)
+        num_held = min(self.config.hold_back_latents, num_new)
+        wave, tail = self._sound(window, num_new, num_held, state)
+        kept = window[:, :, max(0, window.shape[2] - self.config.left_latents - num_held) :]
+        return wave, AudioStreamState(kept, num_held, tail)
+
+    def flush(self, state: AudioStreamState) -> Tensor:
+        """The sound of what is held back, at the end of a stream [B, num_held * samples_per_latent]."""
+        return self._sound(state.latents, state.num_held, 0, state)[0]
+
+    def visible(self, num_latents: int, device: torch.device) -> Tensor:
+        """Which latents attend to which [L queries, L keys]: those within reach, in any window."""
+        past, future = self.config.left_latents // 2, self.config.hold_back_latents // 2
+        position = torch.arange(num_latents, device=device)
+        ahead = position[None] - position[:, None]
+        return (ahead >= -past) & (ahead <= future)
+
+    def _sound(self, window: Tensor, num_new: int, num_held: int, state: AudioStreamState | None) -> tuple[Tensor, Tensor]:
+        """Wave of the window's last ``num_new`` latents but those held, and of the first one held."""
+        batch, _, length = window.shape
+        size, first, num_out = self.samples_per_latent, length - num_new, num_new - num_held
+        if num_out == 0:
+            nothing = torch.zeros(batch, 0, device=window.device)
+            return nothing, nothing
+        mel = self.vae.decode(window, self.visible(length, window.device))
+        context = min(first, self._vocoder_context)
+        wave = self.vocoder(mel[:, :, (first - context) * self.frames_per_latent :])[:, context * size :]
+        sounding, tail = wave[:, : num_out * size], wave[:, num_out * size : num_out * size + size]
+        if state is not None and state.tail.shape[1]:
+            fade = torch.arange(1, size + 1, device=wave.device) / (size + 1)
+            sounding = torch.cat((torch.lerp(state.tail, sounding[:, :size], fade), sounding[:, size:]), dim=1)
+        return sounding, tail
