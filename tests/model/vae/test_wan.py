@@ -201,6 +201,20 @@ def test_a_cache_can_keep_its_addresses(decoder: WanDecoder) -> None:
     torch.testing.assert_close(decoder(latents()[:, :, 4:], fixed)[0], whole[:, :, 13:], **ROUNDING)
 
 
+def test_gradients_reach_the_latents_through_the_cache(decoder: WanDecoder) -> None:
+    """As a reward on pictures needs them."""
+
+    def gradient(cuts: list[int]) -> Tensor:
+        x = latents().requires_grad_()
+        stream(decoder, x, cuts)[0].square().sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    whole = gradient([0, NUM_LATENTS])
+    assert (whole.abs().amax(dim=(0, 1, 3, 4)) > 1e-2).all()
+    torch.testing.assert_close(gradient([0, 1, 3, NUM_LATENTS]), whole, atol=1e-3, rtol=1e-3)
+
+
 def test_decoding_clamps(decoder: WanDecoder) -> None:
     loud = 30 * latents()
     plain = decoder(loud)[0]
