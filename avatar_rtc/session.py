@@ -33,7 +33,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, EngineFailure, EngineStream
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
-from avatar_rtc.media.encode import OPUS_CLOCK_HZ, make_encoder
+from avatar_rtc.media.encode import OPUS_CLOCK_HZ, VideoEncoder, make_encoder
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
@@ -54,6 +54,7 @@ LONGEST_DECAY = 0.98
 """By this the longest time of a block is forgotten with each block that follows."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
+MAX_WAITING_LINES = 256
 MAX_UNSENT_BYTES = 1 << 20
 REOPEN_EVERY_S = 0.25
 WATCH_EVERY_S = 0.25
@@ -158,7 +159,7 @@ class Session:
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
-        self._encoders: list[Any] = []
+        self._video_encoder: VideoEncoder | None = None
 
         servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
@@ -172,12 +173,12 @@ class Session:
         self._stats: dict[str, Any] = {"packets_sent": 0, "packets_lost": 0, "rtt_ms": None}
 
         self._stream: EngineStream | None = None
-        self._stream_opened = asyncio.Event()
         self._replies: deque[_Reply] = deque()
         self._by_line: dict[str, _Reply] = {}
         self._used_ids: OrderedDict[str, None] = OrderedDict()
         self._num_replies = 0
         self._epoch = 0
+        self._trimmed = asyncio.Event()
         self._counted: dict[Any, int] = {}
 
     # The offer, and what follows it over HTTP.
@@ -210,7 +211,8 @@ class Session:
                 rates = self._config.media.rates(self._info.fps)
                 codec = transceiver._codecs[0]
                 encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
-                self._encoders.append(encoder)
+                if isinstance(encoder, VideoEncoder):
+                    self._video_encoder = encoder
                 prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
         # Sections of one bundle share a gatherer.
         for gatherer in {t.receiver.transport.transport.iceGatherer for t in self._peer.getTransceivers()}:
@@ -295,7 +297,7 @@ class Session:
             "buffer_ms": round(self._buffer.buffered_s * 1000),
             "replies": self._num_replies,
             **self._stats,
-            "video_bitrate_bps": next((e.target_bitrate for e in self._encoders if hasattr(e, "target_bitrate")), 0),
+            "video_bitrate_bps": self._video_encoder.target_bitrate if self._video_encoder is not None else 0,
         }
 
     # Life.
@@ -369,8 +371,9 @@ class Session:
 
     async def _open_stream(self) -> EngineStream:
         while True:
+            asked = self._settings
             try:
-                stream = await self._engine.open(self._settings)
+                stream = await self._engine.open(asked)
             except EngineFailure:
                 await asyncio.sleep(REOPEN_EVERY_S)
                 continue
@@ -378,11 +381,14 @@ class Session:
                 # A scene or a voice in words that the model cannot use, from the address of the call.
                 fallback = self._config.avatars[0]
                 settings = StreamSettings(fallback.scene, self._voice(fallback.voice), self._settings.seed)
-                if settings == self._settings:
+                if settings == asked:
                     raise
                 self._send(wire.Error(code=error.code, message=str(error)))
                 self._settings = settings
                 self._send(wire.SessionUpdated(scene=settings.scene, voice=settings.voice))
+                continue
+            if self._settings != asked:
+                await stream.close()  # they were changed meanwhile
                 continue
             self._stream = stream
             self._push_soon()
@@ -400,7 +406,10 @@ class Session:
             needed_s = min(longest_s + LOW_WATER_MARGIN_S, low_water_s + self._info.block_duration_s)
             spare_s = self._buffer.buffered_s - max(low_water_s, needed_s)
             if spare_s > 0:
-                await asyncio.sleep(max(spare_s, 0.01))
+                # An interruption leaves less than was counted on.
+                self._trimmed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._trimmed.wait(), max(spare_s, 0.01))
                 continue
             epoch = self._epoch
             asked_s = self._clock()
@@ -508,14 +517,16 @@ class Session:
                     self._metrics.join_s.labels("first_frame_shown").observe(event.first_frame_ms / 1000)
 
     async def _create(self, event: wire.ResponseCreate) -> None:
+        if event.more:
+            self._check_piece(event.input)
         lines, rest = ([], event.input) if event.more else (self._lines(event.input, event.event_id), "")
-        reply_id = self._new_id(event.id)
-        if event.mode == "replace":
-            await self._stop(list(self._replies))
-        elif len(self._replies) > self._config.limits.max_queued_replies:
+        if event.mode != "replace" and len(self._replies) > self._config.limits.max_queued_replies:
             raise wire.EventError(
                 "queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace."
             )
+        reply_id = self._new_id(event.id)
+        if event.mode == "replace":
+            await self._stop(list(self._replies))
         reply = self._add_reply(reply_id, event)
         reply.waiting.extend(lines)
         reply.unfinished_text = rest
@@ -535,12 +546,22 @@ class Session:
             return
         if reply.closed:
             raise wire.EventError("reply_closed", f"Reply {reply.reply_id!r} had its last piece. Start another one.")
-        if len(reply.unfinished_text) + len(event.input) > MAX_PROMPT_CHARS:
-            raise wire.EventError("bad_prompt", f"No sentence ends within {MAX_PROMPT_CHARS} characters. Use full stops.")
+        if len(reply.waiting) >= MAX_WAITING_LINES:
+            raise wire.EventError(
+                "queue_full", f"{len(reply.waiting)} sentences wait already. Send the rest when some were heard."
+            )
+        self._check_piece(reply.unfinished_text + event.input)
         reply.unfinished_text += event.input
         reply.closed = not event.more
         reply.touched_s = self._clock()
         await self._go_on(reply)
+
+    def _check_piece(self, text: str) -> None:
+        if len(text) > MAX_PROMPT_CHARS:
+            raise wire.EventError(
+                "bad_prompt",
+                f"A piece and the sentence that it goes on with have {MAX_PROMPT_CHARS} characters at most. Send less at once.",
+            )
 
     async def _go_on(self, reply: _Reply) -> None:
         """A reply has more text, or its last: let the engine have it."""
@@ -655,7 +676,8 @@ class Session:
             del self._by_line[line_id]
         self._buffer.cancel()
         self._metrics.interrupt_s.observe(self._buffer.buffered_s)
-        now_s = self._timeline.media_s()
+        self._trimmed.set()
+        now_s = self._played_s()
         for reply in replies:
             reply.cut_media_s = now_s
         stream = self._stream
@@ -680,21 +702,22 @@ class Session:
             if text is not None and (not text.strip() or len(text) > MAX_PROMPT_CHARS):
                 raise wire.EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
         try:
-            # If the engine is away, the stream that is opened next has the new settings.
-            with contextlib.suppress(EngineFailure):
-                await self._change_settings(scene, voice, event.event_id)
+            await self._change_settings(scene, voice, event.event_id)
         except ModelError as error:
             raise wire.EventError(error.code, str(error)) from None
 
     async def _change_settings(self, scene: str | None, voice: str | None, event_id: str | None) -> None:
         old = self._settings
         self._settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed)
-        if self._stream is not None and self._settings != old:
+        stream = self._stream
+        if stream is not None and self._settings != old:
             try:
-                await self._stream.update(self._settings)
+                await stream.update(self._settings)
             except ModelError:
                 self._settings = old
                 raise
+            except EngineFailure as failure:
+                self._lose_stream(stream, failure)  # the one that is opened next has the new settings
         self._send(wire.SessionUpdated(scene=self._settings.scene, voice=self._settings.voice, event_id=event_id))
 
     def _voice(self, text: str) -> str:
@@ -749,13 +772,12 @@ class Session:
 
     def _count(self) -> None:
         """Bring the counters of the server up to those of this session."""
-        keyframes = sum(getattr(encoder, "num_keyframes", 0) for encoder in self._encoders)
         totals = {
             self._metrics.frames.labels("video", "sent"): self._video.num_sent,
             self._metrics.frames.labels("video", "dropped"): self._video.num_dropped,
             self._metrics.frames.labels("video", "held"): self._buffer.num_held_frames,
             self._metrics.underruns.labels("video"): self._buffer.num_underruns,
-            self._metrics.keyframes.labels("any"): keyframes,
+            self._metrics.keyframes.labels("any"): self._video_encoder.num_keyframes if self._video_encoder is not None else 0,
         }
         for counter, total in totals.items():
             counter.inc(total - self._counted.get(counter, 0))
@@ -828,6 +850,10 @@ class Session:
         self._channel.send(message)
         return "ok"
 
+    def _played_s(self) -> float:
+        """Media time of what is being played. On a busy machine the tracks lag behind the clock."""
+        return min(self._timeline.media_s(), self._buffer.num_decided / self._info.fps)
+
     def _set_state(self, state: wire.State) -> None:
         if state != self.state:
             self.state = state
@@ -875,7 +901,7 @@ class Session:
             del self._by_line[line_id]
         heard_ms = 0
         if reply.voice_media_s is not None:
-            cut_media_s = self._timeline.media_s() if reply.cut_media_s is None else reply.cut_media_s
+            cut_media_s = self._played_s() if reply.cut_media_s is None else reply.cut_media_s
             end_media_s = reply.end_media_s if status == "completed" else cut_media_s
             heard_ms = max(0, round((end_media_s - reply.voice_media_s) * 1000))
             if status != "completed":

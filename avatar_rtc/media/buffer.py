@@ -14,7 +14,7 @@ import numpy as np
 
 from model.chunk import AVChunk, Mark, StreamInfo
 
-FADE_MS = 40
+FADE_MS = 20
 KEPT_SLOTS = 50
 """Decided slots that the slower track may still fetch; two seconds at 25 fps."""
 

@@ -242,6 +242,32 @@ async def test_bad_input_is_answered_and_the_call_goes_on() -> None:
         assert len(call.received(ResponseCreated)) == len(call.received(ResponseDone)) == 2
 
 
+async def test_a_reply_that_found_no_room_may_come_again() -> None:
+    async with serving(limits={"max_queued_replies": 1}) as server, calling(server) as call:
+        for reply_id in "abc":
+            call.send(ResponseCreate(input="Some words.", id=reply_id, mode="queue"))
+        (error,) = await call.wait_for(lambda: call.received(Error), TIMEOUT_S, "no error")
+        assert error.code == "queue_full"
+        await wait_done(call, "b")
+        call.send(ResponseCreate(input="Some words.", id="c", mode="queue"))
+        assert (await wait_done(call, "c")).status == "completed"
+        call.send(ResponseCreate(input="word " * 3000, id="d", mode="append", more=True))
+        await call.wait_for(lambda: call.received(Error)[1:], TIMEOUT_S, "no error")
+        assert call.received(Error)[1].code == "bad_prompt"
+
+
+async def test_settings_that_change_while_the_engine_is_away_are_those_of_the_next_stream() -> None:
+    engine = InstantEngine()
+    async with serving(engine) as server, calling(server) as call:
+        engine.crash()
+        call.send(SessionUpdate(scene="A man on the moon.", event_id="u"))
+        (updated,) = await call.wait_for(lambda: call.received(SessionUpdated), TIMEOUT_S, "no session.updated")
+        assert updated.event_id == "u"
+        await engine.start()
+        assert (await call.speak("Back again.")).status == "completed"
+        assert engine.opened[-1].scene == "A man on the moon."
+
+
 async def test_events_are_carried_out_once() -> None:
     async with serving() as server, calling(server) as call:
         event = ResponseCreate(input="Only once.", id="r", event_id="e", mode="queue")
