@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from model.config import RolloutConfig
-from model.dit.block import StreamView
+from model.dit.block import LayerPast, StreamView
 from model.dit.cache import VideoContext
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.sampling import NoiseTable, add_noise, clean_from_velocity
@@ -45,6 +46,19 @@ class Latents:
     audio: Tensor
 
 
+class Context(Protocol):
+    """Earlier video; see :class:`model.dit.cache.VideoContext`."""
+
+    @property
+    def num_latents(self) -> int: ...
+
+    def past(self) -> list[LayerPast] | None: ...
+
+    def commit(self, num_latents: int) -> None: ...
+
+    def drop(self, start: int, stop: int) -> None: ...
+
+
 @dataclass
 class _Block:
     """A block in work: what the next pass denoises."""
@@ -66,9 +80,17 @@ class Rollout:
         config: passes and window.
         shape: sizes of latents.
         text: what is to be said; it may be replaced between blocks.
+        context: where earlier video is kept; buffers for a whole window if None.
     """
 
-    def __init__(self, dit: DualStreamTransformer, config: RolloutConfig, shape: RolloutShape, text: TextMemory) -> None:
+    def __init__(
+        self,
+        dit: DualStreamTransformer,
+        config: RolloutConfig,
+        shape: RolloutShape,
+        text: TextMemory,
+        context: Context | None = None,
+    ) -> None:
         self.dit, self.config, self.shape, self.text = dit, config, shape, text
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
         self._device, self._dtype = parameter.device, parameter.dtype
@@ -79,7 +101,7 @@ class Rollout:
         self._levels = [table.level_of(t) for t in self.timesteps]
         self._context_level = table.level_of(config.context_timestep)
         window = config.window_latents
-        self.context = VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
+        self.context: Context = context or VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
         num_audio = window * shape.audio_per_video
         empty = batch, 0, dit.config.audio.latent_channels
         self._finished_audio = torch.zeros(empty, device=self._device, dtype=self._dtype)

@@ -1,16 +1,245 @@
 """Stage 2, distribution matching on the student's own rollouts (DMD2, arXiv 2405.14867; Self Forcing, arXiv 2506.08009), for two
-streams."""
+streams.
+
+The student generates a clip block by block, as it does when it serves. Two bidirectional models score it at some noise level: the
+real one knows the data, the fake one follows the student. Where their clean predictions differ, the student is to move.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from model.sampling import shift_levels
+from model.config import RolloutConfig
+from model.dit.attention import KeyValue
+from model.dit.block import LayerMemory, LayerPast
+from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
+from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window
+from model.sampling import NoiseTable, add_noise, clean_from_velocity, shift_levels
+from model.training.ode import STREAM_WEIGHTS
+from model.training.teacher import whole_forward
 
 LOWEST_TIMESTEP, HIGHEST_TIMESTEP = 20.0, 980.0
 """Where scores are compared: neither end of the scale tells anything."""
+
+Memory = tuple[LayerMemory, ...]
+
+
+class StraightThroughContext:
+    """Video of earlier blocks for rollouts with gradients: the clean pass gives the values, but gradients go to the pass that
+    made the block, as they do where the clean pass overwrites its keys and values in place (the published trainer).
+
+    Args:
+        detached: let no gradient reach earlier blocks.
+    """
+
+    def __init__(self, detached: bool) -> None:
+        self.num_latents = 0
+        self._detached = detached
+        self._blocks: list[list[tuple[KeyValue, KeyValue]]] = []
+
+    def past(self) -> list[LayerPast] | None:
+        if not self._blocks:
+            return None
+        layers = zip(*self._blocks, strict=True)
+        return [
+            LayerPast(_joined([own for own, _ in layer]), None, _joined([cross for _, cross in layer]), None) for layer in layers
+        ]
+
+    def commit(self, num_latents: int) -> None:
+        self.num_latents += num_latents
+
+    def drop(self, start: int, stop: int) -> None:
+        raise ValueError("a training rollout has to fit its window: raise rollout.window_latents")
+
+    def keep(self, made: Memory, clean: Memory) -> None:
+        """Remember a block by what its last denoise pass and its clean pass left."""
+        pairs = zip(made, clean, strict=True)
+        self._blocks.append(
+            [(self._through(m.video_self, c.video_self), self._through(m.video_cross, c.video_cross)) for m, c in pairs]
+        )
+
+    def _through(self, made: KeyValue, clean: KeyValue) -> KeyValue:
+        if self._detached:
+            return KeyValue(clean.key.detach(), clean.value.detach())
+        return KeyValue(*(c.detach() + m - m.detach() for m, c in zip(made, clean, strict=True)))
+
+
+def _joined(blocks: Sequence[KeyValue]) -> KeyValue:
+    return KeyValue(torch.cat([b.key for b in blocks], dim=2), torch.cat([b.value for b in blocks], dim=2))
+
+
+class SelfRollout(Rollout):
+    """The serving loop with gradients through one pass of each block.
+
+    Args:
+        exit_pass: the pass with gradients, and the last one of each block.
+        detached: stop gradients between blocks. Otherwise they flow as in the published trainer: through the keys and values of
+            earlier video and, only if the first pass is the exit, through finished audio.
+    """
+
+    def __init__(
+        self,
+        dit: DualStreamTransformer,
+        config: RolloutConfig,
+        shape: RolloutShape,
+        text: TextMemory,
+        exit_pass: int,
+        *,
+        detached: bool = False,
+    ) -> None:
+        self._kept = StraightThroughContext(detached)
+        super().__init__(dit, config, shape, text, self._kept)
+        self._exit_pass, self._detached = exit_pass, detached
+        self._memory: Memory = ()
+
+    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int) -> Flow:
+        flow = super()._pass(video, audio, timestep, num_history)
+        self._memory = flow.memory
+        return flow
+
+    def block(self, video_noise: Tensor, audio_noise: Tensor, draw: Draw) -> Latents:
+        """The next block, finished and remembered."""
+        if self._exit_pass > 0 or self._detached:
+            self._finished_audio = self._finished_audio.detach()
+        self.begin(video_noise, audio_noise)
+        with torch.no_grad():
+            for _ in range(self._exit_pass):
+                self.denoise(draw)
+        latents = self.denoise(draw, leave=True)
+        assert latents is not None
+        made = self._memory
+        with torch.no_grad():
+            self.remember()
+        self._kept.keep(made, self._memory)
+        return latents
+
+
+def self_rollout(rollout: SelfRollout, noise: Latents, blocks: Sequence[int], draw: Draw) -> Latents:
+    """A whole clip from its noise; ``blocks`` are video latents of each block."""
+    start, ratio, finished = 0, rollout.shape.audio_per_video, []
+    for num_video in blocks:
+        window = audio_window(noise.audio, start * ratio, num_video * ratio, rollout.dit.config.future_audio_latents)
+        finished.append(rollout.block(noise.video[:, :, start : start + num_video], window, draw))
+        start += num_video
+    return Latents(torch.cat([b.video for b in finished], dim=2), torch.cat([b.audio for b in finished], dim=1))
 
 
 def score_timesteps(drawn: Tensor, shift: float) -> Tensor:
     """Timesteps at which the scores are compared, from integers drawn uniformly from 0 to 999."""
     return (1000 * shift_levels(drawn / 1000, shift)).clamp(LOWEST_TIMESTEP, HIGHEST_TIMESTEP)
+
+
+def noised(clean: Latents, noise: Latents, timesteps: Tensor, table: NoiseTable) -> Latents:
+    """Both streams of each sample at its timestep [B]."""
+    level = table.level(timesteps)
+    return Latents(
+        add_noise(clean.video, noise.video, level.view(-1, 1, 1, 1, 1)), add_noise(clean.audio, noise.audio, level.view(-1, 1, 1))
+    )
+
+
+def predict_clean(dit: DualStreamTransformer, noisy: Latents, timesteps: Tensor, text: TextMemory, table: NoiseTable) -> Latents:
+    """Clean latents as a bidirectional model sees them; one timestep a sample [B]."""
+    times = timesteps.view(-1, 1)
+    flow, level = whole_forward(dit, noisy.video, noisy.audio, times, times, text), table.level(timesteps)
+    return Latents(
+        clean_from_velocity(noisy.video, flow.video, level.view(-1, 1, 1, 1, 1)),
+        clean_from_velocity(noisy.audio, flow.audio, level.view(-1, 1, 1)),
+    )
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A bidirectional model and what it reads: the prompt and, for guidance, what is not wanted."""
+
+    dit: DualStreamTransformer
+    prompt: TextMemory
+    unwanted: TextMemory | None = None
+
+
+@dataclass(frozen=True)
+class GeneratorLoss:
+    """The loss, and the direction that each stream is to leave: normalised, detached."""
+
+    total: Tensor
+    gradient: Latents
+
+
+def generator_loss(
+    student: Latents,
+    noise: Latents,
+    timesteps: Tensor,
+    real: Scorer,
+    fake: Scorer,
+    table: NoiseTable,
+    guidance: tuple[float, float],
+    *,
+    guidance_timesteps: Tensor | None = None,
+    weights: tuple[float, float] = STREAM_WEIGHTS,
+    scales: tuple[float, float] = (1.0, 1.0),
+) -> GeneratorLoss:
+    """Half the squared distance from where the scores say the rollout should be.
+
+    Args:
+        student: the rollout, with gradients.
+        noise, timesteps: of the comparison; one timestep a sample [B].
+        guidance: of the real score, video and audio.
+        guidance_timesteps: add guidance as the real score sees it at these timesteps instead (decoupled DMD, arXiv 2511.22677).
+        scales: of the streams' losses, from rewards.
+    """
+    with torch.no_grad():
+        noisy = noised(student, noise, timesteps, table)
+        wrong = _streams(predict_clean(fake.dit, noisy, timesteps, fake.prompt, table))
+        right, push = _guided(real, noisy, timesteps, table, guidance)
+        # Decoupled or not, gradients are measured by the distance from the guided prediction at the first timesteps.
+        distances = [x.double() - r - p for x, r, p in zip(_streams(student), right, push, strict=True)]
+        if guidance_timesteps is not None:
+            _, push = _guided(real, noised(student, noise, guidance_timesteps, table), guidance_timesteps, table, guidance)
+        gradients = [_normalised(w.double() - r - p, d) for w, r, p, d in zip(wrong, right, push, distances, strict=True)]
+    losses = [
+        0.5 * scale * F.mse_loss(x.double(), (x.double() - g).detach())
+        for x, g, scale in zip(_streams(student), gradients, scales, strict=True)
+    ]
+    return GeneratorLoss(weights[0] * losses[0] + weights[1] * losses[1], Latents(*gradients))
+
+
+def _guided(
+    real: Scorer, noisy: Latents, timesteps: Tensor, table: NoiseTable, guidance: tuple[float, float]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The real score's conditional predictions, and what guidance adds to them; float64, video and audio."""
+    assert real.unwanted is not None, "guidance needs a text of what is not wanted"
+    right = [x.double() for x in _streams(predict_clean(real.dit, noisy, timesteps, real.prompt, table))]
+    unwanted = _streams(predict_clean(real.dit, noisy, timesteps, real.unwanted, table))
+    return right, [(scale - 1) * (r - u.double()) for r, u, scale in zip(right, unwanted, guidance, strict=True)]
+
+
+def _streams(latents: Latents) -> tuple[Tensor, Tensor]:
+    return latents.video, latents.audio
+
+
+def _normalised(difference: Tensor, distance: Tensor) -> Tensor:
+    """By the mean distance of each sample from where the real score sees it (DMD, equation 8)."""
+    size = distance.abs().flatten(1).mean(dim=1).view(-1, *[1] * (distance.ndim - 1))
+    return torch.nan_to_num(difference / size)
+
+
+def critic_loss(
+    student: Latents,
+    noise: Latents,
+    timesteps: Tensor,
+    fake: Scorer,
+    table: NoiseTable,
+    *,
+    weights: tuple[float, float] = STREAM_WEIGHTS,
+) -> Tensor:
+    """Flow matching of the fake score on a rollout, which is taken as it is."""
+    clean = Latents(student.video.detach(), student.audio.detach())
+    noisy, times = noised(clean, noise, timesteps, table), timesteps.view(-1, 1)
+    flow = whole_forward(fake.dit, noisy.video, noisy.audio, times, times, fake.prompt)
+    video = F.mse_loss(flow.video.float(), noise.video - clean.video)
+    audio = F.mse_loss(flow.audio.float(), noise.audio - clean.audio)
+    return weights[0] * video + weights[1] * audio

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.dit.block import StreamView
 from model.dit.masks import Staircase
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
-from model.sampling import NoiseTable, clean_from_velocity, shift_levels
+from model.sampling import NoiseTable, clean_from_velocity
 
 STREAM_WEIGHTS = (0.85, 0.15)
 """Shares of video and audio in the published losses."""
@@ -67,18 +67,6 @@ def clip_forward(
         StreamView(audio_table, None, Staircase.of_blocks(audios, audios), text.mask, Staircase.of_blocks(audios, videos)),
         text,
     )
-
-
-def teacher_table(num_steps: int, shift: float) -> NoiseTable:
-    """Levels of the teacher's Euler steps, a last one to 0 left out. Its sampler spaces them equally between the ends of a table
-    that is shifted already, then shifts again: close to the student's levels where states are kept, but not equal."""
-    lowest = float(NoiseTable.shifted(shift).levels[-1])
-    return NoiseTable(shift_levels(torch.linspace(1.0, lowest, num_steps), shift))
-
-
-def kept_states(num_steps: int, num_states: int) -> list[int]:
-    """Which states of a trajectory are stored, by the number of steps that led there: equally spaced, both ends included."""
-    return [num_steps * i // (num_states - 1) for i in range(num_states)]
 
 
 @dataclass(frozen=True)

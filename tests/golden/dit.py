@@ -13,13 +13,13 @@ from torch import Tensor
 from model.adapters import ovi
 from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit import masks
-from model.dit.block import StreamView
 from model.dit.masks import Staircase
-from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
+from model.dit.transformer import DualStreamTransformer, Flow
 from model.rollout import Draw, Latents, Rollout, RolloutShape, roll_out
 from model.sampling import NoiseTable, add_noise, clean_from_velocity, euler_step, shift_levels, velocity_from_clean
 from model.training.dmd import score_timesteps
-from model.training.ode import BlockSizes, clip_forward, kept_states, teacher_table
+from model.training.ode import BlockSizes, clip_forward
+from model.training.teacher import kept_states, teacher_table, whole_forward
 from tests.golden.fixture import Fixture
 
 
@@ -242,17 +242,6 @@ def check_caches(fixture: Fixture, rollout: Rollout, last: Flow) -> None:
         fixture.close(kept[("k", "v").index(which)].transpose(1, 2), key)
 
 
-def whole_forward(
-    dit: DualStreamTransformer, video: Tensor, audio: Tensor, timesteps: tuple[Tensor, Tensor], text: TextMemory, skip: int | None
-) -> Flow:
-    """The bidirectional model: nothing is masked."""
-    grid = video.shape[3] // dit.patch_cells, video.shape[4] // dit.patch_cells
-    video_table, _ = dit.video_tables(torch.arange(video.shape[2]), *grid)
-    audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1]))
-    views = StreamView(video_table, None, None, None, None), StreamView(audio_table, None, None, None, None)
-    return dit(video, audio, *timesteps, *views, text, skip_layer=skip)
-
-
 def check_bidirectional(fixture: Fixture) -> None:
     """The teacher. Samples of a batch have lengths of their own and are filled up with keys that nobody sees: each goes alone."""
     config, stored = fixture.meta["config"], fixture.tensors
@@ -270,8 +259,7 @@ def check_bidirectional(fixture: Fixture) -> None:
                 video_timesteps[:, 0] = 0
             with torch.inference_mode():
                 text = dit.read_text(video_text, (None, None), None, audio_text)
-                timesteps = video_timesteps, audio_timesteps
-                flow = whole_forward(dit, video, audio, timesteps, text, case.get("slg_layer"))
+                flow = whole_forward(dit, video, audio, video_timesteps, audio_timesteps, text, case.get("slg_layer"))
             fixture.close(flow.video[0], f"{name}.out.vid_flow{sample}")
             fixture.close(flow.audio[0], f"{name}.out.audio_flow{sample}")
 

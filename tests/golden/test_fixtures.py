@@ -21,6 +21,8 @@ CHECKS: dict[str, Check] = {
     "FusionModel (bidirectional": dit.check_bidirectional,
     "MMAudio 16k mel front-end + 1-D VAE": check_mmaudio_vae,
     "Stage-1 ODE": training.check_ode_loss,
+    "Stage-2 dual-stream DMD: critic": training.check_critic_loss,
+    "Stage-2 dual-stream DMD: generator": training.check_generator_loss,
     "Stage-2 reward": training.check_rewards,
     "UMT5 encoder": check_umt5,
     "Wan2.2 VAE": check_wan,

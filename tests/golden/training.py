@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from model.adapters import ovi
+from model.config import RolloutConfig
 from model.dit.transformer import DualStreamTransformer
+from model.rollout import Latents, RolloutShape
 from model.sampling import NoiseTable
+from model.training.dmd import Scorer, SelfRollout, critic_loss, generator_loss, noised, score_timesteps, self_rollout
 from model.training.ode import STREAM_WEIGHTS, BlockSizes, Trajectories, ode_loss
 from model.training.rewards import Rewards, loss_scales, standardised
-from tests.golden.dit import channels_first, dit_config, load, padded
+from tests.golden.dit import channels_first, dit_config, load, padded, scripted
 from tests.golden.fixture import Fixture
 
 
@@ -89,3 +92,130 @@ def check_rewards(fixture: Fixture) -> None:
         losses = (0.5 * gradient.double().square().mean() * scale for gradient, scale in zip(gradients, scales, strict=True))
         video, audio = losses
         fixture.close(STREAM_WEIGHTS[0] * video + STREAM_WEIGHTS[1] * audio, f"{name}.out.loss_both")
+
+
+class Distillation:
+    """One step of stage 2 as a fixture describes it: its three models, and its draws in their order."""
+
+    def __init__(self, fixture: Fixture) -> None:
+        self.fixture, self.config = fixture, fixture.meta["config"]
+        config, stored = self.config, fixture.tensors
+        assert config["warp_denoising_step"]
+        assert config["same_step_across_blocks"]
+        assert not config["last_step_only"]
+        assert not config["ts_schedule"]
+        assert config["denoising_loss_type"] == "flow"
+        self.table = NoiseTable.shifted(config["timestep_shift"])
+        self.draws = iter([(entry["call"], stored[f"draw{entry['draw']:03d}"]) for entry in fixture.meta["draws"]])
+        self.generator = self.model("generator")
+        self.real, self.fake = self.scorer("real_score"), self.scorer("fake_score")
+
+    def model(self, name: str) -> DualStreamTransformer:
+        config, weights = self.config, self.fixture.meta["weights"]
+        size = "generator" if name == "generator" else "score"
+        sizes = dit_config(config[f"{size}_video"], config[f"{size}_audio"], config["future_audio_frames"])
+        tensors = self.fixture.state_dict(weights["state_dict"][name], weights["hash_prefix"][name])
+        dit = load(self.fixture, sizes, config[f"{size}_video"]["patch_size"][1], tensors)
+        return dit.requires_grad_(name == self.fixture.meta["grad_module"])
+
+    def scorer(self, name: str) -> Scorer:
+        stored, dit = self.fixture.tensors, self.model(name)
+        prompt = dit.read_text(stored["in.prompt_embeds"], (None, None), None)
+        if "in.negative_video_embeds" not in stored:
+            return Scorer(dit, prompt)
+        unwanted = stored["in.negative_video_embeds"], stored["in.negative_audio_embeds"]
+        return Scorer(dit, prompt, dit.read_text(unwanted[0], (None, None), None, unwanted[1]))
+
+    def integer(self) -> Tensor:
+        call, drawn = next(self.draws)
+        assert call.startswith("randint")
+        return drawn
+
+    def noise(self) -> Latents:
+        """Of a whole clip."""
+        (_, video), (_, audio) = next(self.draws), next(self.draws)
+        return Latents(channels_first(video), audio)
+
+    def rollout(self, *, detached: bool = False) -> Latents:
+        config, ratio = self.config, self.config["audio_num_frame_per_block"] // self.config["video_num_frame_per_block"]
+        (num_blocks,) = self.integer().tolist()
+        noise = self.noise()
+        exit_pass = self.integer().tolist()[0]
+        rollout = SelfRollout(
+            self.generator,
+            RolloutConfig(
+                steps=tuple(config["denoising_step_list"]),
+                shift=config["timestep_shift"],
+                context_timestep=config["context_noise"],
+                window_latents=noise.video.shape[2],
+            ),
+            RolloutShape(*noise.video.shape[3:], ratio),
+            self.generator.read_text(self.fixture.tensors["in.prompt_embeds"], (None, None), None),
+            exit_pass,
+            detached=detached,
+        )
+        blocks = [config["video_num_frame_per_block"]] * num_blocks
+        return self_rollout(rollout, noise, blocks, scripted(noise for _, noise in self.draws))
+
+    def timesteps(self) -> Tensor:
+        return score_timesteps(self.integer().view(-1), self.config["timestep_shift"])
+
+
+def check_rollout(step: Distillation, student: Latents, timesteps: Tensor, kind: str = "") -> None:
+    fixture = step.fixture
+    fixture.close(channels_first(student.video), "out.gen_video")
+    fixture.close(student.audio, "out.gen_audio")
+    fixture.close(timesteps.unsqueeze(1).expand(-1, student.video.shape[2]), f"out.video_{kind}timestep")
+    fixture.close(timesteps.unsqueeze(1).expand(-1, student.audio.shape[1]), f"out.audio_{kind}timestep")
+
+
+def check_generator_loss(fixture: Fixture) -> None:
+    for norms in ("grad_norms", "grad_norms_history_detached"):
+        if norms not in fixture.meta:
+            continue
+        step = Distillation(fixture)
+        config = step.config
+        student = step.rollout(detached=norms != "grad_norms")
+        timesteps = step.timesteps()
+        guidance_timesteps = step.timesteps() if config["use_decoupled_dmd"] else None
+        noise = step.noise()
+        assert next(step.draws, None) is None
+        loss = generator_loss(
+            student,
+            noise,
+            timesteps,
+            step.real,
+            step.fake,
+            step.table,
+            (config["video_guidance_scale"], config["audio_guidance_scale"]),
+            guidance_timesteps=guidance_timesteps,
+            weights=(config["video_loss_weight"], config["audio_loss_weight"]),
+        )
+        check_rollout(step, student, timesteps)
+        noisy = noised(student, noise, timesteps, step.table)
+        fixture.close(channels_first(noisy.video), "out.noisy_video")
+        fixture.close(noisy.audio, "out.noisy_audio")
+        fixture.close(channels_first(loss.gradient.video), "out.video_grad")
+        fixture.close(loss.gradient.audio, "out.audio_grad")
+        fixture.close(loss.gradient.video.abs().mean().view(1), "out.video_dmdtrain_gradient_norm")
+        fixture.close(loss.gradient.audio.abs().mean().view(1), "out.audio_dmdtrain_gradient_norm")
+        fixture.close(loss.total.view(1), "out.loss")
+        close_number(fixture, loss.total, fixture.meta["loss"], "loss")
+        loss.total.backward()
+        check_gradients(fixture, published_gradients(step.generator), norms)
+
+
+def check_critic_loss(fixture: Fixture) -> None:
+    step = Distillation(fixture)
+    with torch.no_grad():
+        student = step.rollout()
+    timesteps = step.timesteps()
+    noise = step.noise()
+    assert next(step.draws, None) is None
+    weights = step.config["video_loss_weight"], step.config["audio_loss_weight"]
+    loss = critic_loss(student, noise, timesteps, step.fake, step.table, weights=weights)
+    check_rollout(step, student, timesteps, "critic_")
+    fixture.close(loss.view(1), "out.loss")
+    close_number(fixture, loss, fixture.meta["loss"], "loss")
+    loss.backward()
+    check_gradients(fixture, published_gradients(step.fake.dit))
