@@ -109,7 +109,9 @@ def encode(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor, text_len: int) 
     Returns:
         [B, text_len, dim], zero wherever there is no token.
     """
-    hidden: Any = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    # Given two-dimensional, the library would look on the host whether it masks anything, and wait for the device.
+    hides = (1 - mask[:, None, None]).to(encoder.dtype) * torch.finfo(encoder.dtype).min
+    hidden: Any = encoder(input_ids=ids, attention_mask=hides).last_hidden_state
     hidden = hidden * mask.unsqueeze(-1).to(hidden.dtype)
     return torch.nn.functional.pad(hidden, (0, 0, 0, text_len - ids.shape[1]))
 
@@ -124,4 +126,5 @@ class TextEncoder:
         """Of whole prompts, tags and all: [B, text_len, dim] on the encoder's device, in its precision; see :func:`encode`."""
         ids, mask = self._tokenizer(prompts)
         device = self._encoder.device
-        return encode(self._encoder, ids.to(device), mask.to(device), self._text_len)
+        ids, mask = (tensor.to(device, non_blocking=True) for tensor in (ids, mask))
+        return encode(self._encoder, ids, mask, self._text_len)
