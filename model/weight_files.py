@@ -27,7 +27,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete, fetch it again")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or no file of weights ({reason}): fetch it again") from None
     if not isinstance(found, dict):
