@@ -336,7 +336,7 @@ class WanEncoder(_Normalised):
         self.temporal_stride = 2 ** sum(config.halves_time)
         self.spatial_stride_px = PATCH_PX * 2 ** len(config.halves_time)
         self.stem = CausalConv3d(RGB * PATCH_PX**2, first, (3, 3, 3))
-        steps = zip((first, *widths), widths, (*config.halves_time, None), strict=False)
+        steps = zip((first, *widths[:-1]), widths, (*config.halves_time, None), strict=True)
         self.stages = nn.ModuleList(
             EncoderStage(a, b, config.num_blocks, shrinks=halves is not None, halves_time=bool(halves)) for a, b, halves in steps
         )
@@ -385,7 +385,7 @@ class WanDecoder(_Normalised):
         self.project = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
         self.stem = CausalConv3d(config.latent_channels, low, (3, 3, 3))
         self.middle = Middle(low)
-        steps = zip((low, *widths), widths, (*reversed(config.halves_time), None), strict=False)
+        steps = zip((low, *widths[:-1]), widths, (*reversed(config.halves_time), None), strict=True)
         self.stages = nn.ModuleList(
             DecoderStage(a, b, config.num_blocks + 1, grows=doubles is not None, doubles_time=bool(doubles))
             for a, b, doubles in steps
