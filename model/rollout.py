@@ -142,14 +142,22 @@ class Rollout:
 
     def _make_room(self, num_video: int) -> None:
         window, have = self.config.window_latents, self.context.num_latents
-        assert num_video < window, f"a block of {num_video} latents does not fit a window of {window}"
         if have + num_video <= window:
             return
-        sink = self.config.sink_latents
+        assert num_video < window, f"a block of {num_video} latents does not fit a window of {window}"
         if self.config.continuation == "restart":
-            start, stop = 0, have - 1
+            self.restart()
         else:  # whole blocks leave, as they came
-            start, stop = sink, min(have, sink + num_video * -(-(have + num_video - window) // num_video))
+            sink = self.config.sink_latents
+            self._drop(sink, min(have, sink + num_video * -(-(have + num_video - window) // num_video)))
+
+    def restart(self) -> None:
+        """Forget all but the last latent: what comes next begins where the model's clips begin. Only between two blocks."""
+        assert self.remembers, "the finished block has to be remembered first"
+        if self.num_latents > 1:
+            self._drop(0, self.num_latents - 1)
+
+    def _drop(self, start: int, stop: int) -> None:
         ratio = self.shape.audio_per_video
         audio = self._finished_audio
         self._finished_audio = torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
@@ -169,7 +177,7 @@ class Rollout:
         flow = self._pass(block.video, audio, timestep, history)
         video = self._started(clean_from_velocity(block.video, flow.video, level))
         audio_levels = self._per_latent(history, self._context_level, block.audio.shape[1], level)
-        audio = clean_from_velocity(audio, flow.audio, audio_levels.unsqueeze(-1))
+        audio = clean_from_velocity(audio, flow.audio, audio_levels.float().unsqueeze(-1))
         block.passes += 1
         if block.passes < len(self.timesteps) and not leave:
             self._renoise(block, video, audio[:, history:], draw)
@@ -197,9 +205,12 @@ class Rollout:
         self._clean = self._first_latent = None
 
     def _per_latent(self, num_past: int, past: float, num_new: int, new: float) -> Tensor:
-        """float32 [1, num_past + num_new], made on the device."""
-        both = (torch.full((1, n), value, device=self._device) for n, value in ((num_past, past), (num_new, new)))
-        return torch.cat(tuple(both), dim=1)
+        """float64 [1, num_past + num_new], made on the device."""
+        both = [self._full(num_past, past), self._full(num_new, new)]
+        return torch.cat(both, dim=1)
+
+    def _full(self, num: int, value: float) -> Tensor:
+        return torch.full((1, num), value, device=self._device, dtype=torch.float64)
 
     def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int) -> Flow:
         """One forward; the first ``num_history`` audio latents are finished."""
@@ -207,7 +218,7 @@ class Rollout:
         context = self.config.context_timestep
         audio_timesteps = self._per_latent(num_history, context, audio.shape[1] - num_history, timestep)
         # One timestep for the whole block, so that its modulation is computed once.
-        video_timesteps = torch.full((1, 1), timestep, device=self._device)
+        video_timesteps = self._full(1, timestep)
         if self._first_latent is not None:
             video_timesteps = self._per_latent(1, context, num_video - 1, timestep)
         table = self._video_table.span(first * self._tokens, (first + num_video) * self._tokens)

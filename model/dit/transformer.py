@@ -61,9 +61,13 @@ class ConvStem(nn.Module):
 
 
 def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
-    """[..., dim] of timesteps on the 0..1000 scale: cosines, then sines."""
-    frequencies = 10_000.0 ** (-torch.arange(dim // 2, device=timesteps.device, dtype=torch.float32) / (dim // 2))
-    angles = timesteps.float().unsqueeze(-1) * frequencies
+    """[..., dim] of timesteps on the 0..1000 scale: cosines, then sines.
+
+    In float64 if the timesteps are: at 1000 radians float32 is off by up to 6e-5.
+    """
+    wide = timesteps if timesteps.dtype == torch.float64 else timesteps.float()
+    frequencies = 10_000.0 ** (-torch.arange(dim // 2, device=timesteps.device, dtype=wide.dtype) / (dim // 2))
+    angles = wide.unsqueeze(-1) * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
@@ -192,7 +196,8 @@ class DualStreamTransformer(nn.Module):
 
         Args:
             video: [B, C, F, h, w]; audio: [B, L, C].
-            video_timesteps: [B, F]; audio_timesteps: [B, L]; both on the 0..1000 scale.
+            video_timesteps: [B, F], or [B, 1] for all; audio_timesteps: [B, L] or [B, 1]; both on the 0..1000 scale, and float64
+                where each digit counts.
             past: memory of earlier blocks, one entry a layer; it is read, never written but for the free part of a ``Room``.
             num_sink_tokens: for masked forwards, see :class:`FusionLayer`.
             skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.

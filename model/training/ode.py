@@ -61,8 +61,8 @@ def clip_forward(
     return dit(
         video,
         audio,
-        video_timesteps,
-        audio_timesteps,
+        video_timesteps.double(),
+        audio_timesteps.double(),
         StreamView(video_table, None, Staircase.of_blocks(videos, videos), text.mask, video_sees_audio),
         StreamView(audio_table, None, Staircase.of_blocks(audios, audios), text.mask, Staircase.of_blocks(audios, videos)),
         text,

@@ -31,7 +31,7 @@ def whole_forward(
     video_table, _ = dit.video_tables(torch.arange(video.shape[2], device=video.device), *grid)
     audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1], device=audio.device))
     views = (StreamView(table, None, None, text.mask, None) for table in (video_table, audio_table))
-    return dit(video, audio, video_timesteps, audio_timesteps, *views, text, skip_layer=skip_layer)
+    return dit(video, audio, video_timesteps.double(), audio_timesteps.double(), *views, text, skip_layer=skip_layer)
 
 
 def teacher_table(num_steps: int, shift: float) -> NoiseTable:

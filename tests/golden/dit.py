@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -259,7 +260,7 @@ def check_bidirectional(fixture: Fixture) -> None:
                 video_timesteps[:, 0] = 0
             with torch.inference_mode():
                 text = dit.read_text(video_text, (None, None), None, audio_text)
-                flow = whole_forward(dit, video, audio, video_timesteps, audio_timesteps, text, case.get("slg_layer"))
+                flow = whole_forward(dit, video, audio, video_timesteps, audio_timesteps, text, case.get("slg_layer") or None)
             fixture.close(flow.video[0], f"{name}.out.vid_flow{sample}")
             fixture.close(flow.audio[0], f"{name}.out.audio_flow{sample}")
 
@@ -280,13 +281,14 @@ def check_scheduler(fixture: Fixture) -> None:
     warped = torch.tensor(table.warped(stored["warp.in"].tolist()))
     fixture.close(warped, "warp.out_timesteps")
     fixture.close(table.level(warped), "warp.out_sigmas_by_lookup")
-    few = NoiseTable.shifted(shift, len(stored["infer4.sigmas"]))
-    fixture.close(few.levels, "infer4.sigmas")
-    fixture.close(few.timesteps, "infer4.timesteps")
-    count = len(stored["default_sigma_min_50.sigmas"])
-    lowest = NoiseTable(shift_levels(torch.linspace(1, 0.003 / 1.002, count), shift))
-    fixture.close(lowest.levels, "default_sigma_min_50.sigmas")
-    fixture.close(lowest.timesteps, "default_sigma_min_50.timesteps")
+    for key in stored:
+        if match := re.fullmatch(r"(infer|default_sigma_min_)(\d+)\.sigmas", key):
+            name, count = key.removesuffix(".sigmas"), int(match[2])
+            few = NoiseTable.shifted(shift, count)
+            if match[1] != "infer":  # the published constructor's own lowest level, which nothing uses
+                few = NoiseTable(shift_levels(torch.linspace(1, 0.003 / 1.002, count), shift))
+            fixture.close(few.levels, key)
+            fixture.close(few.timesteps, f"{name}.timesteps")
     check_conversions(fixture, table)
     check_steps(fixture, table)
     check_trajectory_times(fixture, shift)
@@ -318,8 +320,10 @@ def check_steps(fixture: Fixture, table: NoiseTable) -> None:
 
 
 def check_trajectory_times(fixture: Fixture, shift: float) -> None:
-    num_steps, states = len(fixture.tensors["ode_euler49.timesteps"]), fixture.tensors["ode_euler49.kept_indices"]
-    table = teacher_table(num_steps, shift)
-    fixture.close(table.timesteps, "ode_euler49.timesteps")
-    fixture.close(torch.cat((table.levels, torch.zeros(1))), "ode_euler49.sigmas")
-    assert kept_states(num_steps, len(states)) == states.tolist()
+    stored = fixture.tensors
+    for name in {key.split(".")[0] for key in stored if key.startswith("ode_euler")}:
+        num_steps, states = len(stored[f"{name}.timesteps"]), stored[f"{name}.kept_indices"].tolist()
+        table = teacher_table(num_steps, shift)
+        fixture.close(table.timesteps, f"{name}.timesteps")
+        fixture.close(torch.cat((table.levels, torch.zeros(1))), f"{name}.sigmas")
+        assert kept_states(num_steps, len(states)) == states
