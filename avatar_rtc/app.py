@@ -12,7 +12,7 @@ from aiohttp import web
 from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
-from avatar_rtc.engine_worker import load_checkpoint
+from avatar_rtc.engine_worker import load_checkpoint, load_published
 from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.registry import Registry
@@ -21,10 +21,14 @@ from signaling.http import make_app
 
 def make_engine(config: ServerConfig) -> Engine:
     """The engine that a config names, not started."""
-    if config.engine.model == "fake":
+    engine = config.engine
+    if engine.model == "fake":
         return ProcessEngine(functools.partial(load_fake, FakeOptions()))
-    checkpoint_dir = resources.checkpoint_dir(config.engine.model)
-    return ProcessEngine(functools.partial(load_checkpoint, checkpoint_dir))
+    if engine.model == "hallo-live":
+        assert engine.weights_dir is not None
+        network = engine.network or resources.network("hallo_live")
+        return ProcessEngine(functools.partial(load_published, engine.weights_dir, network, engine.devices))
+    return ProcessEngine(functools.partial(load_checkpoint, resources.checkpoint_dir(engine.model)))
 
 
 class Server:

@@ -126,9 +126,27 @@ class IceConfig(_Strict):
 
 
 class EngineConfig(_Strict):
-    """What is served. ``model``: ``pocket``, or ``fake`` (a frame counter and beeps, for tests and measuring)."""
+    """What is served.
 
-    model: Literal["pocket", "fake"] = "pocket"
+    Attributes:
+        model: ``pocket``; ``hallo-live``; or ``fake`` (a frame counter and beeps, for tests and measuring).
+        weights_dir: of hallo-live, as ``avatar-rtc download inference --dir`` leaves it.
+        devices: of hallo-live: the transformer's first; the decoders and the text encoder use the last.
+        network: sizes of hallo-live; null takes the published ones.
+    """
+
+    model: Literal["pocket", "hallo-live", "fake"] = "pocket"
+    weights_dir: Path | None = None
+    devices: tuple[str, ...] = Field(default=("cuda:0",), min_length=1, max_length=2)
+    network: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.model == "hallo-live" and self.weights_dir is None:
+            raise ValueError(
+                "hallo-live needs weights_dir, the directory of its weights; 'avatar-rtc download inference' fills one"
+            )
+        return self
 
 
 class AvatarConfig(_Strict):
@@ -198,7 +216,9 @@ def load_config(path: Path) -> ServerConfig:
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
-    return config
+    engine = config.engine
+    beside = {name: path.parent / found for name in ("weights_dir", "network") if (found := getattr(engine, name)) is not None}
+    return config.model_copy(update={"engine": engine.model_copy(update=beside)})
 
 
 def _explain(path: Path, problem: object) -> str:

@@ -361,6 +361,13 @@ def load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
     return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)
 
 
+def load_published(weights_dir: Path, network: Path, devices: tuple[str, ...], on_progress: OnProgress) -> Model:
+    """Loader of the published network, see :func:`model.hallo_live.load`."""
+    from model import hallo_live
+
+    return hallo_live.load(weights_dir, network, devices, on_progress)
+
+
 def _warm_up(model: Model) -> None:
     """Make a few blocks of speech, so that the first caller does not pay for what is done once."""
     stream = model.open(WARM_UP_SETTINGS)

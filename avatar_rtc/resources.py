@@ -23,6 +23,11 @@ def server_config(name: str) -> Path:
     return _BESIDE / "configs" / "server" / f"{name}.yaml"
 
 
+def network(name: str) -> Path:
+    """Sizes of a network, such as ``hallo_live``."""
+    return _BESIDE / "configs" / "model" / f"{name}.yaml"
+
+
 def prompts(name: str) -> Path:
     """A file of prompts that is shipped, such as ``demo``."""
     return _BESIDE / "configs" / "prompts" / f"{name}.csv"

@@ -69,6 +69,12 @@ def load_umt5(
     return encoder
 
 
+def umt5_shapes(config: UMT5Config) -> dict[str, tuple[int, ...]]:
+    """Every published name and shape of an encoder of this config."""
+    tensors = build_umt5(config).state_dict()
+    return {_published(name): tuple(tensor.shape) for name, tensor in tensors.items() if name != TIED_EMBEDDING}
+
+
 def _published(name: str) -> str:
     """The published name of one of transformers' parameters."""
     if name in _TOP:

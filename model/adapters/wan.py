@@ -110,6 +110,17 @@ def published_names(module: WanEncoder | WanDecoder) -> dict[str, str]:
     return names
 
 
+def wan_shapes(config: WanVAEConfig) -> dict[str, tuple[int, ...]]:
+    """Every published name and shape of a VAE of this config, both halves."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    with torch.device("meta"):
+        halves = WanEncoder(config), WanDecoder(config)
+    for half in halves:
+        ours = half.state_dict()
+        shapes |= {name: tuple(_published_shape(name, ours[mine].shape)) for name, mine in published_names(half).items()}
+    return shapes
+
+
 def _load(module: M, path: Path, device: torch.device | None, dtype: torch.dtype | None) -> M:
     fill_wan(module, read_tensors(path), path, dtype=dtype)
     return module if device is None else module.to(device)

@@ -1,0 +1,201 @@
+"""The published model as a stream, at a size for tests: from files in the published layout to chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import hallo_live
+from model.chunk import AVChunk, StreamSettings
+from model.config import (
+    AudioStreamConfig,
+    BigVGANConfig,
+    DiTConfig,
+    GeometryConfig,
+    HalloLiveConfig,
+    MMAudioVAEConfig,
+    RolloutConfig,
+    TowerConfig,
+    UMT5Config,
+    WanVAEConfig,
+)
+from model.errors import CheckpointError, ConfigError, UnspeakableTextError
+from model.hallo_live import HalloLive, HalloLiveStream
+from tests.support.published_files import write_config, write_published_files
+
+CONFIG = HalloLiveConfig(
+    name="tiny-hallo-live",
+    geometry=GeometryConfig(
+        fps=25,
+        sample_rate_hz=16_000,
+        height_px=64,
+        width_px=96,
+        spatial_stride_px=16,
+        temporal_stride_frames=4,
+        first_latent_frames=1,
+        patch_cells=2,
+        audio_latent_samples=512,
+        block_video_latents=2,
+    ),
+    dit=DiTConfig(
+        video=TowerConfig(dim=48, ffn_dim=64, num_heads=2, latent_channels=48),
+        audio=TowerConfig(dim=24, ffn_dim=32, num_heads=1, latent_channels=20, stem="conv", time_scale=0.2),
+        num_layers=2,
+        text_dim=16,
+        freq_dim=16,
+    ),
+    rollout=RolloutConfig(window_latents=6),
+    text=UMT5Config(
+        vocab_size=128,
+        dim=16,
+        attention_dim=16,
+        ffn_dim=24,
+        num_heads=2,
+        num_layers=1,
+        num_buckets=8,
+        max_distance=16,
+        text_len=64,
+    ),
+    video_vae=WanVAEConfig(
+        latent_channels=48,
+        encoder_widths=(4, 4, 4, 4),
+        decoder_widths=(4, 4, 8, 8),
+        num_blocks=1,
+        halves_time=(False, True, True),
+    ),
+    audio_vae=MMAudioVAEConfig(hidden_dim=8),
+    vocoder=BigVGANConfig(initial_channels=64),
+    audio_stream=AudioStreamConfig(left_latents=10, hold_back_latents=5),
+)
+SETTINGS = StreamSettings(scene="A woman in an office.", voice="a clear voice", seed=3)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("published")
+    write_published_files(directory, CONFIG, dtype=torch.float32)
+    write_config(directory / "config.yaml", CONFIG)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> HalloLive:
+    return hallo_live.load(model_dir, model_dir / "config.yaml", ("cpu",), lambda message: None)
+
+
+@pytest.fixture
+def stream(model: HalloLive) -> Iterator[HalloLiveStream]:
+    stream = model.open(SETTINGS)
+    yield stream
+    stream.close()
+
+
+def take(stream: HalloLiveStream, num_chunks: int) -> list[AVChunk]:
+    chunks: list[AVChunk] = []
+    while len(chunks) < num_chunks:
+        chunk = stream.step()
+        if chunk is not None:
+            chunks.append(chunk)
+    return chunks
+
+
+def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: HalloLiveStream) -> None:
+    """Chunk after chunk, against one decode of all pictures; sound in the same windows."""
+    latents = []
+    submit = stream._decoder.submit
+
+    def watch(finished: hallo_live.Latents) -> None:
+        latents.append(finished)
+        submit(finished)
+
+    stream._decoder.submit = watch  # type: ignore[method-assign]
+    chunks = take(stream, 8)
+    with torch.inference_mode():
+        video = torch.cat([piece.video for piece in latents], dim=2)
+        frames, _ = model.parts.video.decode(video)
+        planes = hallo_live.i420_from_frames(frames)[0].numpy()
+        waves, state = [], None
+        for piece in latents:
+            wave, state = model.parts.audio.decode(piece.audio.transpose(1, 2), state)
+            waves.append((wave[0].clamp(-1, 1) * 32767).to(torch.int16).numpy())
+    got = np.concatenate([chunk.frames for chunk in chunks])
+    assert np.array_equal(got[:3], planes[:1].repeat(3, 0))  # the lead-in
+    assert np.abs(got[3:].astype(int) - planes[: len(got) - 3]).max() <= 1
+    assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), np.concatenate(waves)[: 8 * 2560])
+    assert [len(chunk.samples) for chunk in chunks] == [2560] * 8
+    assert [chunk.index for chunk in chunks] == list(range(8))
+
+
+def test_the_first_chunk_leaves_as_soon_as_it_is_decoded(stream: HalloLiveStream) -> None:
+    """It needs no pass over the second block."""
+    while not stream._decoder.num_waiting:
+        assert stream.step() is None
+    stream._decoder._work[-1].result()
+    assert stream.step() is not None
+
+
+def test_a_reply_has_its_marks_in_order_and_one_end(stream: HalloLiveStream) -> None:
+    take(stream, 1)
+    stream.push("a", "One two three. Four!")
+    stream.push("b", "Five.", last=True)
+    chunks: list[AVChunk] = []
+    while not any(mark.kind == "end" and mark.reply_id == "b" for chunk in chunks for mark in chunk.marks):
+        chunks += take(stream, 1)
+    marks = [(mark.reply_id, mark.kind, mark.text) for chunk in chunks for mark in chunk.marks]
+    words = [("a", "word", word) for word in ("One", "two", "three.", "Four!")]
+    said_b = [("b", "start", ""), ("b", "word", "Five."), ("b", "end", "")]
+    assert marks == [("a", "start", ""), *words, ("a", "end", ""), *said_b]
+    for chunk in chunks:
+        assert all(0 <= mark.start_sample <= len(chunk.samples) for mark in chunk.marks)
+    assert chunks[-1].speaking
+
+
+def test_cancel_ends_the_reply_and_the_face_listens_on(stream: HalloLiveStream) -> None:
+    stream.push("a", "One two three four five six seven eight nine ten eleven twelve.")
+    take(stream, 2)
+    stream.cancel()
+    # What was already handed to the decoders still comes, a block at most.
+    later = take(stream, 8)
+    assert not any(chunk.marks for chunk in later)
+    assert not later[-1].speaking
+
+
+def test_nothing_to_say_is_refused(stream: HalloLiveStream) -> None:
+    with pytest.raises(UnspeakableTextError):
+        stream.push("a", "...")
+
+
+def test_the_same_seed_gives_the_same_stream(model: HalloLive) -> None:
+    def run() -> list[AVChunk]:
+        stream = model.open(SETTINGS)
+        stream.push("a", "Hello there.")
+        chunks = take(stream, 6)
+        stream.close()
+        return chunks
+
+    for one, other in zip(run(), run(), strict=True):
+        assert np.array_equal(one.frames, other.frames)
+        assert np.array_equal(one.samples, other.samples)
+
+
+def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
+    stream = model.open(SETTINGS)
+    take(stream, 40)
+    size = stream._rollout.context.num_bytes
+    assert stream._rollout.num_latents <= CONFIG.rollout.window_latents
+    chunks = take(stream, 40)
+    assert stream._rollout.context.num_bytes == size
+    assert stream._decoder.num_waiting <= 2 * (CONFIG.geometry.block_video_latents + 1)
+    assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
+    stream.close()
+
+
+def test_a_missing_file_and_a_missing_device_are_named(tmp_path: Path, model_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"Wan2\.2_VAE\.pth is missing"):
+        hallo_live.load(tmp_path, model_dir / "config.yaml", ("cpu",), lambda message: None)
+    with pytest.raises(ConfigError, match="device 'abacus:0' cannot be used"):
+        hallo_live.load(model_dir, model_dir / "config.yaml", ("abacus:0",), lambda message: None)

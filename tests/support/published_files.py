@@ -1,0 +1,95 @@
+"""Seeded random weights as files in the published layout and names: what ``avatar-rtc download inference`` would leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+from model.adapters.mmaudio import bigvgan_shapes, mmaudio_vae_shapes
+from model.adapters.ovi import to_published
+from model.adapters.umt5 import umt5_shapes
+from model.adapters.wan import wan_shapes
+from model.config import HalloLiveConfig
+from model.dit.transformer import DualStreamTransformer
+from model.hallo_live import AUDIO_VAE, GENERATOR, TEXT_ENCODER, TOKENIZER, VIDEO_VAE, VOCODER
+from model.vae.bigvgan import antialias_filter
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Dice:
+    """Random weights of a size that keeps activations finite.
+
+    Args:
+        device: where they are drawn; a GPU draws 23 GB in seconds.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._device = device
+
+    def __call__(self, shapes: Shapes, dtype: torch.dtype) -> dict[str, Tensor]:
+        return {name: self._tensor(name, shape).to(dtype).cpu() for name, shape in shapes.items()}
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        noise = torch.randn(shape, generator=self._generator, device=self._device)
+        if name.endswith(".filter"):
+            return antialias_filter().view(1, 1, -1)
+        if name.endswith("modulation"):
+            return noise / math.sqrt(shape[-1])
+        if name.endswith(("_g", ".gamma", "data_std")) or (name.endswith(".weight") and len(shape) == 1):
+            return 1 + 0.1 * noise
+        if len(shape) < 2 or name.endswith("data_mean"):
+            return 0.02 * noise
+        return noise / math.sqrt(math.prod(shape[1:]))
+
+
+def write_published_files(
+    directory: Path,
+    config: HalloLiveConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write every file that a call needs.
+
+    Args:
+        dtype: of the transformer and the text encoder, which are published in bfloat16; the others always are in float32.
+    """
+    dice, cells = Dice(seed, device or torch.device("cpu")), config.geometry.patch_cells
+    with torch.device("meta"):
+        dit = to_published(DualStreamTransformer(config.dit, cells).state_dict(), cells)
+    shapes = {f"model.{name}": tuple(tensor.shape) for name, tensor in dit.items()}
+    _save(dice(shapes, dtype), directory / GENERATOR)
+    _save(dice(umt5_shapes(config.text), dtype), directory / TEXT_ENCODER)
+    _save(dice(wan_shapes(config.video_vae), torch.float32), directory / VIDEO_VAE)
+    _save(dice(mmaudio_vae_shapes(config.audio_vae), torch.float32), directory / AUDIO_VAE)
+    _save({"generator": dice(bigvgan_shapes(config.vocoder), torch.float32)}, directory / VOCODER)
+    _write_tokenizer(directory / TOKENIZER)
+
+
+def _save(tensors: object, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, path)
+
+
+def _write_tokenizer(directory: Path) -> None:
+    """A tokenizer of the published kind over letters, as no vocabulary is at hand."""
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((letter, -3.0) for letter in ("\u2581", *letters))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def write_config(path: Path, config: HalloLiveConfig) -> None:
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
