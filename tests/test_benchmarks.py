@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
-from benchmarks import lips, speech
+from benchmarks import audio_seams, lips, speech
 from model.data.captions import PRESETS
 from model.data.sentences import is_held_out
 from model.data.speech import VOICES
@@ -37,3 +39,14 @@ def test_lips_that_follow_60_ms_late_are_found_to_do_so() -> None:
     assert found["best_lag_ms"] == 60
     assert found["correlation"] > 0.99
     assert abs(found["shuffled"]) < 0.2
+
+
+def test_an_error_at_a_seam_is_told_from_one_elsewhere() -> None:
+    reference = torch.tensor([[1.0, -1.0]]).repeat(1, 500)
+    wave = reference.clone()
+    wave[0, 600:610] += 0.1  # from the seam on, within reach
+    wave[0, 100] += 0.01
+    found = audio_seams.compare(wave, reference, [300, 600], reach=20)
+    assert found.seam_db == pytest.approx(-20 + 10 * np.log10(10 / 40), abs=0.01)
+    assert found.else_db == pytest.approx(-40 - 10 * np.log10(920), abs=0.01)
+    assert found.step_db == pytest.approx(20 * np.log10(0.1 / 2), abs=0.01)
