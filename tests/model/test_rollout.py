@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from model.dit.attention import KeyValue
 from model.dit.block import LayerPast, StreamView
@@ -264,3 +268,30 @@ def test_a_finished_block_is_remembered_before_the_next() -> None:
 def test_noise_past_the_end_of_a_clip_is_the_blocks_own(start: int, ahead: int, expected: list[int]) -> None:
     numbered = torch.arange(6.0).view(1, 6, 1)
     assert audio_window(numbered, start, 3, ahead).flatten().tolist() == expected
+
+
+class OnDevice(TorchDispatchMode):
+    """Fails on any operation that touches memory of the host; the meta device itself refuses to be read."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, result)):
+            if isinstance(tensor, Tensor):
+                assert tensor.is_meta, f"{func} touches the {tensor.device}"
+        return result
+
+
+@pytest.mark.parametrize("config", [{"sink_latents": 2}, {"continuation": "restart"}])
+def test_nothing_waits_for_the_device(config: dict[str, int | str]) -> None:
+    """On the meta device, where there is nothing to wait for: no copy from the host, no value read back."""
+    dit = tiny_dit(3).to("meta")
+    rollout = open_rollout(dit, dit.read_text(torch.empty(1, 7, 16, device="meta"), (None, None), None), **config)
+    video, audio = (torch.empty_like(x, device="meta") for x in noise(BLOCK))
+    audio = torch.cat((audio, audio[:, :3]), dim=1)
+    with OnDevice():
+        for _ in range(5):
+            rollout.begin(video, audio)
+            while rollout.denoise(lambda shape: torch.empty(shape, device="meta")) is None:
+                pass
+            rollout.remember()
+    assert rollout.num_latents > 0
