@@ -56,6 +56,8 @@ class Context(Protocol):
 
     def commit(self, num_latents: int) -> None: ...
 
+    def clear(self) -> None: ...
+
     def drop(self, start: int, stop: int) -> None: ...
 
 
@@ -91,7 +93,7 @@ class Rollout:
         text: TextMemory,
         context: Context | None = None,
     ) -> None:
-        self.dit, self.config, self.shape, self.text = dit, config, shape, text
+        self.dit, self.config, self.shape = dit, config, shape
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
         self._device, self._dtype = parameter.device, parameter.dtype
         self._grid = shape.height // dit.patch_cells, shape.width // dit.patch_cells
@@ -103,10 +105,16 @@ class Rollout:
         window = config.window_latents
         self.context: Context = context or VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
         num_audio = window * shape.audio_per_video
-        empty = batch, 0, dit.config.audio.latent_channels
-        self._finished_audio = torch.zeros(empty, device=self._device, dtype=self._dtype)
+        self._no_audio = torch.zeros(batch, 0, dit.config.audio.latent_channels, device=self._device, dtype=self._dtype)
         self._video_table = dit.video_tables(torch.arange(window), *self._grid)[0].to(self._device)
         self._audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0].to(self._device)
+        self.reset(text)
+
+    def reset(self, text: TextMemory) -> None:
+        """Begin a new stream in the same buffers."""
+        self.text = text
+        self.context.clear()
+        self._finished_audio = self._no_audio
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
         self._first_latent: Tensor | None = None

@@ -131,6 +131,10 @@ class VideoContext:
         assert self.num_latents + num_latents <= self.capacity
         self.num_latents += num_latents
 
+    def clear(self) -> None:
+        """Forget everything; the buffers stay."""
+        self.num_latents = 0
+
     def drop(self, start: int, stop: int) -> None:
         """Forget latents ``start`` to ``stop``; those behind them take their places."""
         assert 0 <= start < stop <= self.num_latents

@@ -53,6 +53,10 @@ class StraightThroughContext:
     def commit(self, num_latents: int) -> None:
         self.num_latents += num_latents
 
+    def clear(self) -> None:
+        self.num_latents = 0
+        self._blocks.clear()
+
     def drop(self, start: int, stop: int) -> None:
         raise ValueError("a training rollout has to fit its window: raise rollout.window_latents")
 

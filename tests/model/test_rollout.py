@@ -189,6 +189,22 @@ def test_room_that_was_never_written_is_never_read() -> None:
     check_same(run(poisoned, noises), run(open_rollout(dit), noises), tolerance=0)
 
 
+def test_a_stream_may_start_over_in_the_same_buffers() -> None:
+    dit, noises = tiny_dit(2), noise(6)
+    rollout = open_rollout(dit, read(dit, seed=6))
+    run(rollout, noise(10, seed=50))
+    rollout.remember()
+    rollout.begin(*noise_of_a_block(dit))
+    rollout.denoise(drawing())
+    rollout.reset(read(dit))
+    check_same(run(rollout, noises), run(open_rollout(dit), noises), tolerance=0)
+
+
+def noise_of_a_block(dit: DualStreamTransformer) -> tuple[Tensor, Tensor]:
+    video, audio = noise(BLOCK)
+    return video, audio_window(audio, 0, BLOCK * RATIO, dit.config.future_audio_latents)
+
+
 def test_a_batch_is_its_streams() -> None:
     dit = tiny_dit(2)
     noises, text = noise(4, batch=2), read(dit, batch=2)
