@@ -25,9 +25,10 @@ def make_engine(config: ServerConfig) -> Engine:
     if engine.model == "fake":
         return ProcessEngine(functools.partial(load_fake, FakeOptions()))
     if engine.model == "hallo-live":
-        assert engine.weights_dir is not None
-        network = engine.network or resources.network("hallo_live")
-        return ProcessEngine(functools.partial(load_published, engine.weights_dir, network, engine.devices))
+        published = engine.hallo_live
+        assert published is not None
+        network = published.network or resources.network("hallo_live")
+        return ProcessEngine(functools.partial(load_published, published.weights_dir, network, published.devices))
     return ProcessEngine(functools.partial(load_checkpoint, resources.checkpoint_dir(engine.model)))
 
 

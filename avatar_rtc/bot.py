@@ -418,7 +418,7 @@ async def say(
 
 async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
     """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
-    started_s, told = time.monotonic(), ""
+    refused_s, told = float("inf"), ""
     while True:
         call = Call(url)
         try:
@@ -428,7 +428,8 @@ async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[st
             return call
         except NotReadyError as error:
             await call.close()
-            deadline_s = started_s + error.patience_s
+            refused_s = min(refused_s, time.monotonic())
+            deadline_s = refused_s + error.patience_s
             if time.monotonic() >= deadline_s:
                 raise
             if str(error) != told:

@@ -125,27 +125,35 @@ class IceConfig(_Strict):
         return tuple(IceServer(server.urls, server.username, server.credential) for server in self.servers)
 
 
+class HalloLiveConfig(_Strict):
+    """The published model.
+
+    Attributes:
+        weights_dir: as ``avatar-rtc download inference --dir`` leaves it.
+        devices: the transformer's first; the decoders and the text encoder use the last.
+        network: sizes, see ``configs/model/hallo_live.yaml``, which null takes.
+    """
+
+    weights_dir: Path
+    devices: tuple[str, ...] = Field(default=("cuda:0",), min_length=1, max_length=2)
+    network: Path | None = None
+
+
 class EngineConfig(_Strict):
     """What is served.
 
     Attributes:
         model: ``pocket``; ``hallo-live``; or ``fake`` (a frame counter and beeps, for tests and measuring).
-        weights_dir: of hallo-live, as ``avatar-rtc download inference --dir`` leaves it.
-        devices: of hallo-live: the transformer's first; the decoders and the text encoder use the last.
-        network: sizes of hallo-live; null takes the published ones.
+        hallo_live: where that one is and runs.
     """
 
     model: Literal["pocket", "hallo-live", "fake"] = "pocket"
-    weights_dir: Path | None = None
-    devices: tuple[str, ...] = Field(default=("cuda:0",), min_length=1, max_length=2)
-    network: Path | None = None
+    hallo_live: HalloLiveConfig | None = None
 
     @model_validator(mode="after")
-    def _has_weights(self) -> Self:
-        if self.model == "hallo-live" and self.weights_dir is None:
-            raise ValueError(
-                "hallo-live needs weights_dir, the directory of its weights; 'avatar-rtc download inference' fills one"
-            )
+    def _is_described(self) -> Self:
+        if self.model == "hallo-live" and self.hallo_live is None:
+            raise ValueError("model hallo-live needs a section hallo_live; see configs/server/hallo_live_1gpu.yaml")
         return self
 
 
@@ -216,9 +224,12 @@ def load_config(path: Path) -> ServerConfig:
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
-    engine = config.engine
-    beside = {name: path.parent / found for name in ("weights_dir", "network") if (found := getattr(engine, name)) is not None}
-    return config.model_copy(update={"engine": engine.model_copy(update=beside)})
+    published = config.engine.hallo_live
+    if published is not None:
+        network = published.network and path.parent / published.network
+        published = published.model_copy(update={"weights_dir": path.parent / published.weights_dir, "network": network})
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"hallo_live": published})})
+    return config
 
 
 def _explain(path: Path, problem: object) -> str:

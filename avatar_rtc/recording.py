@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +14,18 @@ import numpy as np
 Kind = Literal["video", "audio"]
 AUDIO_HZ = 48_000
 VIDEO_HZ = 90_000
+FRAME_S = 0.04
 MAX_WAITING = 250
 """Pictures and sounds that are kept until sender reports have told how the tracks lie to each other; some three seconds."""
+PATIENCE_S = 2.0
+"""A track that is behind the other by more is taken to have stopped."""
 
 
 class Recorder:
     """An MP4 file. Time stamps come from RTP and sender reports, never from the time of arrival, so nothing drifts.
 
-    Lost sound becomes silence, a lost picture lets the one before stand longer.
+    Lost sound becomes silence, a lost picture lets the one before stand longer. The film begins where both tracks have begun and
+    ends where the first of them ends, so that they last equally long but for less than a frame.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +41,9 @@ class Recorder:
         self._zero_s: dict[Kind, float] = {}
         self._start_s: float | None = None
         self._waiting: list[tuple[Kind, Any]] = []
-        self._next_sample = 0
+        self._pictures: deque[tuple[int, np.ndarray]] = deque()  # with their time stamps, not written yet
+        self._sounds: deque[np.ndarray] = deque()  # int16 [2 * samples], stereo, not written yet
+        self._num_samples = self._num_written = 0
         self._last_pts = -1
         self._queue: asyncio.Queue[tuple[Kind, Any] | None] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write_all())
@@ -67,8 +74,14 @@ class Recorder:
         await self._writer
 
     def _begin(self) -> None:
-        first = {kind: frame for kind, frame in reversed(self._waiting)}
-        self._start_s = min((self._time_s(kind, frame) for kind, frame in first.items()), default=self._zero_s["video"])
+        times: dict[Kind, list[float]] = {
+            kind: [self._time_s(kind, frame) for at, frame in self._waiting if at == kind] for kind in ("video", "audio")
+        }
+        both_s = max((found[0] for found in times.values() if found), default=self._zero_s["video"])
+        # With a picture, so that the first one does not have to stand for less than its time.
+        pictures_s = times["video"]
+        later_s = [at_s for at_s in pictures_s if at_s >= both_s] or [at_s + FRAME_S for at_s in pictures_s[-1:]]
+        self._start_s = later_s[0] if later_s else both_s
         for item in self._waiting:
             self._queue.put_nowait(item)
         self._waiting.clear()
@@ -85,38 +98,57 @@ class Recorder:
         assert self._start_s is not None
         since_s = self._time_s(kind, frame) - self._start_s
         if kind == "video":
-            if self._video is None:
-                self._video = self._container.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "18"})
-                self._video.width, self._video.height, self._video.pix_fmt = frame.width, frame.height, "yuv420p"
-                self._video.codec_context.time_base = Fraction(1, VIDEO_HZ)
-                self._audio = self._container.add_stream("aac", rate=AUDIO_HZ, layout="stereo")
-                self._audio.bit_rate = 128_000
             pts = round(since_s * VIDEO_HZ)
             if pts <= self._last_pts:
                 return
+            if self._video is None:
+                self._begin_film(frame.width, frame.height)
             self._last_pts = pts
-            picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
+            self._pictures.append((pts, frame.to_ndarray(format="yuv420p")))
+        else:
+            samples = frame.to_ndarray().reshape(-1)
+            gap = round(since_s * AUDIO_HZ) - self._num_samples
+            samples = np.concatenate([np.zeros(2 * max(gap, 0), np.int16), samples[2 * max(-gap, 0) :]])
+            self._sounds.append(samples)
+            self._num_samples += len(samples) // 2
+        # What lies before both ends will stay.
+        ends_s = self._last_pts / VIDEO_HZ, self._num_samples / AUDIO_HZ
+        self._encode_until(max(min(ends_s), max(ends_s) - PATIENCE_S))
+
+    def _begin_film(self, width_px: int, height_px: int) -> None:
+        self._video = self._container.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "18"})
+        self._video.width, self._video.height, self._video.pix_fmt = width_px, height_px, "yuv420p"
+        self._video.codec_context.time_base = Fraction(1, VIDEO_HZ)
+        self._audio = self._container.add_stream("aac", rate=AUDIO_HZ, layout="stereo")
+        self._audio.bit_rate = 128_000
+
+    def _encode_until(self, end_s: float) -> None:
+        """Write the pictures that begin before ``end_s``, and the sound up to there."""
+        if self._video is None:
+            return
+        while self._pictures and self._pictures[0][0] < end_s * VIDEO_HZ:
+            pts, planes = self._pictures.popleft()
+            picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             picture.pts, picture.time_base = pts, Fraction(1, VIDEO_HZ)
             self._container.mux(self._video.encode(picture))
-        elif self._audio is not None:
-            samples = frame.to_ndarray().reshape(1, -1)
-            position = round(since_s * AUDIO_HZ)
-            gap = position - self._next_sample
-            if gap > 0:
-                self._encode(np.zeros((1, 2 * gap), np.int16))
-            elif gap < 0:
-                samples = samples[:, -2 * gap :]
-            if samples.shape[1]:
-                self._encode(samples)
-
-    def _encode(self, samples: np.ndarray) -> None:
-        sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16", layout="stereo")
-        sound.sample_rate = AUDIO_HZ
-        sound.pts, sound.time_base = self._next_sample, Fraction(1, AUDIO_HZ)
-        self._next_sample += samples.shape[1] // 2
-        self._container.mux(self._audio.encode(sound))
+        while self._sounds and (room := 2 * (round(end_s * AUDIO_HZ) - self._num_written)) > 0:
+            samples = self._sounds.popleft()
+            if len(samples) > room:
+                self._sounds.appendleft(samples[room:])
+                samples = samples[:room]
+            sound = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="stereo")
+            sound.sample_rate = AUDIO_HZ
+            sound.pts, sound.time_base = self._num_written, Fraction(1, AUDIO_HZ)
+            self._num_written += len(samples) // 2
+            self._container.mux(self._audio.encode(sound))
 
     def _finish(self) -> None:
+        video_s, audio_s = self._last_pts / VIDEO_HZ + FRAME_S, self._num_samples / AUDIO_HZ
+        end_s = min(video_s, audio_s) if audio_s else video_s
+        # A picture that would stand for less than half its time is left out.
+        while self._pictures and self._pictures[-1][0] / VIDEO_HZ > end_s - FRAME_S / 2:
+            self._pictures.pop()
+        self._encode_until(end_s)
         for stream in (self._video, self._audio):
             if stream is not None:
                 self._container.mux(stream.encode(None))

@@ -47,7 +47,7 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
     assert steps.min() >= 1, "each picture once, in order"
     assert (steps - 1).sum() <= float(counted[1])
     assert np.diff([time_s for time_s, _ in pictures]) == pytest.approx(0.04 * steps, abs=0.002)
-    assert pictures[-1][0] + 0.04 == pytest.approx(len(sound) / 48_000, abs=0.2)
+    assert pictures[-1][0] + 0.04 == pytest.approx(len(sound) / 48_000, abs=0.039)
     flashes_s = [time_s for time_s, picture in pictures if read_flash(picture)]
     beeps_s = read_beeps(sound, 48_000)
     assert len(beeps_s) >= 2

@@ -62,3 +62,15 @@ def test_what_is_no_config(tmp_path: Path, text: str) -> None:
         load_config(path)
     with pytest.raises(ServerConfigError, match="--config"):
         load_config(tmp_path / "missing.yaml")
+
+
+def test_the_published_model_needs_to_know_where_its_weights_are(tmp_path: Path) -> None:
+    for name in ("hallo_live_1gpu", "hallo_live_2gpu"):
+        published = load_config(resources.server_config(name)).engine.hallo_live
+        assert published is not None
+        assert published.weights_dir.is_absolute()
+    data = yaml.safe_load(SHIPPED.read_text())
+    data["engine"] = {"model": "hallo-live"}
+    (tmp_path / "server.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ServerConfigError, match="needs a section hallo_live"):
+        load_config(tmp_path / "server.yaml")

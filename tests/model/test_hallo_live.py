@@ -11,74 +11,18 @@ import torch
 
 from model import hallo_live
 from model.chunk import AVChunk, StreamSettings
-from model.config import (
-    AudioStreamConfig,
-    BigVGANConfig,
-    DiTConfig,
-    GeometryConfig,
-    HalloLiveConfig,
-    MMAudioVAEConfig,
-    RolloutConfig,
-    TowerConfig,
-    UMT5Config,
-    WanVAEConfig,
-)
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.hallo_live import HalloLive, HalloLiveStream
-from tests.support.published_files import write_config, write_published_files
+from tests.support.published_files import TINY, write_config, write_published_files
 
-CONFIG = HalloLiveConfig(
-    name="tiny-hallo-live",
-    geometry=GeometryConfig(
-        fps=25,
-        sample_rate_hz=16_000,
-        height_px=64,
-        width_px=96,
-        spatial_stride_px=16,
-        temporal_stride_frames=4,
-        first_latent_frames=1,
-        patch_cells=2,
-        audio_latent_samples=512,
-        block_video_latents=2,
-    ),
-    dit=DiTConfig(
-        video=TowerConfig(dim=48, ffn_dim=64, num_heads=2, latent_channels=48),
-        audio=TowerConfig(dim=24, ffn_dim=32, num_heads=1, latent_channels=20, stem="conv", time_scale=0.2),
-        num_layers=2,
-        text_dim=16,
-        freq_dim=16,
-    ),
-    rollout=RolloutConfig(window_latents=6),
-    text=UMT5Config(
-        vocab_size=128,
-        dim=16,
-        attention_dim=16,
-        ffn_dim=24,
-        num_heads=2,
-        num_layers=1,
-        num_buckets=8,
-        max_distance=16,
-        text_len=64,
-    ),
-    video_vae=WanVAEConfig(
-        latent_channels=48,
-        encoder_widths=(4, 4, 4, 4),
-        decoder_widths=(4, 4, 8, 8),
-        num_blocks=1,
-        halves_time=(False, True, True),
-    ),
-    audio_vae=MMAudioVAEConfig(hidden_dim=8),
-    vocoder=BigVGANConfig(initial_channels=64),
-    audio_stream=AudioStreamConfig(left_latents=10, hold_back_latents=5),
-)
 SETTINGS = StreamSettings(scene="A woman in an office.", voice="a clear voice", seed=3)
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("published")
-    write_published_files(directory, CONFIG, dtype=torch.float32)
-    write_config(directory / "config.yaml", CONFIG)
+    write_published_files(directory, TINY, dtype=torch.float32)
+    write_config(directory / "config.yaml", TINY)
     return directory
 
 
@@ -186,10 +130,10 @@ def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
     stream = model.open(SETTINGS)
     take(stream, 40)
     size = stream._rollout.context.num_bytes
-    assert stream._rollout.num_latents <= CONFIG.rollout.window_latents
+    assert stream._rollout.num_latents <= TINY.rollout.window_latents
     chunks = take(stream, 40)
     assert stream._rollout.context.num_bytes == size
-    assert stream._decoder.num_waiting <= 2 * (CONFIG.geometry.block_video_latents + 1)
+    assert stream._decoder.num_waiting <= 2 * (TINY.geometry.block_video_latents + 1)
     assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
     stream.close()
 

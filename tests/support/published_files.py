@@ -15,10 +15,67 @@ from model.adapters.mmaudio import bigvgan_shapes, mmaudio_vae_shapes
 from model.adapters.ovi import to_published
 from model.adapters.umt5 import umt5_shapes
 from model.adapters.wan import wan_shapes
-from model.config import HalloLiveConfig
+from model.config import (
+    AudioStreamConfig,
+    BigVGANConfig,
+    DiTConfig,
+    GeometryConfig,
+    HalloLiveConfig,
+    MMAudioVAEConfig,
+    RolloutConfig,
+    TowerConfig,
+    UMT5Config,
+    WanVAEConfig,
+)
 from model.dit.transformer import DualStreamTransformer
 from model.hallo_live import AUDIO_VAE, GENERATOR, TEXT_ENCODER, TOKENIZER, VIDEO_VAE, VOCODER
 from model.vae.bigvgan import antialias_filter
+
+TINY = HalloLiveConfig(
+    name="tiny-hallo-live",
+    geometry=GeometryConfig(
+        fps=25,
+        sample_rate_hz=16_000,
+        height_px=64,
+        width_px=96,
+        spatial_stride_px=16,
+        temporal_stride_frames=4,
+        first_latent_frames=1,
+        patch_cells=2,
+        audio_latent_samples=512,
+        block_video_latents=2,
+    ),
+    dit=DiTConfig(
+        video=TowerConfig(dim=48, ffn_dim=64, num_heads=2, latent_channels=48),
+        audio=TowerConfig(dim=24, ffn_dim=32, num_heads=1, latent_channels=20, stem="conv", time_scale=0.2),
+        num_layers=2,
+        text_dim=16,
+        freq_dim=16,
+    ),
+    rollout=RolloutConfig(window_latents=6),
+    text=UMT5Config(
+        vocab_size=128,
+        dim=16,
+        attention_dim=16,
+        ffn_dim=24,
+        num_heads=2,
+        num_layers=1,
+        num_buckets=8,
+        max_distance=16,
+        text_len=64,
+    ),
+    video_vae=WanVAEConfig(
+        latent_channels=48,
+        encoder_widths=(4, 4, 4, 4),
+        decoder_widths=(4, 4, 8, 8),
+        num_blocks=1,
+        halves_time=(False, True, True),
+    ),
+    audio_vae=MMAudioVAEConfig(hidden_dim=8),
+    vocoder=BigVGANConfig(initial_channels=64),
+    audio_stream=AudioStreamConfig(left_latents=10, hold_back_latents=5),
+)
+"""All parts, at a size for tests; the channels of latents are the published ones."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
