@@ -33,6 +33,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, EngineFailure, EngineStream
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
+from avatar_rtc.media.demand import Demand
 from avatar_rtc.media.encode import OPUS_CLOCK_HZ, VideoEncoder, make_encoder
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
@@ -49,9 +50,6 @@ from signaling.service import Answer
 
 KEPT_AFTER_CANCEL_S = 0.1
 """Pictures beyond one block that may still be played after an interruption."""
-LOW_WATER_MARGIN_S = 0.06
-LONGEST_DECAY = 0.98
-"""By this the longest time of a block is forgotten with each block that follows."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
 MAX_WAITING_LINES = 256
@@ -155,7 +153,13 @@ class Session:
         info = engine.info
         self._info = info
         self._timeline = Timeline(clock)
-        self._buffer = PlayBuffer(info, self._on_played, info.block_duration_s + KEPT_AFTER_CANCEL_S)
+        self._buffer = PlayBuffer(
+            info,
+            self._on_played,
+            kept_after_cancel_s=info.block_duration_s + KEPT_AFTER_CANCEL_S,
+            # Up to there more is asked for in any case.
+            refill_s=config.media.low_water_ms / 1000,
+        )
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
@@ -395,16 +399,10 @@ class Session:
             return stream
 
     async def _pull(self, stream: EngineStream) -> None:
-        """Pull for ever: the next chunk is asked for when the buffer is low, and not before.
-
-        Low is what the config says, or more where blocks took longer of late: an engine that has several sessions, or that had
-        to begin a block again, must not run dry each time.
-        """
-        low_water_s = self._config.media.low_water_ms / 1000
-        longest_s = 0.0
+        """Pull for ever: the next chunk is asked for when the buffer is low, and not before."""
+        demand = Demand(self._config.media.low_water_ms / 1000, self._info.block_duration_s)
         while self._stream is stream:
-            needed_s = min(longest_s + LOW_WATER_MARGIN_S, low_water_s + self._info.block_duration_s)
-            spare_s = self._buffer.buffered_s - max(low_water_s, needed_s)
+            spare_s = demand.spare_s(self._buffer.buffered_s)
             if spare_s > 0:
                 # An interruption leaves less than was counted on.
                 self._trimmed.clear()
@@ -415,7 +413,7 @@ class Session:
             asked_s = self._clock()
             chunk = await stream.next(asked_s + self._buffer.buffered_s)
             took_s = self._clock() - asked_s
-            longest_s = max(took_s, longest_s * LONGEST_DECAY)
+            demand.on_chunk(took_s, self._buffer.num_underruns)
             self._metrics.rtf.observe(took_s / chunk.duration_s)
             self._metrics.buffer_s.labels("video").observe(self._buffer.buffered_s)
             self._take(chunk, epoch)

@@ -69,6 +69,8 @@ class PlayBuffer:
         info: rates of the stream.
         on_played: called with each mark when its slot is decided.
         kept_after_cancel_s: pictures that may still be played after an interruption; what lies beyond is dropped.
+        refill_s: once it ran dry, the buffer waits until it holds more than this. A source that is slower than the media makes
+            a pause now and then, and not a gap in every word.
 
     Attributes:
         num_decided: slots decided so far.
@@ -76,13 +78,16 @@ class PlayBuffer:
         num_underruns: times that the buffer ran dry; a row of held slots is one.
     """
 
-    def __init__(self, info: StreamInfo, on_played: Callable[[Played], None], kept_after_cancel_s: float) -> None:
+    def __init__(
+        self, info: StreamInfo, on_played: Callable[[Played], None], *, kept_after_cancel_s: float, refill_s: float
+    ) -> None:
         if info.sample_rate_hz % info.fps:
             raise ValueError(f"{info.sample_rate_hz} Hz is not a whole number of samples a picture at {info.fps} fps")
         self.info = info
         self.slot_samples = info.sample_rate_hz // info.fps
         self._on_played = on_played
         self._kept_after_cancel_frames = int(kept_after_cancel_s * info.fps)
+        self._refill_s = refill_s
         self._parts: deque[_Part] = deque()
         self._decided: deque[Slot] = deque(maxlen=KEPT_SLOTS)
         self._last_frame: np.ndarray | None = None
@@ -153,10 +158,10 @@ class PlayBuffer:
     def _decide(self) -> Slot:
         if self._last_frame is None:
             raise ValueError("nothing to show yet: no chunk has come")
-        if not self._parts:
-            if not self._dry:
-                self._dry = True
-                self.num_underruns += 1
+        if not self._parts and not self._dry:
+            self._dry = True
+            self.num_underruns += 1
+        if self._dry and self.buffered_s <= self._refill_s:
             self.num_held_frames += 1
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)
         self._dry = False

@@ -13,10 +13,13 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 
 from avatar_rtc.media.buffer import PlayBuffer
+from avatar_rtc.media.demand import Demand
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import AudioTrack, Playout, VideoTrack
 from tests.support.chunks import INFO, numbered_chunk
 from tests.support.clock import SimulatedClock
+
+LOW_WATER_S = 0.32
 
 
 @dataclass
@@ -46,18 +49,22 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     """A source that makes a block in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
     clock = SimulatedClock()
-    buffer = PlayBuffer(INFO, lambda played: None, 0.42)
+    buffer = PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.42, refill_s=LOW_WATER_S)
     playout = Playout(buffer, Timeline(clock.now, sleep=clock.sleep))
     made = Rig(clock, buffer, playout, VideoTrack(playout, delay_ms), AudioTrack(playout), Sent())
     start_s = clock.time_s
 
     async def feed() -> None:
         index = 0
+        demand = Demand(LOW_WATER_S, INFO.block_duration_s)
         while True:
-            if buffer.buffered_s > 0.24:
-                await clock.sleep(buffer.buffered_s - 0.24)
+            spare_s = demand.spare_s(buffer.buffered_s)
+            if spare_s > 0:
+                await clock.sleep(max(spare_s, 0.01))
                 continue
+            asked_s = clock.time_s
             await clock.sleep(block_s())
+            demand.on_chunk(clock.time_s - asked_s, buffer.num_underruns)
             buffer.put(numbered_chunk(index))
             playout.notify()
             index += 1
@@ -116,6 +123,17 @@ async def test_ten_minutes_without_drift_under_jitter_and_underruns() -> None:
     check_content_in_sync(sent)
 
 
+async def test_a_source_slower_than_real_time_makes_few_pauses_and_not_many_gaps() -> None:
+    async with rig(block_s=lambda: 0.36) as made:  # for 0.32 s of media
+        await made.run(60)
+        buffer, sent = made.buffer, made.sent
+    assert buffer.num_held_frames / buffer.num_decided == pytest.approx(1 - 0.32 / 0.36, abs=0.02), (
+        "no pause is longer than it must"
+    )
+    assert buffer.num_underruns < 60 / 2, "each block is late, but not each is a gap"
+    check_content_in_sync(sent)
+
+
 async def test_neither_track_is_ever_ahead_of_the_other() -> None:
     async with rig(encode_s=lambda: 0.02) as made:
         await made.run(20)
@@ -161,7 +179,9 @@ async def test_a_stall_of_the_machine_is_not_caught_up_in_a_burst() -> None:
 
 async def test_recv_after_the_end_raises_media_stream_error_and_nothing_else() -> None:
     clock = SimulatedClock()
-    playout = Playout(PlayBuffer(INFO, lambda played: None, 0.4), Timeline(clock.now, sleep=clock.sleep))
+    playout = Playout(
+        PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.4, refill_s=0.24), Timeline(clock.now, sleep=clock.sleep)
+    )
     video, audio = VideoTrack(playout), AudioTrack(playout)
     waiting = [asyncio.create_task(video.recv()), asyncio.create_task(audio.recv())]
     await asyncio.sleep(0)
