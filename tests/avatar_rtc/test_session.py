@@ -260,6 +260,8 @@ async def test_settings_that_change_while_the_engine_is_away_are_those_of_the_ne
     engine = InstantEngine()
     async with serving(engine) as server, calling(server) as call:
         engine.crash()
+        # By then the next stream has been asked for, with the old settings.
+        await call.wait_for(lambda: call.received(AvatarState)[-1].state == "idle", TIMEOUT_S, "not idle")
         call.send(SessionUpdate(scene="A man on the moon.", event_id="u"))
         (updated,) = await call.wait_for(lambda: call.received(SessionUpdated), TIMEOUT_S, "no session.updated")
         assert updated.event_id == "u"
