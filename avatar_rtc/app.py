@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 from collections.abc import Callable
 
 from aiohttp import web
 
-from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
-from avatar_rtc.engine_worker import load_checkpoint, load_published
-from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.models import model_loader
 from avatar_rtc.registry import Registry
 from signaling.http import make_app
 
 
 def make_engine(config: ServerConfig) -> Engine:
     """The engine that a config names, not started."""
-    engine = config.engine
-    if engine.model == "fake":
-        return ProcessEngine(functools.partial(load_fake, FakeOptions()))
-    if engine.model == "hallo-live":
-        published = engine.hallo_live
-        assert published is not None
-        network = published.network or resources.network("hallo_live")
-        return ProcessEngine(functools.partial(load_published, published.weights_dir, network, published.devices))
-    return ProcessEngine(functools.partial(load_checkpoint, resources.checkpoint_dir(engine.model)))
+    return ProcessEngine(model_loader(config.engine))
 
 
 class Server:

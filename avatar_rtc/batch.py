@@ -20,8 +20,9 @@ from typing import Any
 
 import av
 
+from avatar_rtc.config import EngineConfig
 from avatar_rtc.errors import BatchError
-from avatar_rtc.generate import Film, OnProgress, generate
+from avatar_rtc.generate import LEAD_BLOCKS, Film, OnProgress, generate
 from model.chunk import StreamSettings
 from model.errors import PromptError
 from model.stream import Model
@@ -136,6 +137,8 @@ def generate_all(
     share: Share,
     on_progress: OnProgress,
     on_film: Callable[[str], None],
+    *,
+    lead_blocks: int = LEAD_BLOCKS,
 ) -> Outcome:
     """Make our share of the films.
 
@@ -145,6 +148,7 @@ def generate_all(
         directory: exists.
         on_progress: of the film in work; see :func:`avatar_rtc.generate.generate`.
         on_film: hears in a line what became of each film.
+        lead_blocks: see :func:`avatar_rtc.generate.generate`.
 
     Raises:
         BatchError: the list of films that is there cannot be continued.
@@ -159,7 +163,8 @@ def generate_all(
                 on_film(f"{name}: is there")
             else:
                 try:
-                    film = generate(model, row.prompt, replace(settings, seed=seed), directory / name, on_progress)
+                    chosen = replace(settings, seed=seed)
+                    film = generate(model, row.prompt, chosen, directory / name, on_progress, lead_blocks=lead_blocks)
                 except PromptError as error:
                     outcome.refused.append(f"line {row.line}: {error}")
                     on_film(f"line {row.line} refused: {error}")
@@ -195,11 +200,17 @@ def _locked(path: Path) -> Iterator[dict[str, Any]]:
         yield mappings
 
 
-def claim_gpu() -> None:
-    """On a machine with GPUs, compute on the one that is ours as torchrun counts processes of a machine."""
+def on_our_gpu(engine: EngineConfig) -> EngineConfig:
+    """Under torchrun, compute on the GPU that is ours as it counts processes of a machine; else as the config says."""
     rank = os.environ.get("LOCAL_RANK", "")
-    if rank.isdecimal():
-        import torch
+    if not rank.isdecimal():
+        return engine
+    import torch
 
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(rank) % torch.cuda.device_count())
+    if not torch.cuda.is_available():
+        return engine
+    number = int(rank) % torch.cuda.device_count()
+    torch.cuda.set_device(number)
+    if engine.hallo_live is None:
+        return engine
+    return engine.model_copy(update={"hallo_live": engine.hallo_live.model_copy(update={"devices": (f"cuda:{number}",)})})

@@ -13,11 +13,15 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avatar_rtc import resources
 from model.chunk import StreamSettings
 from model.errors import ModelError
 from model.stream import Model
+
+if TYPE_CHECKING:
+    from avatar_rtc.config import EngineConfig
 
 DEFAULT_PORT = 8080
 
@@ -50,6 +54,7 @@ examples:
   avatar-rtc generate "A woman in a garden. <S>What a lovely day!<E> <AUDCAP>a bright female voice<ENDAUDCAP>" -o garden.mp4
   avatar-rtc generate --prompts configs/prompts/pocket.csv --output films
   avatar-rtc generate --prompts prompts.csv --output films --seed 103 --num-samples 3
+  avatar-rtc generate --config configs/server/hallo_live_1gpu.yaml --prompts configs/prompts/demo.csv --output films
 
 Films of a file of prompts are named after their prompts; video_prompt_mappings.json in the directory says which is which. Begun
 again, the command makes only what is missing. Started by torchrun, each process makes its share. A prompt that cannot be said is
@@ -159,7 +164,8 @@ def _generate(options: argparse.Namespace) -> int:
 
     if (options.prompt is None) == (options.prompts is None):
         raise UsageError("give a prompt, or a file of them with --prompts")
-    presets = load_config(resources.server_config("pocket"))
+    presets = load_config(options.config or resources.server_config("pocket"))
+    engine = presets.engine if options.engine is None else presets.engine.model_copy(update={"model": options.engine})
     avatar = presets.avatars[0]
     voices = {voice.id: voice.voice for voice in presets.voices}
     settings = StreamSettings(
@@ -168,7 +174,7 @@ def _generate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     if options.prompts is not None:
-        return _generate_all(options, settings)
+        return _generate_all(options, engine, settings)
     if options.num_samples != 1:
         raise UsageError("--num-samples goes with --prompts: write the prompt into a CSV file under the heading text_prompt")
     parse_prompt(options.prompt)
@@ -180,25 +186,26 @@ def _generate(options: argparse.Namespace) -> int:
         if show:
             print(f"\r{film_s:6.1f} s of film, {film_s / work_s:.1f}x real time ", end="", file=sys.stderr, flush=True)
 
-    film = generate(_load_model(options.engine, show), options.prompt, settings, options.output, on_progress)
+    model, lead_blocks = _load_model(engine, show), _lead_blocks(engine)
+    film = generate(model, options.prompt, settings, options.output, on_progress, lead_blocks=lead_blocks)
     if show:
         print(file=sys.stderr)
     print(f"{options.output}: {film.duration_s:.1f} s of film in {film.compute_s:.1f} s, real-time factor {film.rtf:.2f}")
     return 0
 
 
-def _generate_all(options: argparse.Namespace, settings: StreamSettings) -> int:
+def _generate_all(options: argparse.Namespace, engine: EngineConfig, settings: StreamSettings) -> int:
     from tqdm import tqdm
 
-    from avatar_rtc.batch import Share, claim_gpu, generate_all, read_prompts
+    from avatar_rtc.batch import Share, generate_all, on_our_gpu, read_prompts
 
     share = Share.of_environment(os.environ)
     rows = read_prompts(options.prompts)
     options.output.mkdir(parents=True, exist_ok=True)
-    claim_gpu()
+    engine = on_our_gpu(engine)
     # One bar, that of the first process: the others have as much to do.
     shown = share.rank == 0 and sys.stderr.isatty()
-    model = _load_model(options.engine, shown)
+    model, lead_blocks = _load_model(engine, shown), _lead_blocks(engine)
     num_films = len(rows[share.rank :: share.world]) * options.num_samples
     with tqdm(total=num_films, unit="film", disable=not shown) as bar:
 
@@ -209,24 +216,30 @@ def _generate_all(options: argparse.Namespace, settings: StreamSettings) -> int:
             bar.write(line)
             bar.update()
 
-        outcome = generate_all(model, rows, settings, options.output, options.num_samples, share, on_progress, on_film)
+        outcome = generate_all(
+            model, rows, settings, options.output, options.num_samples, share, on_progress, on_film, lead_blocks=lead_blocks
+        )
     print(f"{options.output}: {outcome.summary()}")
     return 2 if outcome.refused else 0
 
 
-def _load_model(engine: str, show: bool) -> Model:
+def _lead_blocks(engine: EngineConfig) -> int:
+    """The published model's clips begin with speech; what it was not trained on is not put before it."""
+    from avatar_rtc.generate import LEAD_BLOCKS
+
+    return 0 if engine.model == "hallo-live" else LEAD_BLOCKS
+
+
+def _load_model(engine: EngineConfig, show: bool) -> Model:
     """The model that makes films; ``show`` whether to say how that goes."""
-    from avatar_rtc.engine_worker import load_checkpoint
-    from avatar_rtc.fake import FakeModel
+    from avatar_rtc.models import model_loader
 
     def on_load(message: str) -> None:
         if show:
             print(message, file=sys.stderr)
 
-    if engine == "fake":
-        return FakeModel()
     on_load("loading the model")
-    return load_checkpoint(resources.checkpoint_dir("pocket"), on_load)
+    return model_loader(engine)(on_load)
 
 
 def _download(options: argparse.Namespace) -> int:
@@ -336,7 +349,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"
     )
-    generate.add_argument("--engine", choices=("pocket", "fake"), default="pocket", help="which model speaks (default: pocket)")
+    generate.add_argument(
+        "--config", type=Path, metavar="FILE", help="server config that names the model, looks and voices (default: pocket's)"
+    )
+    generate.add_argument("--engine", choices=("pocket", "fake"), help="which model speaks (default: the config's, pocket)")
 
     download = command("download", _download, "Fetch the published models' weights.", DOWNLOAD_EXAMPLES)
     download.add_argument("group", choices=("inference", "train", "reward"), help="what for")

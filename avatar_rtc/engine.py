@@ -467,8 +467,7 @@ class ProcessEngine:
     ) -> None:
         """
         Args:
-            load: makes the model in the child; it is pickled. ``functools.partial(load_checkpoint, checkpoint_dir)`` of
-                ``avatar_rtc.engine_worker``, or ``functools.partial(load_fake, FakeOptions())`` of ``avatar_rtc.fake``.
+            load: makes the model in the child; it is pickled. See :func:`avatar_rtc.models.model_loader`.
             limits: time limits.
             on_progress: hears how loading goes on, in words for people.
         """

@@ -22,11 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from mmap import mmap
-from pathlib import Path
 
 import numpy as np
 
-from avatar_rtc import resources
 from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
 from model.errors import ModelError
 from model.stream import Model, Stream
@@ -35,9 +33,6 @@ OnProgress = Callable[[str], None]
 """Hears how loading goes on, in words for people."""
 
 ModelLoader = Callable[[OnProgress], Model]
-
-MAX_THREADS = 4
-"""The matrices of pocket are small: beyond this, threads cost more than they give."""
 
 NUM_SLOTS = 4
 """Chunks on their way. The parent copies one out as soon as it hears of it: more than one is taken only while it is busy."""
@@ -352,20 +347,6 @@ class _Scheduler:
             case Cancel():
                 speaker.stream.cancel()
                 speaker.stage_s = {}
-
-
-def load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
-    """Loader of the real network; torch comes in here, in the child, and nowhere else in this package."""
-    from model import pipeline
-
-    return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)
-
-
-def load_published(weights_dir: Path, network: Path, devices: tuple[str, ...], on_progress: OnProgress) -> Model:
-    """Loader of the published network, see :func:`model.hallo_live.load`."""
-    from model import hallo_live
-
-    return hallo_live.load(weights_dir, network, devices, on_progress)
 
 
 def _warm_up(model: Model) -> None:

@@ -91,7 +91,9 @@ def h264_encoder() -> str:
     raise ValueError(f"PyAV {av.__version__} has no H.264 encoder: reinstall it with 'pip install --force-reinstall av'")
 
 
-def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on_progress: OnProgress) -> Film:
+def generate(
+    model: Model, prompt: str, settings: StreamSettings, path: Path, on_progress: OnProgress, *, lead_blocks: int = LEAD_BLOCKS
+) -> Film:
     """Say a prompt into an MP4 file.
 
     Args:
@@ -100,6 +102,7 @@ def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on
         settings: who says it.
         path: written, and overwritten.
         on_progress: told after each block.
+        lead_blocks: of a face that listens, before it speaks.
 
     Raises:
         model.errors.PromptError: before anything is written.
@@ -109,7 +112,8 @@ def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on
     stream = model.open(settings)
     # Only a try tells whether a line can be spoken; nothing has been made for it yet.
     _push(stream, parsed)
-    stream.cancel()
+    if lead_blocks:
+        stream.cancel()
     started_s = time.perf_counter()
     num_samples = 0
     with FilmWriter(path, model.info) as writer:
@@ -123,7 +127,7 @@ def generate(model: Model, prompt: str, settings: StreamSettings, path: Path, on
             if any(mark.kind == "end" for mark in chunk.marks):
                 end_block = num_blocks
             num_blocks += 1
-            if num_blocks == LEAD_BLOCKS:
+            if num_blocks == lead_blocks:
                 _push(stream, parsed)
             on_progress(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)
     stream.close()
