@@ -77,7 +77,7 @@ export class AvatarConnection extends EventTarget {
 
   /** Say a line. Returns the reply's id. Before the call is open the line waits for it. */
   say(input, mode) {
-    const id = `r-${crypto.randomUUID()}`;
+    const id = newId("r");
     this.#submit({ type: "response.create", id, input, mode });
     return id;
   }
@@ -96,7 +96,7 @@ export class AvatarConnection extends EventTarget {
 
   /** Tell the server what was seen here; nobody waits for an answer. */
   report(stats) {
-    this.#transmit({ type: "client.stats", event_id: newEventId(), ...stats });
+    this.#transmit({ type: "client.stats", event_id: newId("e"), ...stats });
   }
 
   // ---- the life of a call -------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ export class AvatarConnection extends EventTarget {
   // ---- events -------------------------------------------------------------------------------------------------------------
 
   #submit(message) {
-    const eventId = newEventId();
+    const eventId = newId("e");
     this.#pending.set(eventId, { message: { event_id: eventId, ...message }, sends: 0, nextAt: 0 });
     this.#repeatUnacknowledged();
   }
@@ -323,7 +323,8 @@ export class AvatarConnection extends EventTarget {
   }
 }
 
-const newEventId = () => `e-${crypto.randomUUID()}`;
+/** crypto.randomUUID is missing on a page that came over plain HTTP from another machine. */
+const newId = (prefix) => `${prefix}-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("")}`;
 
 /** Free the seat. `keepalive` lets the request outlive the page. */
 function release({ resource }) {

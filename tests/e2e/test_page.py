@@ -68,6 +68,8 @@ def page(browser: Browser, server: RunningServer) -> Iterator[Page]:
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
+    # As on a page that came over plain HTTP from another machine.
+    opened.add_init_script("delete Crypto.prototype.randomUUID")
     opened.goto(server.url)
     yield opened
     context.close()
