@@ -47,6 +47,9 @@ SILENCE = "Quiet room tone, nobody speaks."
 
 Report = Callable[[str], None]
 
+Piece = Future[tuple[np.ndarray, np.ndarray]]
+"""Pictures uint8 [T, H * 3 / 2, W] and samples int16 [S] to come, one of them empty."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -82,7 +85,7 @@ class HalloLive:
         return self.parts.dit.read_text(embedded, (None, None), None)
 
 
-class _Decoder:
+class DecodeThread:
     """Latents of one stream to pictures and sound, in order, in a thread of its own."""
 
     def __init__(self, parts: Parts, geometry: Geometry) -> None:
@@ -95,21 +98,23 @@ class _Decoder:
         self._thread = ThreadPoolExecutor(1, "decode")
         self._video_cache: FeatureCache | None = None
         self._audio_state: AudioStreamState | None = None
-        self._work: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        self._work: deque[Piece] = deque()
 
     @property
     def num_waiting(self) -> int:
         """Pieces that have not been taken."""
         return len(self._work)
 
-    def submit(self, latents: Latents) -> None:
-        """Hand over a finished block. Its sound is decoded at once, its pictures latent by latent."""
+    def submit(self, latents: Latents) -> list[Piece]:
+        """Hand over a finished block. Its sound is decoded at once, then its pictures, latent by latent."""
         made = torch.cuda.Event() if latents.video.is_cuda else None
         if made is not None:
             made.record(torch.cuda.current_stream(latents.video.device))
-        self._work.append(self._thread.submit(self._decode_audio, latents.audio, made))
+        pieces = [self._thread.submit(self._decode_audio, latents.audio, made)]
         for index in range(latents.video.shape[2]):
-            self._work.append(self._thread.submit(self._decode_video, latents.video[:, :, index : index + 1], made))
+            pieces.append(self._thread.submit(self._decode_video, latents.video[:, :, index : index + 1], made))
+        self._work += pieces
+        return pieces
 
     def take(self, *, wait: bool) -> tuple[np.ndarray, np.ndarray] | None:
         """The next piece, pictures uint8 [T, H * 3 / 2, W] and samples int16 [S], one of them empty; None if it is not ready."""
@@ -182,7 +187,7 @@ class HalloLiveStream:
         self._silent = model.read(f"{settings.scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
         self._rollout = Rollout(parts.dit, parts.config.rollout, shape, self._silent)
-        self._decoder = _Decoder(parts, g)
+        self._decoder = DecodeThread(parts, g)
         self._pictures: list[np.ndarray] = []
         self._sound: list[np.ndarray] = []
         self._blocks_to_say = 0
@@ -293,14 +298,17 @@ def _cut(held: list[np.ndarray], length: int) -> np.ndarray:
     return together[:length]
 
 
-def load(model_dir: Path, config_path: Path, devices: Sequence[str], report: Report) -> HalloLive:
+def load(
+    model_dir: Path, config_path: Path, devices: Sequence[str], report: Report, *, dtype: torch.dtype | None = None
+) -> HalloLive:
     """Load the published files.
 
     Args:
         model_dir: as ``avatar-rtc download inference --dir`` leaves it.
         config_path: see ``configs/model/hallo_live.yaml``.
-        devices: the transformer's first; the decoders and the text encoder use the last. On GPUs weights are bfloat16.
+        devices: the transformer's first; the decoders and the text encoder use the last.
         report: hears what is being loaded.
+        dtype: of all weights; bfloat16 on GPUs and float32 on CPUs if None.
 
     Raises:
         model.errors.CheckpointError: a file is missing, damaged or not what it should be.
@@ -308,7 +316,8 @@ def load(model_dir: Path, config_path: Path, devices: Sequence[str], report: Rep
     """
     config = load_yaml(config_path, HalloLiveConfig)
     first, last = (_device(name) for name in (devices[0], devices[-1]))
-    dtype = torch.bfloat16 if first.type == "cuda" else torch.float32
+    if dtype is None:
+        dtype = torch.bfloat16 if first.type == "cuda" else torch.float32
     report("loading the decoders")
     video = load_wan_decoder(model_dir / VIDEO_VAE, config.video_vae, device=last, dtype=dtype)
     audio_vae = load_mmaudio_vae(model_dir / AUDIO_VAE, config.audio_vae, device=last, dtype=dtype)

@@ -273,6 +273,12 @@ def test_each_part_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVIN
     assert float(oracle[0].std()) > 1e-4
 
 
+def magnitudes(samples: np.ndarray) -> np.ndarray:
+    """Of a spectrogram [frames, bins]."""
+    wave = torch.from_numpy(samples.astype(np.float32))
+    return torch.stft(wave, 256, 64, window=torch.hann_window(256), return_complex=True).abs().T.numpy()
+
+
 def test_a_stream_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVINORuntime, pocket: Pocket) -> None:
     """From an empty history until the window has slid, with lines of different lengths."""
     streams = [p.open(MAN) for p in (pocket, Pocket(weights, exact))]
@@ -283,8 +289,10 @@ def test_a_stream_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVINO
         assert ours.marks == oracle.marks
         assert ours.speaking == oracle.speaking
         assert np.abs(ours.frames.astype(int) - oracle.frames.astype(int)).max() <= 2
-        error = (ours.samples.astype(float) - oracle.samples).std()
-        assert error < 0.02 * oracle.samples.astype(float).std() + 1
+        # The pitch is summed up to a phase, and harmonics come and go in whole numbers, so that rounding moves samples ever further.
+        # What is heard are magnitudes; a wrong memory would change them beyond recognition.
+        heard = [magnitudes(chunk.samples) for chunk in (ours, oracle)]
+        assert np.linalg.norm(heard[0] - heard[1]) < 0.05 * np.linalg.norm(heard[1]) + len(heard[1])
 
 
 def test_half_precision_stays_close(weights: Weights, graphs: Path) -> None:

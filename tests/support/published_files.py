@@ -113,7 +113,7 @@ def write_published_files(
     *,
     seed: int = 0,
     device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Write every file that a call needs.
 
