@@ -289,7 +289,7 @@ def test_a_stream_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVINO
         assert ours.marks == oracle.marks
         assert ours.speaking == oracle.speaking
         assert np.abs(ours.frames.astype(int) - oracle.frames.astype(int)).max() <= 2
-        # The pitch is summed up to a phase, and harmonics come and go in whole numbers, so that rounding moves samples ever further.
+        # The pitch is summed up to a phase, and harmonics come and go in whole numbers, so that rounding moves samples ever on.
         # What is heard are magnitudes; a wrong memory would change them beyond recognition.
         heard = [magnitudes(chunk.samples) for chunk in (ours, oracle)]
         assert np.linalg.norm(heard[0] - heard[1]) < 0.05 * np.linalg.norm(heard[1]) + len(heard[1])
