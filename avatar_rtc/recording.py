@@ -51,27 +51,34 @@ class Recorder:
     def align(self, kind: Kind, zero_s: float) -> None:
         """The wall time of the sender at which time stamp 0 of a track lies. The first word counts."""
         self._zero_s.setdefault(kind, zero_s)
-        if self._start_s is None and len(self._zero_s) == 2:
-            self._begin()
+        self._begin_when_both_are_there()
 
     def add(self, kind: Kind, frame: Any) -> None:
         """A decoded picture or sound, with its time stamp."""
         if self._start_s is None:
             self._waiting.append((kind, frame))
-            if len(self._waiting) > MAX_WAITING:
-                # A sender without reports: both tracks began together, as far as anybody knows.
-                self.align("video", 0.0)
-                self.align("audio", 0.0)
+            self._begin_when_both_are_there()
+            if self._start_s is None and len(self._waiting) > MAX_WAITING:
+                self._begin_anyway()
             return
         self._queue.put_nowait((kind, frame))
 
     async def close(self) -> None:
         """Write what waits and finish the file."""
         if self._start_s is None and self._waiting:
-            self.align("video", self._zero_s.get("audio", 0.0))
-            self.align("audio", self._zero_s.get("video", 0.0))
+            self._begin_anyway()
         self._queue.put_nowait(None)
         await self._writer
+
+    def _begin_when_both_are_there(self) -> None:
+        if self._start_s is None and len(self._zero_s) == 2 and len({kind for kind, _ in self._waiting}) == 2:
+            self._begin()
+
+    def _begin_anyway(self) -> None:
+        """A sender without reports, or with one track: both began together, as far as anybody knows."""
+        self._zero_s.setdefault("video", self._zero_s.get("audio", 0.0))
+        self._zero_s.setdefault("audio", self._zero_s["video"])
+        self._begin()
 
     def _begin(self) -> None:
         times: dict[Kind, list[float]] = {
@@ -109,8 +116,9 @@ class Recorder:
             samples = frame.to_ndarray().reshape(-1)
             gap = round(since_s * AUDIO_HZ) - self._num_samples
             samples = np.concatenate([np.zeros(2 * max(gap, 0), np.int16), samples[2 * max(-gap, 0) :]])
-            self._sounds.append(samples)
-            self._num_samples += len(samples) // 2
+            if len(samples):
+                self._sounds.append(samples)
+                self._num_samples += len(samples) // 2
         # What lies before both ends will stay.
         ends_s = self._last_pts / VIDEO_HZ, self._num_samples / AUDIO_HZ
         self._encode_until(max(min(ends_s), max(ends_s) - PATIENCE_S))
