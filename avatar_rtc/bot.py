@@ -38,6 +38,8 @@ TAIL_S = 0.5
 """How long the bot stays after the last line: what was sent last has to arrive."""
 VOICED_LEVEL = 300
 """Root mean square of 20 ms of sound, of 32767, from which on it counts as voiced."""
+FREEZE_S = 0.19
+"""A picture that stands for longer is a freeze."""
 EVENT_LEAD_S = 0.1
 """By so much sound may come before the event that announces it."""
 
@@ -411,7 +413,7 @@ async def say(
     summary.frames = len(call.video.pts)
     summary.width_px, summary.height_px = call.size_px
     summary.duration_s = round(float(gaps_s.sum()), 3)
-    summary.freezes = int((gaps_s > 0.19).sum())
+    summary.freezes = int((gaps_s > FREEZE_S).sum())
     summary.underruns = int(stats.get("underruns", 0))
     return summary
 
