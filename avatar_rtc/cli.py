@@ -108,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the line to print."""
     from avatar_rtc.engine import EngineFailure
-    from avatar_rtc.errors import BatchError, CallError, DownloadError, ServerConfigError
+    from avatar_rtc.errors import BatchError, CallError, DownloadError, ServerConfigError, StillError
 
-    if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, OSError)):
+    if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, StillError, OSError)):
         return 2, str(error)
     if isinstance(error, (CallError, EngineFailure)):
         return 1, str(error)
@@ -160,6 +160,7 @@ def _say(options: argparse.Namespace) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from avatar_rtc.config import load_config
     from avatar_rtc.generate import generate
+    from avatar_rtc.stills import read_still
     from model.text.prompt import parse_prompt
 
     if (options.prompt is None) == (options.prompts is None):
@@ -172,6 +173,7 @@ def _generate(options: argparse.Namespace) -> int:
         scene=options.scene or avatar.scene,
         voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
         seed=options.seed,
+        still=None if options.image is None else read_still(options.image),
     )
     if options.prompts is not None:
         return _generate_all(options, engine, settings)
@@ -345,6 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--scene", help="who is seen, and where (default: the first avatar of the shipped config)")
     generate.add_argument("--voice", help="a description, or a voice of the shipped config by its id")
+    generate.add_argument("--image", type=Path, metavar="FILE", help="JPEG or PNG to begin with; only hallo-live can")
     generate.add_argument("--seed", type=int, default=0, help="for everything that the prompt leaves open (default: 0)")
     generate.add_argument(
         "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"

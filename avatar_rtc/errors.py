@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+class StillError(ValueError):
+    """A picture that a stream cannot begin with; the message says why and what to send."""
+
+    code = "bad_image"
+
+
 class ServerConfigError(ValueError):
     """A server config cannot be used. The message names the file, the key and the remedy."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -108,7 +108,7 @@ def generate(
         model.errors.PromptError: before anything is written.
     """
     parsed = parse_prompt(prompt)
-    settings = StreamSettings(scene=parsed.scene or settings.scene, voice=parsed.voice or settings.voice, seed=settings.seed)
+    settings = replace(settings, scene=parsed.scene or settings.scene, voice=parsed.voice or settings.voice)
     stream = model.open(settings)
     # Only a try tells whether a line can be spoken; nothing has been made for it yet.
     _push(stream, parsed)

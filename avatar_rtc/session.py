@@ -31,6 +31,7 @@ from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, EngineFailure, EngineStream
+from avatar_rtc.errors import StillError
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
 from avatar_rtc.media.demand import Demand
@@ -40,7 +41,8 @@ from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 from avatar_rtc.media.transport import bound_gathering, quicken_retransmission
 from avatar_rtc.metrics import Metrics
-from model.chunk import AVChunk, StreamSettings
+from avatar_rtc.stills import decode_base64
+from model.chunk import AVChunk, Still, StreamSettings
 from model.errors import ModelError, PromptError
 from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from signaling import messages as wire
@@ -700,13 +702,18 @@ class Session:
             if text is not None and (not text.strip() or len(text) > MAX_PROMPT_CHARS):
                 raise wire.EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
         try:
-            await self._change_settings(scene, voice, event.event_id)
-        except ModelError as error:
+            still = None if event.image is None else decode_base64(event.image)
+            await self._change_settings(scene, voice, event.event_id, still)
+        except (ModelError, StillError) as error:
             raise wire.EventError(error.code, str(error)) from None
 
-    async def _change_settings(self, scene: str | None, voice: str | None, event_id: str | None) -> None:
+    async def _change_settings(
+        self, scene: str | None, voice: str | None, event_id: str | None, still: Still | None = None
+    ) -> None:
         old = self._settings
-        self._settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed)
+        if still is None and scene is None:
+            still = old.still
+        self._settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed, still)
         stream = self._stream
         if stream is not None and self._settings != old:
             try:

@@ -40,7 +40,9 @@ async def call_for(url: str, pid: int, path: Path, seconds: float) -> dict[str, 
     lines = itertools.cycle(SENTENCES.read_text().splitlines())
     call = Call(url)
     call.recorder = Recorder(path)
-    started_s, voiced_ms, memory = time.monotonic(), [], []
+    started_s = time.monotonic()
+    voiced_ms: list[float] = []
+    memory: list[list[int]] = []
     try:
         await call.connect("")
         while (passed_s := time.monotonic() - started_s) < seconds:
@@ -60,7 +62,7 @@ async def call_for(url: str, pid: int, path: Path, seconds: float) -> dict[str, 
         video_s, audio_s = (float(stream.duration * stream.time_base) for stream in streams)  # type: ignore[operator]
     return {
         "lines": len(voiced_ms),
-        "text_to_first_voice_ms": {"p50": round(percentile(voiced_ms, 50)), "p95": round(percentile(voiced_ms, 95))},
+        "text_to_first_voice_ms": {"p50": round(percentile(voiced_ms, 0.5)), "p95": round(percentile(voiced_ms, 0.95))},
         "underruns": int(stats.get("underruns", 0)),
         "freezes": int((gaps_s > FREEZE_S).sum()),
         "packets_lost": lost,

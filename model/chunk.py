@@ -72,6 +72,19 @@ class AVChunk:
 
 
 @dataclass(frozen=True)
+class Still:
+    """A picture, RGB, 3 bytes a pixel, row by row from the top."""
+
+    height_px: int
+    width_px: int
+    rgb: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.rgb) != 3 * self.height_px * self.width_px:
+            raise ValueError(f"{self.height_px} x {self.width_px} pixels have 3 bytes each, got {len(self.rgb)} bytes")
+
+
+@dataclass(frozen=True)
 class StreamSettings:
     """Who is seen, where, and in which voice: free English text, as in the prompt grammar.
 
@@ -79,11 +92,13 @@ class StreamSettings:
         scene: look, clothes, place and light, e.g. "A woman with long red hair and glasses in a bright office."
         voice: e.g. "a warm, clear female voice".
         seed: for everything that the text leaves open.
+        still: what the stream begins with, where the model can.
     """
 
     scene: str
     voice: str
     seed: int = 0
+    still: Still | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch import Tensor
 from model.adapters.hallo_live import load_generator
 from model.adapters.mmaudio import load_bigvgan, load_mmaudio_vae
 from model.adapters.umt5 import load_umt5
-from model.adapters.wan import load_wan_decoder
-from model.chunk import AVChunk, StreamInfo, StreamSettings
+from model.adapters.wan import load_wan_decoder, load_wan_encoder
+from model.chunk import AVChunk, Still, StreamInfo, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.errors import ConfigError
@@ -32,7 +32,7 @@ from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.text.utterances import MarkTrack, Utterances
 from model.vae.audio_stream import AudioStreamDecoder, AudioStreamState
 from model.vae.pictures import i420_from_frames
-from model.vae.wan import FeatureCache, WanDecoder, channels_last
+from model.vae.wan import FeatureCache, WanDecoder, WanEncoder, channels_last, first_latent
 
 GENERATOR = "Hallo-Live/hallolive_dit.pt"
 TEXT_ENCODER = "Wan2.1-T2V-1.3B/models_t5_umt5-xxl-enc-bf16.pth"
@@ -58,6 +58,7 @@ class Parts:
     config: HalloLiveConfig
     dit: DualStreamTransformer
     text: TextEncoder
+    encoder: WanEncoder
     video: WanDecoder
     audio: AudioStreamDecoder
 
@@ -76,6 +77,13 @@ class HalloLive:
 
     def open(self, settings: StreamSettings) -> HalloLiveStream:
         return HalloLiveStream(self, settings)
+
+    @torch.inference_mode()
+    def encode(self, still: Still) -> Tensor:
+        """The first latent of a stream that begins with a picture; see :func:`model.vae.wan.first_latent`."""
+        image = torch.frombuffer(bytearray(still.rgb), dtype=torch.uint8).view(still.height_px, still.width_px, 3)
+        g = self.geometry
+        return first_latent(self.parts.encoder, image, g.height_px, g.width_px).to(self.parts.dit.video_ends.head.weight.device)
 
     @torch.inference_mode()
     def read(self, prompt: str) -> TextMemory:
@@ -187,6 +195,7 @@ class HalloLiveStream:
         self._silent = model.read(f"{settings.scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
         self._rollout = Rollout(parts.dit, parts.config.rollout, shape, self._silent)
+        self._first_latent = None if settings.still is None else model.encode(settings.still)
         self._decoder = DecodeThread(parts, g)
         self._pictures: list[np.ndarray] = []
         self._sound: list[np.ndarray] = []
@@ -238,6 +247,7 @@ class HalloLiveStream:
             finished = self._rollout.denoise(self._draw)
             if finished is not None:
                 self._decoder.submit(finished)
+                self._first_latent = None
                 self._in_work = False
                 self._blocks_to_say = max(0, self._blocks_to_say - 1)
         else:
@@ -266,7 +276,7 @@ class HalloLiveStream:
         channels = config.dit.video.latent_channels, config.dit.audio.latent_channels
         video = self._draw((1, channels[0], g.block_video_latents, g.latent_height, g.latent_width))
         audio = self._draw((1, g.block_audio_latents + config.dit.future_audio_latents, channels[1]))
-        self._rollout.begin(video, audio)
+        self._rollout.begin(video, audio, self._first_latent)
         self._in_work = True
         self._begun_blocks += 1
 
@@ -319,19 +329,21 @@ def load(
     if dtype is None:
         dtype = torch.bfloat16 if first.type == "cuda" else torch.float32
     report("loading the decoders")
+    encoder = load_wan_encoder(model_dir / VIDEO_VAE, config.video_vae, device=last, dtype=dtype)
     video = load_wan_decoder(model_dir / VIDEO_VAE, config.video_vae, device=last, dtype=dtype)
     audio_vae = load_mmaudio_vae(model_dir / AUDIO_VAE, config.audio_vae, device=last, dtype=dtype)
     vocoder = load_bigvgan(model_dir / VOCODER, config.vocoder, device=last, dtype=dtype)
     report("loading the text encoder")
     tokenizer = UMT5Tokenizer(model_dir / TOKENIZER, config.text)
-    encoder = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
+    umt5 = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
     report("loading the transformer")
     dit = load_generator(model_dir / GENERATOR, config.dit, config.geometry.patch_cells, device=first, dtype=dtype)
     return HalloLive(
         Parts(
             config,
             dit.requires_grad_(False).eval(),
-            TextEncoder(tokenizer, encoder, config.text),
+            TextEncoder(tokenizer, umt5, config.text),
+            encoder,
             channels_last(video.requires_grad_(False).eval()) if last.type == "cuda" else video,
             AudioStreamDecoder(audio_vae, vocoder, config.audio_stream),
         )

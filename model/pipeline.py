@@ -19,6 +19,7 @@ from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.dit.cache import History
 from model.dit.rope import RotaryTable
+from model.errors import PromptError
 from model.sampling import euler_step, intervals
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.planner import Planner
@@ -77,9 +78,11 @@ class PocketStream:
         """Forget what was seen and heard so far: the next block is the first one of this look and voice.
 
         Raises:
-            model.errors.PromptError: the model does not know a word of them; nothing has changed.
+            model.errors.PromptError: the model does not know a word of them, or there is a picture; nothing has changed.
         """
         model, device = self._model, self._model.run.device
+        if settings.still is not None:
+            raise PromptError("This model draws its own faces and cannot begin with a picture. Describe who is to be seen.")
         caption = model.weights.tokenizer(settings.scene, settings.voice)
         self._settings = settings
         self._generator = torch.Generator().manual_seed(settings.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from model import hallo_live
-from model.chunk import AVChunk, StreamSettings
+from model.chunk import AVChunk, Still, StreamSettings
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.hallo_live import HalloLive, HalloLiveStream
+from model.vae.pictures import i420_from_frames
 from tests.support.published_files import TINY, write_config, write_published_files
 
 SETTINGS = StreamSettings(scene="A woman in an office.", voice="a clear voice", seed=3)
@@ -61,7 +63,7 @@ def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: Hal
     with torch.inference_mode():
         video = torch.cat([piece.video for piece in latents], dim=2)
         frames, _ = model.parts.video.decode(video)
-        planes = hallo_live.i420_from_frames(frames)[0].numpy()
+        planes = i420_from_frames(frames)[0].numpy()
         waves, state = [], None
         for piece in latents:
             wave, state = model.parts.audio.decode(piece.audio.transpose(1, 2), state)
@@ -143,3 +145,19 @@ def test_a_missing_file_and_a_missing_device_are_named(tmp_path: Path, model_dir
         hallo_live.load(tmp_path, model_dir / "config.yaml", ("cpu",), lambda message: None)
     with pytest.raises(ConfigError, match="device 'abacus:0' cannot be used"):
         hallo_live.load(model_dir, model_dir / "config.yaml", ("abacus:0",), lambda message: None)
+
+
+def test_a_stream_begins_with_a_picture(model: HalloLive) -> None:
+    """The first picture is what the VAE makes of it, and what comes later hangs on it."""
+    height, width = TINY.geometry.height_px, TINY.geometry.width_px
+    rows = np.linspace(0, 255, height, dtype=np.uint8)[:, None, None].repeat(width, 1).repeat(3, 2)
+    with_picture = replace(SETTINGS, still=Still(height, width, rows.tobytes()))
+    begun, plain = (model.open(settings) for settings in (with_picture, SETTINGS))
+    firsts = [take(stream, 3) for stream in (begun, plain)]
+    with torch.inference_mode():
+        frames, _ = model.parts.video.decode(model.encode(with_picture.still))  # type: ignore[arg-type]
+        expected = i420_from_frames(frames)[0, 0].numpy()
+    assert np.abs(firsts[0][0].frames[0].astype(int) - expected).max() <= 1
+    assert not np.array_equal(firsts[0][2].frames, firsts[1][2].frames)
+    for stream in (begun, plain):
+        stream.close()
