@@ -40,12 +40,17 @@ class _ClientEvent(_Event):
 
 
 class SessionUpdate(_ClientEvent):
-    """Who is seen and heard, from the next block on. ``avatar`` is a preset of ``GET /v1/avatars``; the others override it."""
+    """Who is seen and heard, from the next block on. ``avatar`` is a preset of ``GET /v1/avatars``; the others override it.
+
+    Attributes:
+        image: JPEG or PNG in base64: what the stream begins with, where the model can. A new avatar or scene forgets it.
+    """
 
     type: Literal["session.update"] = "session.update"
     avatar: str | None = None
     scene: str | None = None
     voice: str | None = None
+    image: str | None = None
 
 
 class ResponseCreate(_ClientEvent):
