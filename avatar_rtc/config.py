@@ -59,7 +59,7 @@ class MediaConfig(_Strict):
         video_delay_ms: send pictures late, for measuring lip sync. 0 in service.
     """
 
-    low_water_ms: int = Field(default=320, ge=40, le=5000)
+    low_water_ms: int = Field(default=400, ge=40, le=5000)
     video_codecs: tuple[Literal["VP8", "H264"], ...] = Field(default=("VP8", "H264"), min_length=1)
     video_target_bps: int = Field(default=800_000, ge=50_000)
     video_min_bps: int = Field(default=150_000, ge=50_000)
