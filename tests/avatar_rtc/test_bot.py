@@ -51,7 +51,8 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
     flashes_s = [time_s for time_s, picture in pictures if read_flash(picture)]
     beeps_s = read_beeps(sound, 48_000)
     assert len(beeps_s) >= 2
-    for beep_s in beeps_s:
+    # The film may begin within a beep, after the picture that goes with its start.
+    for beep_s in [at_s for at_s in beeps_s if at_s > 0.01]:
         assert min(abs(beep_s - flash_s) for flash_s in flashes_s) < 0.02
 
 
