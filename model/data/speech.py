@@ -281,7 +281,7 @@ class Corpus:
     """
 
     @staticmethod
-    def write(path: Path, utterances: list[Utterance], *, bitrate_bps: int = 32_000) -> None:
+    def write(path: Path, utterances: list[Utterance], *, bitrate_bps: int = 64_000) -> None:
         import subprocess
 
         pcm = np.concatenate([u.samples for u in utterances]).tobytes()
