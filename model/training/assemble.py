@@ -1,4 +1,6 @@
-"""From a finished run to a checkpoint: averaged weights in bfloat16, the captions' words, the config; no encoders of the VAEs.
+"""From a finished run to a checkpoint: averaged weights in bfloat16, the captions' words, the config.
+
+The encoders of the VAEs, which only training needs, are written into a directory beside it.
 
     python -m model.training.assemble --run runs/pocket --checkpoint model/weights/pocket
 
@@ -13,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
+from torch import nn
 
 from model.checkpoint import read_weights
 from model.config import ModelConfig, load_yaml
@@ -22,6 +25,11 @@ from model.text.encoder import TextEncoder
 from model.training.loop import export
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
+
+
+def encoder_file(checkpoint: Path, name: str) -> Path:
+    """Where the encoder of a checkpoint's "video" or "audio" VAE lies."""
+    return checkpoint.with_name(f"{checkpoint.name}_encoders") / f"{name}.safetensors"
 
 
 def main() -> None:
@@ -40,7 +48,9 @@ def main() -> None:
     }
     for name, module in modules.items():
         module.load_state_dict(load_file(args.run / f"{name}.safetensors"))
-    del video_vae.encoder, audio_vae.encoder
+    for name, vae in (("video", video_vae), ("audio", audio_vae)):
+        export(encoder_file(args.checkpoint, name), nn.ModuleDict({"encoder": vae.encoder}))
+        del vae.encoder
     for name, module in modules.items():
         export(args.checkpoint / f"{name}.safetensors", module)
     (args.checkpoint / "words.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")

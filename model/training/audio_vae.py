@@ -2,6 +2,7 @@
 
 First encoder, decoder and vocoder together, by spectral losses and the pitch of the true wave; after ``--encoder-minutes`` the
 encoder is frozen, and decoder and vocoder go on against critics, with noise on the latents as a transformer's output has it.
+With ``--start`` the encoder is that checkpoint's and frozen from the first step, so that the latents stay what they are.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
+from model.training.assemble import encoder_file
 from model.training.discriminators import Critics, critic_loss, generator_losses
 from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
 from model.training.pitch import track_pitch
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE, mel_filterbank
 from model.vae.causal import Memory
+from model.weight_files import fill, read_tensors
 
 LATENTS = 40
 SETTLE_LATENTS = 5
@@ -98,7 +101,14 @@ def main() -> None:
     rate_hz, hop = config.geometry.sample_rate_hz, config.audio_vae.hop_samples
     fft = config.audio_vae.fft_samples
     state_path: Path = args.run / "audio_vae.pt"
-    vae, critics = AudioVAE(config.audio_vae, rate_hz).to(device), Critics().to(device)
+    vae, critics = AudioVAE(config.audio_vae, rate_hz), Critics().to(device)
+    encoder_done: Path = args.run / "audio_encoder.done"
+    if args.start and not state_path.exists():
+        start = args.start / "audio_vae.safetensors"
+        fill(vae, read_tensors(start) | read_tensors(encoder_file(args.start, "audio")), start, dtype=torch.float32)
+        export(args.run / "audio_vae.safetensors", vae, torch.float32)
+        encoder_done.touch()
+    vae.to(device)
     spectral = SpectralLoss(rate_hz).to(device)
     averaged = Averaged(vae)
     optimizer = adamw(list(vae.parameters()), (0.8, 0.99), 1e-3)
@@ -113,7 +123,7 @@ def main() -> None:
         critic_optimizer.load_state_dict(state["critic_optimizer"])
         piece.step, encoder_s = state["step"], state["encoder_s"]
     batches = WaveBatches(wait_for(args.data / "utterances.pkl"), device)
-    frozen = (args.run / "audio_encoder.done").exists()
+    frozen = encoder_done.exists()
     vae.encoder.requires_grad_(not frozen)
     if not args.no_compile:
         for part in (vae.decoder, vae.encoder):
@@ -186,7 +196,7 @@ def main() -> None:
             measure_latents(vae, batches)
             averaged.update(vae, piece.step)
             export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
-            (args.run / "audio_encoder.done").touch()
+            encoder_done.touch()
             graphed = Graphed(step, enabled=not args.no_graph)
             print("encoder frozen", flush=True)
     encoder_s += time.monotonic() - begun_s

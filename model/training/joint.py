@@ -33,6 +33,7 @@ from model.training.objective import Sequence, TextBatch, masked_forward
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE, pack_i420
+from model.weight_files import fill, read_tensors
 
 CAPTIONS_PER_CLIP = 12
 SEQUENCE_BLOCKS = 12
@@ -214,7 +215,12 @@ def main() -> None:
     config = load_yaml(args.config, ModelConfig)
     geometry = config.geometry.build()
     state_path: Path = args.run / "joint.pt"
-    speaker = Speaker(config).to(device)
+    speaker = Speaker(config)
+    if args.start and not state_path.exists():
+        for name, module in (("dit", speaker.dit), ("text", speaker.text)):
+            file = wait_for(args.start / f"{name}.safetensors")
+            fill(module, read_tensors(file), file, dtype=torch.float32)
+    speaker.to(device)
     averaged = Averaged(speaker, 0.9995)
     decayed = [p for p in speaker.parameters() if p.ndim > 1]
     others = [p for p in speaker.parameters() if p.ndim <= 1]

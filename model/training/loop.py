@@ -33,6 +33,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--start", type=Path, metavar="CHECKPOINT", help="begin with this checkpoint's weights instead of random ones"
+    )
     parser.add_argument("--no-graph", action="store_true", help="launch kernels one by one instead of replaying a CUDA graph")
     parser.add_argument("--no-compile", action="store_true", help="do not compile")
     return parser

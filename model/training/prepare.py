@@ -8,6 +8,7 @@ speaks sentences with hibari, adds the Kokoro corpora (made beforehand, see mode
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -45,6 +46,21 @@ def speak_all(sentences: list[str], workers: int, seed: int) -> list[Utterance]:
         return [u for several in spoken for u in several if len(u.phonemes) > 1]
 
 
+LEVEL_DB = -25.0
+
+
+def levelled(utterances: list[Utterance]) -> list[Utterance]:
+    """Every voice at ``LEVEL_DB`` below full scale on average: the teachers' differ by 7 dB, and callers would notice."""
+    power: dict[str, list[float]] = {}
+    for u in utterances:
+        power.setdefault(u.voice, []).append(float(np.square(u.samples.astype(np.float32) / 32768).mean()))
+    gain = {voice: 10 ** (LEVEL_DB / 20) / float(np.mean(values)) ** 0.5 for voice, values in power.items()}
+    return [
+        dataclasses.replace(u, samples=(u.samples * gain[u.voice]).round().clip(-32768, 32767).astype(np.int16))
+        for u in utterances
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -62,6 +78,7 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(min(args.workers, max(1, len(parts)))) as pool:
         for part in pool.imap(_read, parts):
             utterances += part
+    utterances = levelled(utterances)
     args.data.mkdir(parents=True, exist_ok=True)
     voices = sorted({u.voice for u in utterances})
     hours = {v: round(sum(len(u.samples) for u in utterances if u.voice == v) / 24_000 / 3600, 2) for v in voices}

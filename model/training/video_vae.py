@@ -1,7 +1,8 @@
 """Stage 1: the video VAE. L1 on luma, chroma and luma gradients, the mouth and the eyes counting several times as much.
 
-The encoder trains for ``--encoder-minutes`` and is then frozen, so that the transformer can start on its latents while the
-decoder goes on, with noise on its input as a transformer's output has it.
+The encoder trains for ``--encoder-minutes``, on pieces of pictures, half of them around the mouth, and is then frozen, so that
+the transformer can start on its latents while the decoder goes on, with whole pictures, and with noise on its input as a
+transformer's output has it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from model.data.clips import ClipSet
 from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
 from model.training.prepare import wait_for
 from model.vae.causal import Memory
-from model.vae.video import VideoVAE, pack_i420
+from model.vae.video import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAE, pack_i420
 
 LATENTS = 3
 LATENT_NOISE = 0.08
+PIECE_CELLS = 8
+"""Height and width of the pieces. The encoder looks two cells around; the decoder farther, so it ends on whole pictures."""
+MOTION_WEIGHT, MOTION_WEIGHT_AFTER = 30.0, 10.0
+"""While the encoder learns, and afterwards: by then the latents tell what moves, and sharpness counts for more."""
+MOUTH_WEIGHT, EYE_WEIGHT = 4.0, 2.0
 
 
 class FrameBatches:
@@ -32,6 +38,8 @@ class FrameBatches:
         self.frames = torch.from_numpy(np.ascontiguousarray(clips.frames[chosen])).to(device)
         self.boxes = torch.from_numpy(clips.boxes[chosen].astype(np.int64)).to(device)
         self.device = device
+        side = torch.tensor(self.frames.shape[2:], device=device)
+        self.room = torch.stack((side[0] // 3, side[1] // 2)) - PIECE_CELLS * SPATIAL_STRIDE // 2
 
     def draw(self, batch: int, num_frames: int) -> tuple[Tensor, Tensor]:
         """Packed pictures [B, 6, T, h, w] and weights [B, 1, T, h, w]."""
@@ -44,12 +52,38 @@ class FrameBatches:
         columns = torch.arange(packed.shape[4], device=self.device).view(1, 1, 1, 1, -1)
         left, top, right, bottom = (boxes[..., i, None, None] for i in range(4))
         inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)).float()  # [B, T, 2, h, w]
-        weight = 1 + 4 * inside[:, :, 0] + 2 * inside[:, :, 1]
+        weight = 1 + MOUTH_WEIGHT * inside[:, :, 0] + EYE_WEIGHT * inside[:, :, 1]
         return packed, weight.unsqueeze(1)
 
+    def draw_pieces(self, batch: int, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Pieces of pictures with weights, as :meth:`draw` but h = w = 8 ``PIECE_CELLS``; every other one holds the mouth."""
+        packed, weight = self.draw(batch, num_frames)
+        cell, size = SPATIAL_STRIDE // 2, PIECE_CELLS * SPATIAL_STRIDE // 2
+        anywhere = (torch.rand(batch, 2, device=self.device) * (self.room // cell + 1)).long() * cell
+        mouth = (weight[:, 0, 0] > MOUTH_WEIGHT).float()
+        middle = torch.stack([_middle(mouth.amax(2)), _middle(mouth.amax(1))], dim=1)
+        jitter = (torch.rand(batch, 2, device=self.device) - 0.5) * size / 2
+        around = ((middle + jitter - size / 2) / cell).round().long() * cell
+        every_other = torch.arange(batch, device=self.device).unsqueeze(1) % 2 == 0
+        corner = torch.minimum(torch.where(every_other, around, anywhere).clamp(min=0), self.room)
+        rows, columns = (corner[:, i : i + 1] + torch.arange(size, device=self.device) for i in range(2))
+        index = torch.arange(batch, device=self.device)[:, None, None], rows[:, :, None], columns[:, None, :]
+        cut = [x.permute(0, 3, 4, 1, 2)[index].permute(0, 3, 4, 1, 2) for x in (packed, weight)]
+        return cut[0], cut[1]
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted L1 of values and of luma differences between neighbours."""
+
+def _middle(mask: Tensor) -> Tensor:
+    """The middle of the ones in each row of a mask [B, N]; 0 where there are none."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (mask * places).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float) -> Tensor:
+    """Weighted L1 of values and of luma differences between neighbours, and squared differences of what moves.
+
+    What moves is little and quick. An absolute loss on it is smallest for no movement at all as long as the latents do not tell
+    which way it goes, and so they never come to tell it; a squared one is not.
+    """
     difference = predicted.float() - target
     loss = (difference.abs() * weight).mean()
     luma = difference[:, :4]
@@ -61,7 +95,8 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Te
         + (luma[:, 3] - luma[:, 1]).abs()
         + (luma[:, 3] - luma[:, 2]).abs()
     )
-    return loss + 0.12 * (within * weight[:, 0]).mean()
+    motion = torch.diff(difference, dim=2).square() * weight[:, :, 1:]
+    return loss + 0.12 * (within * weight[:, 0]).mean() + motion_weight * motion.mean()
 
 
 @torch.no_grad()
@@ -71,6 +106,25 @@ def measure_latents(vae: VideoVAE, batches: FrameBatches) -> None:
     values = torch.cat(means).transpose(0, 1).flatten(1)
     vae.latent_mean.copy_(values.mean(1))
     vae.latent_std.copy_(values.std(1).clamp(min=1e-3))
+
+
+@torch.no_grad()
+def measure_pictures(vae: VideoVAE, batches: FrameBatches) -> dict[str, float]:
+    """Of decoded luma: PSNR in dB, distance in the mouth of 255, and what the mouth does between the pictures of a latent.
+
+    The last is compared with the truth: its correlation, and its energy as a share of the true one.
+    """
+    packed, weight = batches.draw(24, 32)
+    shown = vae.decode(vae.encode(packed), Memory())[:, :4]
+    true, mouth = packed[:, :4], weight > MOUTH_WEIGHT
+    within = [x.unflatten(2, (-1, TEMPORAL_STRIDE)) for x in (true, shown, mouth.expand_as(true))]
+    moved, shown_moved = ((x - x.mean(3, keepdim=True)) * within[2] for x in within[:2])
+    return {
+        "luma_psnr_db": float(-10 * torch.log10(((shown - true).square() * (128 / 255) ** 2).mean())),
+        "mouth_l1": float(((shown - true).abs() * mouth).sum() / (mouth.sum() * 4) * 128),
+        "mouth_motion_correlation": float((moved * shown_moved).sum() / (moved.norm() * shown_moved.norm()).clamp(min=1e-9)),
+        "mouth_motion_energy": float(shown_moved.square().sum() / moved.square().sum()),
+    }
 
 
 def main() -> None:
@@ -96,13 +150,14 @@ def main() -> None:
         piece.step, encoder_s = state["step"], state["encoder_s"]
     wait_for(args.data / args.clips / "done")
     batches = FrameBatches(ClipSet.open(args.data / args.clips), device, args.max_clips)
-    decode = vae.decode if args.no_compile else torch.compile(vae.decode)
+    decode = vae.decode if args.no_compile else torch.compile(vae.decode, dynamic=False)
     frozen = (args.run / "video_encoder.done").exists()
     vae.encoder.requires_grad_(not frozen)
     begun_s = time.monotonic()
 
     def step() -> dict[str, Tensor]:
-        packed, weight = batches.draw(args.batch, 4 * LATENTS)
+        draw = batches.draw if frozen else batches.draw_pieces
+        packed, weight = draw(args.batch, TEMPORAL_STRIDE * LATENTS)
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             if frozen:
                 with torch.no_grad():
@@ -114,7 +169,7 @@ def main() -> None:
                 mean, log_variance = vae.posterior(packed)
                 divergence = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
                 predicted = decode(mean + (0.5 * log_variance).exp() * torch.randn_like(mean), Memory())
-        loss = reconstruction_loss(predicted, packed, weight)
+        loss = reconstruction_loss(predicted, packed, weight, MOTION_WEIGHT_AFTER if frozen else MOTION_WEIGHT)
         optimizer.zero_grad(set_to_none=True)
         (loss + 3e-4 * divergence).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -139,7 +194,7 @@ def main() -> None:
             export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
             (args.run / "video_encoder.done").touch()
             graphed = Graphed(step, enabled=not args.no_graph)
-            print("encoder frozen", flush=True)
+            print("encoder frozen", measure_pictures(averaged.module, batches), flush=True)
     encoder_s += time.monotonic() - begun_s
     export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
     save_state(
@@ -150,12 +205,7 @@ def main() -> None:
         step=piece.step,
         encoder_s=encoder_s,
     )
-    with torch.no_grad():
-        packed, weight = batches.draw(8, 32)
-        shown = averaged.module.decode(averaged.module.encode(packed), Memory()).float()
-        mse = ((shown - packed)[:, :4].square() * (128 / 255) ** 2).mean()
-        mouth = ((shown - packed)[:, :4].abs() * (weight > 4)).sum() / ((weight > 4).sum() * 4) * 128
-        print(f"luma PSNR {float(-10 * torch.log10(mse)):.2f} dB, mouth L1 {float(mouth):.2f} of 255", flush=True)
+    print("  ".join(f"{name} {value:.3f}" for name, value in measure_pictures(averaged.module, batches).items()), flush=True)
 
 
 if __name__ == "__main__":
