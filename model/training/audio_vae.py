@@ -25,7 +25,7 @@ from model.vae.audio import AudioVAE, mel_filterbank
 from model.vae.causal import Memory
 from model.weight_files import fill, read_tensors
 
-LATENTS = 40
+LATENTS = 32
 SETTLE_LATENTS = 5
 """Latents at the start of a crop whose sound is not judged: the decoder has not seen their past."""
 LATENT_NOISE = 0.15
