@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, S other tokens, D width, H heads, K channels a head. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.dit.masks import Staircase
 from model.dit.rope import RotaryTable
 
@@ -47,22 +49,23 @@ class Room:
     buffer: KeyValue
     length: int
 
-    def extend(self, new: KeyValue) -> tuple[KeyValue, KeyValue]:
-        """Write ``new`` behind the past; returns views of the new tokens and of all."""
-        end = self.length + new.key.shape[2]
-        own = self.buffer.span(self.length, end)
-        own.key.copy_(new.key)
-        own.value.copy_(new.value)
-        return own, self.buffer.span(0, end)
+    def place(self, num_tokens: int) -> KeyValue:
+        """A view of where so many new tokens go."""
+        return self.buffer.span(self.length, self.length + num_tokens)
 
 
 Past = KeyValue | Room | None
 Mask = Tensor | Staircase | None
 
 
-def extend(past: Past, new: KeyValue) -> tuple[KeyValue, KeyValue]:
-    """The keys and values of the new tokens, and of all that they see: the past, then themselves."""
-    return past.extend(new) if isinstance(past, Room) else (new, new.after(past))
+def place(past: Past, num_tokens: int) -> KeyValue | tuple[None, None]:
+    """Where to put the keys and values of new tokens: behind the past, where there is room kept for them."""
+    return past.place(num_tokens) if isinstance(past, Room) else (None, None)
+
+
+def seen(past: Past, new: KeyValue) -> KeyValue:
+    """What new tokens see, once they are at their :func:`place`: the past, then themselves."""
+    return past.buffer.span(0, past.length + new.key.shape[2]) if isinstance(past, Room) else new.after(past)
 
 
 class RMSNorm(nn.Module):
@@ -73,18 +76,36 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        # Written as compilers know it: they fuse exactly this form.
-        return (wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+    @property
+    def pair(self) -> tuple[Tensor, float]:
+        return self.weight, self.eps
 
 
-def split_heads(x_BTD: Tensor, num_heads: int) -> Tensor:
-    return x_BTD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+class Projections:
+    """Linear layers of one input, as one product once :meth:`join` has been called.
 
+    Args:
+        layers: each keeps its own parameters, under its own name.
+    """
 
-def merge_heads(x_BHTK: Tensor) -> Tensor:
-    return x_BHTK.transpose(1, 2).flatten(-2)
+    def __init__(self, *layers: nn.Linear) -> None:
+        self.layers = layers
+        self._joined: tuple[Tensor, Tensor] | None = None
+
+    def join(self) -> None:
+        """Lay the layers' parameters end to end; theirs become views. For weights that neither move nor change any more."""
+        weight, bias = (torch.cat([getattr(layer, name) for layer in self.layers]) for name in ("weight", "bias"))
+        start = 0
+        for layer in self.layers:
+            stop = start + layer.out_features
+            layer.weight.data, layer.bias.data = weight[start:stop], bias[start:stop]
+            start = stop
+        self._joined = weight, bias
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        if self._joined is None:
+            return [layer(x) for layer in self.layers]
+        return F.linear(x, *self._joined).split([layer.out_features for layer in self.layers], dim=-1)
 
 
 def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
@@ -97,7 +118,7 @@ def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
         memory = KeyValue(*(F.pad(x, (0, 0, 0, max(0, mask.num_keys - x.shape[2]))) for x in memory))
         groups = zip(q_BHTK.split(mask.group_sizes, dim=2), mask.key_ends, strict=True)
         return torch.cat([attend(q, memory.span(0, end), None) for q, end in groups], dim=1)
-    return merge_heads(F.scaled_dot_product_attention(q_BHTK, memory.key, memory.value, attn_mask=mask))
+    return kernels.on(q_BHTK).attention(q_BHTK, memory.key, memory.value, mask)
 
 
 class SelfAttention(nn.Module):
@@ -109,11 +130,16 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
-    def project(self, x_BTD: Tensor, table: RotaryTable) -> tuple[Tensor, KeyValue]:
-        q, k, v = (
-            split_heads(y, self.num_heads) for y in (self.norm_q(self.q(x_BTD)), self.norm_k(self.k(x_BTD)), self.v(x_BTD))
+        self.qkv = Projections(self.q, self.k, self.v)
+
+    def project(self, x_BTD: Tensor, table: RotaryTable, past: Past) -> tuple[Tensor, KeyValue]:
+        """Queries, and the tokens' keys and values at their :func:`place`."""
+        heads, num_heads = kernels.on(x_BTD).heads, self.num_heads
+        q, k, v = self.qkv(x_BTD)
+        key, value = place(past, x_BTD.shape[1])
+        return heads(q, num_heads, self.norm_q.pair, table.pair), KeyValue(
+            heads(k, num_heads, self.norm_k.pair, table.pair, key), heads(v, num_heads, out=value)
         )
-        return table.rotate(q), KeyValue(table.rotate(k), v)
 
 
 class CrossAttention(nn.Module):
@@ -127,14 +153,19 @@ class CrossAttention(nn.Module):
         self.pre_attn_norm_fusion = nn.LayerNorm(other_dim, eps=eps)
         self.k_fusion, self.v_fusion = nn.Linear(other_dim, dim), nn.Linear(other_dim, dim)
 
-    def project_text(self, text_BSD: Tensor, table: RotaryTable | None) -> KeyValue:
-        k, v = split_heads(self.norm_k(self.k(text_BSD)), self.num_heads), split_heads(self.v(text_BSD), self.num_heads)
-        return KeyValue(k if table is None else table.rotate(k), v)
+        self.kv_fusion = Projections(self.k_fusion, self.v_fusion)
 
-    def project_other(self, other_BSD: Tensor, table: RotaryTable) -> KeyValue:
-        x = self.pre_attn_norm_fusion(other_BSD)
-        k, v = split_heads(self.norm_k_fusion(self.k_fusion(x)), self.num_heads), split_heads(self.v_fusion(x), self.num_heads)
-        return KeyValue(table.rotate(k), v)
+    def project_text(self, text_BSD: Tensor, table: RotaryTable | None) -> KeyValue:
+        heads = kernels.on(text_BSD).heads
+        key = heads(self.k(text_BSD), self.num_heads, self.norm_k.pair, None if table is None else table.pair)
+        return KeyValue(key, heads(self.v(text_BSD), self.num_heads))
+
+    def project_other(self, other_BSD: Tensor, table: RotaryTable, past: Past) -> KeyValue:
+        """Keys and values of the other stream at their :func:`place`."""
+        heads = kernels.on(other_BSD).heads
+        k, v = self.kv_fusion(self.pre_attn_norm_fusion(other_BSD))
+        key, value = place(past, other_BSD.shape[1])
+        return KeyValue(heads(k, self.num_heads, self.norm_k_fusion.pair, table.pair, key), heads(v, self.num_heads, out=value))
 
     def forward(
         self,
@@ -146,6 +177,7 @@ class CrossAttention(nn.Module):
         other: KeyValue,
         other_mask: Mask,
     ) -> Tensor:
-        q = split_heads(self.norm_q(self.q(x_BTD)), self.num_heads)
-        q_text = q if text_query_table is None else text_query_table.rotate(q)
-        return self.o(attend(q_text, text, text_mask) + attend(table.rotate(q), other, other_mask))
+        heads, q = kernels.on(x_BTD).heads, self.q(x_BTD)
+        q_text = heads(q, self.num_heads, self.norm_q.pair, None if text_query_table is None else text_query_table.pair)
+        q_other = heads(q, self.num_heads, self.norm_q.pair, table.pair)
+        return self.o(attend(q_text, text, text_mask) + attend(q_other, other, other_mask))

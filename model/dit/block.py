@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import DiTConfig, TowerConfig
-from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, extend
+from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, seen
 from model.dit.rope import Rope, RotaryTable
 
 
@@ -75,16 +75,12 @@ class TowerBlock(nn.Module):
         """Six [B, L, 1, D] from the projected timestep of each latent."""
         return (self.modulation.unsqueeze(1) + e0_BL6D).unsqueeze(3).unbind(2)
 
-    def shift_scale(self, x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        normed = F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=self.eps)
-        return (normed.unflatten(1, (shift.shape[1], -1)) * (1 + scale) + shift).flatten(1, 2)
-
-    @staticmethod
-    def gated(x_BTD: Tensor, gate: Tensor) -> Tensor:
-        return (x_BTD.unflatten(1, (gate.shape[1], -1)) * gate).flatten(1, 2)
+    def norm_modulate(self, x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return kernels.on(x_BTD).norm_modulate(x_BTD, shift, scale, self.eps)
 
     def feed_forward(self, x_BTD: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        return x_BTD + self.gated(self.ffn(self.shift_scale(x_BTD, shift, scale)), gate)
+        ops = kernels.on(x_BTD)
+        return ops.add_gated(x_BTD, ops.mlp(self.norm_modulate(x_BTD, shift, scale), self.ffn), gate)
 
 
 class FusionLayer(nn.Module):
@@ -115,29 +111,30 @@ class FusionLayer(nn.Module):
             past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
         """
+        ops = kernels.on(video)
         vm, am = self.video.modulate(video_e0), self.audio.modulate(audio_e0)
+        past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
 
-        q, audio_self = self.audio.self_attn.project(self.audio.shift_scale(audio, am[0], am[1]), audio_view.table)
-        audio_self, seen = extend(past and past.audio_self, audio_self)
-        audio = audio + self.audio.gated(self.audio.self_attn.o(attend(q, seen, audio_view.self_mask)), am[2])
+        q, audio_self = self.audio.self_attn.project(self.audio.norm_modulate(audio, am[0], am[1]), audio_view.table, past_audio)
+        heard = attend(q, seen(past_audio, audio_self), audio_view.self_mask)
+        audio = ops.add_gated(audio, self.audio.self_attn.o(heard), am[2])
 
-        q, video_self = self.video.self_attn.project(self.video.shift_scale(video, vm[0], vm[1]), video_view.table)
-        video_self, seen = extend(past and past.video_self, video_self)
+        q, video_self = self.video.self_attn.project(self.video.norm_modulate(video, vm[0], vm[1]), video_view.table, past_video)
+        visible = seen(past_video, video_self)
         if num_sink_tokens:
-            seen = video_self.after(self.sink(video_self, num_sink_tokens))
-        video = video + self.video.gated(self.video.self_attn.o(attend(q, seen, video_view.self_mask)), vm[2])
+            visible = video_self.after(self.sink(video_self, num_sink_tokens))
+        looked = attend(q, visible, video_view.self_mask)
+        video = ops.add_gated(video, self.video.self_attn.o(looked), vm[2])
 
-        video_cross = self.audio.cross_attn.project_other(video, video_view.table)
-        video_cross, seen_video = extend(past and past.video_cross, video_cross)
-        audio_cross = self.video.cross_attn.project_other(audio, audio_view.table)
-        audio_cross, seen_audio = extend(past and past.audio_cross, audio_cross)
+        video_cross = self.audio.cross_attn.project_other(video, video_view.table, past_video_cross)
+        audio_cross = self.video.cross_attn.project_other(audio, audio_view.table, past_audio_cross)
         audio = audio + self.audio.cross_attn(
             self.audio.norm3(audio),
             audio_view.table,
             audio_text,
             audio_view.text_query_table,
             audio_view.text_mask,
-            seen_video,
+            seen(past_video_cross, video_cross),
             audio_view.other_mask,
         )
         audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
@@ -148,7 +145,7 @@ class FusionLayer(nn.Module):
             video_text,
             video_view.text_query_table,
             video_view.text_mask,
-            seen_audio,
+            seen(past_audio_cross, audio_cross),
             video_view.other_mask,
         )
         video = self.video.feed_forward(video, vm[3], vm[4], vm[5])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model import kernels
 from model.config import DiTConfig
 from model.dit.attention import KeyValue, Room
 from model.dit.block import LayerPast
@@ -144,6 +145,7 @@ class VideoContext:
         table = self._rope.time_table(back)
         for layer in self.buffers:
             for kv in layer:
-                kv.key[:, :, low : low + end - high] = table.rotate(kv.key[:, :, high:end])
-                kv.value[:, :, low : low + end - high] = kv.value[:, :, high:end].clone()
+                ops = kernels.on(kv.key)
+                ops.move_rotated(kv.key, low, high, end, table.pair)
+                ops.move_rotated(kv.value, low, high, end, None)
         self.num_latents -= stop - start

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from model.kernels import eager
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,15 @@ class RotaryTable:
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate ``x`` [B, heads, T, head_dim]; float32 arithmetic, result in the type of ``x``."""
-        cos, sin = (t.unsqueeze(-3) for t in (self.cos, self.sin))
-        return (x.float() * cos + quarter_turn(x).float() * sin).to(x.dtype)
+        return eager.rotate(x, self.cos, self.sin)
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        return self.cos, self.sin
 
     def span(self, start: int, stop: int) -> RotaryTable:
         """A view of some tokens' rows."""
         return RotaryTable(self.cos[..., start:stop, :], self.sin[..., start:stop, :])
-
-
-def quarter_turn(x: Tensor) -> Tensor:
-    """Each pair (a, b) of the channels of ``x`` [..., K] as (-b, a)."""
-    return turn_by_product(x) if x.device.type == "cpu" else turn_by_slices(x)
-
-
-def turn_by_product(x: Tensor) -> Tensor:
-    """A product with a signed permutation: exact, and one operation where slicing pairs apart and together takes six."""
-    pairs = np.kron(np.eye(x.shape[-1] // 2, dtype=np.float32), np.asarray(((0, 1), (-1, 0)), np.float32))
-    return x @ torch.from_numpy(pairs).to(x)
-
-
-def turn_by_slices(x: Tensor) -> Tensor:
-    """For GPUs, where that matrix would have to be copied from the host, and might be rounded to TF32."""
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((-second, first), dim=-1).flatten(-2)
 
 
 @dataclass(frozen=True)

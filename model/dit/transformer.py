@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import DiTConfig, TowerConfig
 from model.dit.attention import KeyValue
 from model.dit.block import FusionLayer, LayerMemory, LayerPast, StreamView
@@ -56,8 +57,9 @@ class ConvStem(nn.Module):
         self.w2 = nn.Conv1d(hidden, dim, 7, padding=3, bias=False)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        x = F.silu(self.conv(x_BLC.transpose(1, 2)))
-        return self.w2(F.silu(self.w1(x)) * self.w3(x)).transpose(1, 2)
+        conv = kernels.on(x_BLC).conv1d
+        x = F.silu(conv(x_BLC, self.conv))
+        return conv(F.silu(conv(x, self.w1)) * conv(x, self.w3), self.w2)
 
 
 def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
@@ -96,8 +98,7 @@ class TowerEnds(nn.Module):
 
     def out(self, x_BTD: Tensor, e_BLD: Tensor) -> Tensor:
         shift, scale = (self.modulation.unsqueeze(1) + e_BLD.unsqueeze(2)).unbind(2)
-        normed = F.layer_norm(x_BTD, x_BTD.shape[-1:], eps=self.eps).unflatten(1, (e_BLD.shape[1], -1))
-        return self.head((normed * (1 + scale.unsqueeze(2)) + shift.unsqueeze(2)).flatten(1, 2))
+        return self.head(kernels.on(x_BTD).norm_modulate(x_BTD, shift.unsqueeze(2), scale.unsqueeze(2), self.eps))
 
 
 class DualStreamTransformer(nn.Module):

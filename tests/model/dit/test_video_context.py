@@ -24,7 +24,9 @@ def written(context: VideoContext, raw: KeyValue, num_latents: int) -> None:
     for past in context.past():
         for room in (past.video_self, past.video_cross):
             heads = room.buffer.key.shape[1]
-            room.extend(KeyValue(table.rotate(raw.key[:, :heads]), raw.value[:, :heads]))
+            place = room.place(num_latents * TOKENS)
+            place.key.copy_(table.rotate(raw.key[:, :heads]))
+            place.value.copy_(raw.value[:, :heads])
     context.commit(num_latents)
 
 
