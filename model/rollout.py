@@ -22,6 +22,7 @@ from model.config import RolloutConfig
 from model.dit.block import LayerPast, StreamView
 from model.dit.cache import VideoContext
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
+from model.graphs import Graphs
 from model.sampling import NoiseTable, add_noise, clean_from_velocity
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -75,7 +76,8 @@ class Rollout:
     """One stream, or a batch of them in step. The order of a block's life: ``begin``, ``denoise`` until it returns the finished
     block, ``remember``. Between finishing and remembering there is time to hand out what is finished.
 
-    Nothing here waits for the device: all that decides what runs is a host integer. Tables and buffers are made once.
+    Nothing here waits for the device: all that decides what runs is a host integer. Tables and buffers are made once. With
+    graphs, one for each length of the context serves all passes, the clean one too; then text has one length.
 
     Args:
         dit: the transformer; the device and type of its parameters are the stream's.
@@ -83,6 +85,7 @@ class Rollout:
         shape: sizes of latents.
         text: what is to be said; it may be replaced between blocks.
         context: where earlier video is kept; buffers for a whole window if None.
+        graphs: records passes over these buffers and replays them; None runs each pass anew.
     """
 
     def __init__(
@@ -92,8 +95,11 @@ class Rollout:
         shape: RolloutShape,
         text: TextMemory,
         context: Context | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         self.dit, self.config, self.shape = dit, config, shape
+        self._graphs = graphs
+        self._text = text if graphs is None else text.clone()
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
         self._device, self._dtype = parameter.device, parameter.dtype
         self._grid = shape.height // dit.patch_cells, shape.width // dit.patch_cells
@@ -118,6 +124,18 @@ class Rollout:
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
         self._first_latent: Tensor | None = None
+
+    @property
+    def text(self) -> TextMemory:
+        """What is being said."""
+        return self._text
+
+    @text.setter
+    def text(self, text: TextMemory) -> None:
+        if self._graphs is None:
+            self._text = text
+        else:  # where the graphs read it
+            self._text.copy_(text)
 
     @property
     def num_latents(self) -> int:
@@ -229,12 +247,25 @@ class Rollout:
         video_timesteps = self._full(1, timestep)
         if self._first_latent is not None:
             video_timesteps = self._per_latent(1, context, num_video - 1, timestep)
-        table = self._video_table.span(first * self._tokens, (first + num_video) * self._tokens)
+        inputs = video, audio, video_timesteps.expand(batch, -1), audio_timesteps.expand(batch, -1)
+        if self._graphs is None:
+            return self._forward(first, *inputs)
+
+        def flow(*x: Tensor) -> tuple[Tensor, Tensor]:
+            made = self._forward(first, *x)
+            return made.video, made.audio
+
+        flow_video, flow_audio = self._graphs(first, flow, *inputs)
+        return Flow(flow_video, flow_audio, memory=())
+
+    def _forward(self, first: int, video: Tensor, audio: Tensor, video_timesteps: Tensor, audio_timesteps: Tensor) -> Flow:
+        """One forward over video latents that begin at the place ``first``."""
+        table = self._video_table.span(first * self._tokens, (first + video.shape[2]) * self._tokens)
         return self.dit(
             video,
             audio,
-            video_timesteps.expand(batch, -1),
-            audio_timesteps.expand(batch, -1),
+            video_timesteps,
+            audio_timesteps,
             StreamView(table, None, None, self.text.mask, None),
             StreamView(self._audio_table.span(0, audio.shape[1]), None, None, self.text.mask, None),
             self.text,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model import kernels
 from model.config import DiTConfig, TowerConfig
-from model.dit.attention import KeyValue
+from model.dit.attention import CrossAttention, KeyValue, SelfAttention
 from model.dit.block import FusionLayer, LayerMemory, LayerPast, StreamView
 from model.dit.rope import Rope, RotaryTable
 
@@ -35,6 +35,20 @@ class TextMemory:
     video: tuple[KeyValue, ...]
     audio: tuple[KeyValue, ...]
     mask: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        return [x for side in (self.video, self.audio) for kv in side for x in kv]
+
+    def clone(self) -> TextMemory:
+        """The same at addresses of its own."""
+        video, audio = (tuple(KeyValue(*(x.clone() for x in kv)) for kv in side) for side in (self.video, self.audio))
+        return TextMemory(video, audio, None if self.mask is None else self.mask.clone())
+
+    def copy_(self, other: TextMemory) -> None:
+        """Overwrite this one's keys and values, which keep their addresses, by those of as long a text without a mask."""
+        assert self.mask is None
+        assert other.mask is None
+        torch._foreach_copy_(self.tensors(), other.tensors())
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,18 @@ class DualStreamTransformer(nn.Module):
             if isinstance(module, nn.Linear) and module not in (self.video_ends.head, self.audio_ends.head):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    def settle(self) -> DualStreamTransformer:
+        """Arrange weights as serving on a GPU wants them: side by side where products share an input, taps of 1-D convolutions
+        outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself."""
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.qkv.join()
+            elif isinstance(module, CrossAttention):
+                module.kv_fusion.join()
+            elif isinstance(module, nn.Conv1d):
+                module.weight.data = module.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
+        return self
 
     # Positions: rotary time of latent n is n * scale + offset, the same unit for video, audio and text.
 

@@ -1,10 +1,12 @@
-"""The kernels in Triton; see :class:`model.kernels.Kernels` for what they do and :mod:`model.kernels.eager` for the same in words.
+"""The kernels in Triton; see :class:`model.kernels.Kernels` for what they do and :mod:`model.kernels.eager` for their twins.
 
 They take any sizes but for heads, whose channels are a power of two. Channels of pictures are inmost in memory, as cuDNN's
 convolutions for bfloat16 want them; what comes in another layout is brought into this one.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,8 @@ from torch import Tensor, nn
 from model.kernels import eager
 
 CUDNN_MIN_QUERIES, CUDNN_MIN_KEYS = 1024, 256
-"""From here on cuDNN's attention beats FlashAttention 2: on an H200 at 2976 queries by 1.8, while 150 queries of 14,880 keys, which
-FlashAttention splits over the keys, take it 0.15 ms and cuDNN 0.21 ms."""
+"""From here on cuDNN's attention beats FlashAttention 2: on an H200 at 2976 queries by 1.8, while 150 queries of 14,880 keys,
+which FlashAttention splits over the keys, take it 0.15 ms and cuDNN 0.21 ms."""
 
 
 # Transformer
@@ -25,7 +27,7 @@ FlashAttention splits over the keys, take it 0.15 ms and cuDNN 0.21 ms."""
 @triton.jit(do_not_specialize=["tokens", "group"])
 def _norm_modulate(
     x, shift, scale, out, tokens, group, batch_stride, latent_stride, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-):  # type: ignore[no-untyped-def]
+):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < WIDTH
@@ -41,7 +43,8 @@ def _norm_modulate(
 def norm_modulate(x_BTD: Tensor, shift_BL1D: Tensor, scale_BL1D: Tensor, eps: float) -> Tensor:
     x = x_BTD.contiguous()
     batch, tokens, width = x.shape
-    assert shift_BL1D.stride() == scale_BL1D.stride() and shift_BL1D.stride(3) == 1
+    assert shift_BL1D.stride() == scale_BL1D.stride()
+    assert shift_BL1D.stride(3) == 1
     out = torch.empty_like(x)
     _norm_modulate[(batch * tokens,)](
         x,
@@ -65,7 +68,7 @@ def _modulation_strides(x_BL1D: Tensor) -> tuple[int, int]:
 
 
 @triton.jit(do_not_specialize=["tokens", "group"])
-def _add_gated(x, y, gate, out, tokens, group, batch_stride, latent_stride, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add_gated(x, y, gate, out, tokens, group, batch_stride, latent_stride, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < WIDTH
@@ -98,7 +101,7 @@ def add_gated(x_BTD: Tensor, y_BTD: Tensor, gate_BL1D: Tensor) -> Tensor:
 
 
 @triton.jit
-def _rotated(value, cos, sin, HEADS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotated(value, cos, sin, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Heads [HEADS, CHANNELS] of one token, by a table's row at the pointers, which has each number twice."""
     pair = tl.arange(0, CHANNELS // 2) * 2
     cosine, sine = tl.load(cos + pair)[None, :], tl.load(sin + pair)[None, :]
@@ -125,7 +128,7 @@ def _heads(
     CHANNELS: tl.constexpr,
     NORM: tl.constexpr,
     ROTATE: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     row = tl.program_id(0).to(tl.int64)
     head, channel = tl.arange(0, HEADS)[:, None], tl.arange(0, CHANNELS)[None, :]
     inside = head < NUM_HEADS
@@ -153,7 +156,8 @@ def heads(
         return eager.heads(y_BTD, num_heads)
     batch, tokens, width = y_BTD.shape
     channels = width // num_heads
-    assert y_BTD.stride(2) == 1 and (batch == 1 or y_BTD.stride(0) == tokens * y_BTD.stride(1))
+    assert y_BTD.stride(2) == 1
+    assert batch == 1 or y_BTD.stride(0) == tokens * y_BTD.stride(1)
     if out is None:
         out = y_BTD.new_empty(batch, tokens, num_heads, channels).transpose(1, 2)
     assert out.stride(3) == 1
@@ -184,8 +188,8 @@ def heads(
 
 
 def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None) -> Tensor:
-    """The kernel is called by its name: choosing one through SDPA's context would change a setting of the whole process, under the
-    feet of other threads."""
+    """Kernels are called by name: choosing one through SDPA's context would change a setting of the whole process, under the feet
+    of other threads."""
     if mask is not None:
         return eager.attention(q_BHTK, k_BHSK, v_BHSK, mask)
     if q_BHTK.shape[2] >= CUDNN_MIN_QUERIES and k_BHSK.shape[2] >= CUDNN_MIN_KEYS:
@@ -197,7 +201,7 @@ def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | Non
 
 def mlp(x_BTD: Tensor, ffn: nn.Sequential) -> Tensor:
     """GELU in the first product's epilogue."""
-    first, last = ffn[0], ffn[2]
+    first, last = (cast(nn.Linear, ffn[i]) for i in (0, 2))
     hidden = torch._addmm_activation(first.bias, x_BTD.flatten(0, 1), first.weight.t(), use_gelu=True)
     return F.linear(hidden.unflatten(0, x_BTD.shape[:2]), last.weight, last.bias)
 
@@ -225,7 +229,7 @@ def _move_rotated(
     HEADS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ROTATE: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     # A program has the tokens that take each other's places, in their order, so that none is overwritten before it has been read.
     head, channel = tl.arange(0, HEADS)[:, None], tl.arange(0, CHANNELS)[None, :]
     place = x + tl.program_id(1).to(tl.int64) * batch_stride + head * head_stride + channel
@@ -284,7 +288,7 @@ def _norm_silu(
     COLS: tl.constexpr,
     ROWS: tl.constexpr,
     BIAS: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     col = tl.arange(0, COLS)[None, :]
     inside = (row < num_positions) & (col < CHANNELS)
@@ -322,7 +326,7 @@ def norm_silu(x_BCTHW: Tensor, bias: Tensor | None, gain: Tensor, out: Tensor) -
 
 
 @triton.jit(do_not_specialize=["num_positions"])
-def _add_residual(x, bias, y, num_positions, CHANNELS: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add_residual(x, bias, y, num_positions, CHANNELS: tl.constexpr, COLS: tl.constexpr, ROWS: tl.constexpr):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     col = tl.arange(0, COLS)[None, :]
     inside = (row < num_positions) & (col < CHANNELS)
@@ -348,7 +352,7 @@ def add_residual(x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
 
 
 @triton.jit
-def _byte(red, green, blue, WEIGHTS: tl.constexpr, OFFSET: tl.constexpr):  # type: ignore[no-untyped-def]
+def _byte(red, green, blue, WEIGHTS: tl.constexpr, OFFSET: tl.constexpr):
     total = red * (WEIGHTS[0] * 127.5 / 256) + green * (WEIGHTS[1] * 127.5 / 256) + blue * (WEIGHTS[2] * 127.5 / 256) + OFFSET
     return tl.floor(total + 0.5).to(tl.uint8)
 
@@ -365,7 +369,7 @@ def _i420(
     CHROMA_U: tl.constexpr,
     CHROMA_V: tl.constexpr,
     BLOCK: tl.constexpr,
-):  # type: ignore[no-untyped-def]
+):
     position = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = position < num_positions
     frame, cell = position // (HEIGHT * WIDTH), position % (HEIGHT * WIDTH)

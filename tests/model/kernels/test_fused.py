@@ -1,4 +1,4 @@
-"""Each fused kernel against its eager twin. On a GPU they run as they are; elsewhere in Triton's interpreter, if TRITON_INTERPRET=1."""
+"""Each fused kernel against its eager twin: on a GPU, or with TRITON_INTERPRET=1 in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def close(actual: Tensor, half: Tensor, full: Tensor) -> None:
     """``actual`` is as near to the float32 result as the eager one in bfloat16."""
-    assert actual.shape == full.shape and actual.dtype == half.dtype
+    assert actual.shape == full.shape
+    assert actual.dtype == half.dtype
     error, allowed = ((x.float() - full).norm() / full.norm() for x in (actual, half))
     # The interpreter cuts bfloat16 off instead of rounding it.
     assert error <= (2.5 if INTERPRETED else 1.2) * max(float(allowed), 2e-3), (error, allowed)
@@ -74,7 +75,8 @@ def test_heads_into_a_cache(fused: ModuleType, batch: int, num_heads: int, norme
     assert got is place
     close(place, half, full)
     close(fused.heads(y, num_heads, norm, turns), half, full)
-    assert buffer[:, :, :2].isnan().all() and buffer[:, :, 2 + tokens :].isnan().all()
+    assert buffer[:, :, :2].isnan().all()
+    assert buffer[:, :, 2 + tokens :].isnan().all()
 
 
 @pytest.mark.parametrize(("start", "stop", "length"), [(0, 2, 9), (0, 7, 9), (3, 5, 9), (2, 6, 9), (0, 3, 3)])
