@@ -62,6 +62,10 @@ class Kernels(Protocol):
     def add_residual(self, x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
         """``x + bias + y``, channels in dim 1; may give back ``x`` itself, overwritten."""
 
+    def grow(self, phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+        """Phases of frames, N = B x T * time - skip, interleaved, plus ``bias``, plus ``x`` duplicated, see
+        :func:`model.kernels.eager.interleave` and :func:`model.kernels.eager.duplicate`."""
+
     def i420_from_patches(self, x_BCThw: Tensor) -> Tensor:
         """Pictures in 2 x 2 patches, C = RGB x column x row, to planes; see :func:`model.kernels.eager.i420_from_frames`."""
 

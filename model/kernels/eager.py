@@ -96,6 +96,36 @@ def add_residual(x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
     return x + bias.view(-1, 1, 1, 1) + y
 
 
+def interleave(phases_N4Chw: Tensor) -> Tensor:
+    """[N, 4 C, H + 1, W + 1] -> [N, C, 2 H, 2 W], channels last: pixel (2 h + p, 2 w + q) is phase (p, q) at (h + p, w + q)."""
+    batch, _, height, width = phases_N4Chw.shape
+    height, width = height - 1, width - 1
+    phases = phases_N4Chw.unflatten(1, (2, 2, -1)).permute(0, 4, 5, 1, 2, 3)
+    y = phases.new_empty(batch, height, 2, width, 2, phases.shape[5])
+    for p in range(2):
+        for q in range(2):
+            y[:, :, p, :, q] = phases[:, p : p + height, q : q + width, p, q]
+    return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def duplicate(x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+    """Channels are repeated and dealt out over twice the size each way -> [B, out_channels, T * time - skip, 2 H, 2 W].
+
+    Args:
+        time: frames that one becomes.
+        skip: so many of the first frames are left out.
+    """
+    repeats = out_channels * time * 4 // x_BCTHW.shape[1]
+    y = x_BCTHW.permute(0, 2, 3, 4, 1).repeat_interleave(repeats, dim=4).unflatten(4, (out_channels, time, 2, 2))
+    y = y.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(5, 6).flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)
+    return y[:, :, skip:]
+
+
+def grow(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+    y = interleave(phases_N4Chw) + bias.view(-1, 1, 1)
+    return y.unflatten(0, (x_BCTHW.shape[0], -1)).transpose(1, 2) + duplicate(x_BCTHW, out_channels, time, skip)
+
+
 # Pictures
 
 LUMA = (66, 129, 25)

@@ -305,7 +305,8 @@ def _norm_silu(
 def norm_silu(x_BCTHW: Tensor, bias: Tensor | None, gain: Tensor, out: Tensor) -> None:
     x, place = _positions(x_BCTHW), out.permute(0, 2, 3, 4, 1)
     batch, channels = x.shape[0], x.shape[4]
-    assert place[0].is_contiguous(), "channels have to be inmost"
+    if not place[0].is_contiguous():
+        place = torch.empty_like(x)
     num_positions = x.numel() // channels
     cols = triton.next_power_of_2(channels)
     rows = max(1, 4096 // cols)
@@ -323,6 +324,8 @@ def norm_silu(x_BCTHW: Tensor, bias: Tensor | None, gain: Tensor, out: Tensor) -
         BIAS=bias is not None,
         num_warps=4,
     )
+    if place.data_ptr() != out.data_ptr():
+        out.copy_(place.permute(0, 4, 1, 2, 3))
 
 
 @triton.jit(do_not_specialize=["num_positions"])
@@ -346,6 +349,69 @@ def add_residual(x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
         into, bias, other, num_positions, CHANNELS=channels, COLS=cols, ROWS=rows, num_warps=4
     )
     return into.permute(0, 4, 1, 2, 3)
+
+
+@triton.jit(do_not_specialize=["num_frames", "skip", "source_frames"])
+def _grow(
+    phases,
+    bias,
+    x,
+    out,
+    num_frames,
+    skip,
+    source_frames,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    IN_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    COLS: tl.constexpr,
+    ROWS: tl.constexpr,
+    TIME: tl.constexpr,
+):
+    # A program has some pixels of one phase in one frame. HEIGHT and WIDTH are those of the source.
+    frame, phase = tl.program_id(1).to(tl.int64), tl.program_id(2)
+    p, q = phase // 2, phase % 2
+    cell = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    col = tl.arange(0, COLS)[None, :]
+    inside = (cell < HEIGHT * WIDTH) & (col < CHANNELS)
+    h, w = cell // WIDTH, cell % WIDTH
+    phase_cell = frame * ((HEIGHT + 1) * (WIDTH + 1)) + (h + p) * (WIDTH + 1) + w + q
+    total = tl.load(phases + phase_cell * (4 * CHANNELS) + phase * CHANNELS + col, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(bias + col, mask=col < CHANNELS, other=0.0).to(tl.float32)
+    stream_frame = frame % num_frames + skip
+    source_frame = frame // num_frames * source_frames + stream_frame // TIME
+    channel = (col * (4 * TIME) + stream_frame % TIME * 4 + phase) // (CHANNELS * TIME * 4 // IN_CHANNELS)
+    source = x + (source_frame * (HEIGHT * WIDTH) + cell) * IN_CHANNELS
+    total += tl.load(source + channel, mask=inside, other=0.0).to(tl.float32)
+    pixel = frame * (4 * HEIGHT * WIDTH) + (2 * h + p) * (2 * WIDTH) + 2 * w + q
+    tl.store(out + pixel * CHANNELS + col, total.to(out.dtype.element_ty), mask=inside)
+
+
+def grow(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+    phases, x = phases_N4Chw.permute(0, 2, 3, 1).contiguous(), _positions(x_BCTHW)
+    batch, source_frames, height, width, in_channels = x.shape
+    num_frames = phases.shape[0] // batch
+    out = phases.new_empty(batch, num_frames, 2 * height, 2 * width, out_channels)
+    cols = triton.next_power_of_2(out_channels)
+    rows = max(1, 4096 // cols)
+    _grow[(triton.cdiv(height * width, rows), batch * num_frames, 4)](
+        phases,
+        bias,
+        x,
+        out,
+        num_frames,
+        skip,
+        source_frames,
+        HEIGHT=height,
+        WIDTH=width,
+        IN_CHANNELS=in_channels,
+        CHANNELS=out_channels,
+        COLS=cols,
+        ROWS=rows,
+        TIME=time,
+        num_warps=4,
+    )
+    return out.permute(0, 4, 1, 2, 3)
 
 
 # Pictures

@@ -6,32 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LUMA = (66, 129, 25)
-_CHROMA = ((-38, -74, 112), (112, -94, -18))
-"""Parts in 256 of R, G and B, which lie between 0 and 255, in Y and in U and V: BT.601, limited range."""
+from model.kernels.eager import i420_from_frames
 
-
-def i420_from_frames(frames: Tensor) -> Tensor:
-    """Stacked I420 planes, BT.601 limited range, chroma averaged over 2 x 2 pixels; computed in float32.
-
-    Args:
-        frames: [B, 3, T, H, W] in [-1, 1], H a multiple of 4 and W of 2.
-
-    Returns:
-        uint8 [B, T, H * 3 / 2, W]. Rows: H of luma, H / 4 of U (two rows of W / 2 side by side), H / 4 of V.
-    """
-    batch, _, num_frames, height, width = frames.shape
-    frames = frames.float()
-    quarters = F.avg_pool3d(frames, (1, 2, 2))
-    planes = [_mix(frames, _LUMA, 16 + 127.5 * sum(_LUMA) / 256)]
-    planes += [_mix(quarters, weights, 128).reshape(batch, num_frames, height // 4, width) for weights in _CHROMA]
-    return torch.cat(planes, dim=2)
-
-
-def _mix(frames: Tensor, weights: tuple[int, int, int], offset: float) -> Tensor:
-    """One plane's bytes [B, T, H, W]. Products by hand: a matrix product may run in TF32, which has not the digits."""
-    red, green, blue = (frames[:, i] * (w * 127.5 / 256) for i, w in enumerate(weights))
-    return (red + green + blue + offset).round().to(torch.uint8)
+__all__ = ["cover", "frames_from_rgb", "i420_from_frames"]
 
 
 def frames_from_rgb(rgb: Tensor) -> Tensor:

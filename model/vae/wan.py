@@ -3,6 +3,9 @@
 Encoder and decoder are two modules, so that a device that only decodes holds only the decoder. Neither has state: what its causal
 layers remember is a :class:`FeatureCache`, passed in and given back. Any cutting of a clip into chunks gives the same numbers.
 
+A causal convolution reads a *window*: the last frames of the chunk before, then this chunk's. What comes before the convolution,
+a norm mostly, writes its result there itself. A convolution's bias is added by what comes after it.
+
 Shapes: pictures [B, 3, T, H, W], RGB in [-1, 1]; latents [B, C, L, H / 16, W / 16], normalised. Weights may be bfloat16: norms
 and SiLU then still run in float32 with one rounding after them, which is what autocast makes of the published code. Weights in
 channels-last layout (:func:`channels_last`) keep every activation in it.
@@ -10,15 +13,18 @@ channels-last layout (:func:`channels_last`) keep every activation in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import WanVAEConfig
+from model.kernels import eager
 from model.vae.causal import CausalConv3d, Memory
 from model.vae.pictures import cover, frames_from_rgb
 
@@ -51,27 +57,42 @@ class FeatureCache:
 
 
 class _Recorder(Memory):
-    """A memory whose tensors own their storage: a slice would keep all of a chunk's features alive."""
+    """A memory whose tensors own their storage: a slice would keep all of a chunk's features alive.
 
-    def __init__(self, cache: FeatureCache | None) -> None:
+    Args:
+        cache: what the chunk before left; None at the beginning of a stream.
+        into: where to put what this chunk leaves, which may be ``cache``; new tensors if None.
+    """
+
+    def __init__(self, cache: FeatureCache | None, into: FeatureCache | None = None) -> None:
         super().__init__(None if cache is None else cache.tensors)
         self.begins = cache is None
         """Whether the stream's first chunk is being computed; its first frame takes other ways than all later ones."""
+        self._into = into
 
     def extend(self, x: Tensor, length: int, dim: int) -> Tensor:
+        assert dim == 2
+        return self.window(x, length, lambda place: place.copy_(x))
+
+    def window(self, x: Tensor, length: int, write: Callable[[Tensor], object]) -> Tensor:
+        """Frames in the shape and layout of ``x``, as ``write`` puts them into their place, behind the ``length`` before them."""
         # Neither ``cat`` nor ``clone`` keeps channels last where a dimension of size 1 leaves the layout open.
         last = x.is_contiguous(memory_format=torch.channels_last_3d)
         layout = torch.channels_last_3d if last else torch.contiguous_format
         shape = list(x.shape)
-        shape[dim] += length
+        shape[2] += length
         window = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-        past = window.narrow(dim, 0, length)
+        past = window[:, :, :length]
         if self.begins:
             past.zero_()
         else:
             past.copy_(self.recall(x, past.shape))
-        window.narrow(dim, length, x.shape[dim]).copy_(x)
-        self.remember(window.narrow(dim, x.shape[dim], length).clone(memory_format=layout))
+        write(window[:, :, length:])
+        latest = window[:, :, x.shape[2] :]
+        if self._into is None:
+            self.remember(latest.clone(memory_format=layout))
+        else:
+            self.remember(self._into.tensors[len(self.present)].copy_(latest))
         return window
 
     @property
@@ -96,20 +117,19 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """In float32."""
-        gain = self.gain.float() * x.shape[1] ** 0.5
-        return F.normalize(x.float(), dim=1) * gain.view(-1, *[1] * (x.ndim - 2))
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.normalise(x).to(x.dtype)
+        return eager.normalise(x, self.gain).to(x.dtype)
+
+    def activated(self, x: Tensor, conv: CausalConv3d, memory: _Recorder, bias: Tensor | None = None) -> Tensor:
+        """``conv`` over the normed SiLU of ``x + bias``; the convolution's own bias is left out."""
+        norm_silu = kernels.on(x).norm_silu
+        window = memory.window(x, conv.context, lambda place: norm_silu(x, bias, self.gain, place))
+        return F.conv3d(window, conv.conv.weight, padding=conv.conv.padding)
 
 
-class NormSiLU(ChannelNorm):
-    """The norm and its activation, rounded once."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.normalise(x)).to(x.dtype)
+def _bias(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 class ResidualBlock(nn.Module):
@@ -117,14 +137,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = NormSiLU(in_channels), NormSiLU(out_channels)
+        self.norm1, self.norm2 = ChannelNorm(in_channels), ChannelNorm(out_channels)
         self.conv1 = CausalConv3d(in_channels, out_channels, (3, 3, 3))
         self.conv2 = CausalConv3d(out_channels, out_channels, (3, 3, 3))
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
-        y = self.conv1(self.norm1(x), memory)
-        return self.conv2(self.norm2(y), memory) + self.shortcut(x)
+        y = self.norm1.activated(x, self.conv1, memory)
+        y = self.norm2.activated(y, self.conv2, memory, _bias(self.conv1.conv))
+        return kernels.on(y).add_residual(y, _bias(self.conv2.conv), self.shortcut(x))
 
 
 class Attention(nn.Module):
@@ -166,6 +187,10 @@ class NearestConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest-exact"))
 
+    def beside(self, x: Tensor, shortcut: Shortcut) -> Tensor:
+        """Frames [B, C, T, H, W] twice as large, plus the shortcut."""
+        return _clip(self(_frames(x)), x.shape[0]) + eager.duplicate(*shortcut)
+
 
 class PhaseConv2d(nn.Module):
     """The same function with 4 / 9 of the products: each of the four pixels sees 2 x 2 different ones, not 3 x 3.
@@ -181,18 +206,18 @@ class PhaseConv2d(nn.Module):
         taps = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device)
         folded = torch.einsum("pkd,qle,oide->pqoikl", taps, taps, weight.float()).flatten(0, 2)
         self.weight = nn.Parameter(folded.to(weight.dtype), requires_grad=False)
-        assert original.bias is not None
-        self.bias = nn.Parameter(original.bias.detach().repeat(4), requires_grad=False)
+        self.bias = nn.Parameter(_bias(original).detach(), requires_grad=False)
+
+    def phases(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, 4 C, H + 1, W + 1], see :func:`model.kernels.eager.interleave`; the bias is left out."""
+        return F.conv2d(x, self.weight, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, height, width = x.shape
-        phases = F.conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (2, 2, -1)).permute(0, 4, 5, 1, 2, 3)
-        # Channels last: [B, H, row phase, W, column phase, C].
-        y = phases.new_empty(batch, height, 2, width, 2, phases.shape[5])
-        for p in range(2):
-            for q in range(2):
-                y[:, :, p, :, q] = phases[:, p : p + height, q : q + width, p, q]
-        return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        return eager.interleave(self.phases(x)) + self.bias.view(-1, 1, 1)
+
+    def beside(self, x: Tensor, shortcut: Shortcut) -> Tensor:
+        """Frames [B, C, T, H, W] twice as large, plus the shortcut."""
+        return kernels.on(x).grow(self.phases(_frames(x)), self.bias, *shortcut)
 
 
 def fold_upsampling(decoder: WanDecoder) -> None:
@@ -205,18 +230,30 @@ def fold_upsampling(decoder: WanDecoder) -> None:
             module.space = PhaseConv2d(module.space)
 
 
+class Shortcut(NamedTuple):
+    """A way around an :class:`Upsample` without weights, from ``x`` [B, C, T, H, W]: :func:`model.kernels.eager.duplicate`."""
+
+    x: Tensor
+    out_channels: int
+    time: int
+    skip: int
+
+
 class Upsample(nn.Module):
     """Twice the size each way, and twice the frames where asked: the stream's first frame stays one."""
 
     def __init__(self, channels: int, *, doubles_time: bool) -> None:
         super().__init__()
+        self.channels = channels
         self.time = CausalConv3d(channels, 2 * channels, (3, 1, 1)) if doubles_time else None
-        self.space: nn.Module = NearestConv2d(channels)
+        self.space: NearestConv2d | PhaseConv2d = NearestConv2d(channels)
 
-    def forward(self, x: Tensor, memory: _Recorder) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor, memory: _Recorder) -> Tensor:
+        """``y`` upsampled, plus ``x`` [B, C, T, H, W] on the shortcut; as many frames."""
+        time = 1
         if self.time is not None:
-            x = self._double(self.time, x, memory)
-        return _clip(self.space(_frames(x)), x.shape[0])
+            y, time = self._double(self.time, y, memory), 2
+        return self.space.beside(y, Shortcut(x, self.channels, time, time - 1 if memory.begins else 0))
 
     @staticmethod
     def _double(time: CausalConv3d, x: Tensor, memory: _Recorder) -> Tensor:
@@ -230,25 +267,11 @@ class Upsample(nn.Module):
         return doubled if first is None else torch.cat((first, doubled), dim=2)
 
 
-def duplicate(x: Tensor, out_channels: int, time: int, memory: _Recorder) -> Tensor:
-    """A shortcut around an :class:`Upsample` without weights: channels are repeated and dealt out over twice the size each way.
-
-    Args:
-        time: frames that one becomes; the stream's first stays one.
-    """
-    repeats = out_channels * time * 4 // x.shape[1]
-    y = x.permute(0, 2, 3, 4, 1).repeat_interleave(repeats, dim=4).unflatten(4, (out_channels, time, 2, 2))
-    y = y.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(5, 6).flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)
-    return y[:, :, time - 1 :] if memory.begins else y
-
-
 class DecoderStage(nn.Module):
     """The residual blocks of one resolution, and the way up to the next."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, *, grows: bool, doubles_time: bool) -> None:
         super().__init__()
-        self.out_channels = out_channels
-        self.time = 2 if doubles_time else 1
         widths = (in_channels, *[out_channels] * num_blocks)
         self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         self.up = Upsample(out_channels, doubles_time=doubles_time) if grows else None
@@ -257,7 +280,7 @@ class DecoderStage(nn.Module):
         y = x
         for block in self.blocks:
             y = block(y, memory)
-        return y if self.up is None else self.up(y, memory) + duplicate(x, self.out_channels, self.time, memory)
+        return y if self.up is None else self.up(y, x, memory)
 
 
 class Downsample(nn.Module):
@@ -341,7 +364,7 @@ class WanEncoder(_Normalised):
             EncoderStage(a, b, config.num_blocks, shrinks=halves is not None, halves_time=bool(halves)) for a, b, halves in steps
         )
         self.middle = Middle(last)
-        self.norm = NormSiLU(last)
+        self.norm = ChannelNorm(last)
         self.head = CausalConv3d(last, 2 * config.latent_channels, (3, 3, 3))
         self.posterior = nn.Conv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
 
@@ -366,7 +389,8 @@ class WanEncoder(_Normalised):
         for stage in self.stages:
             x = stage(x, memory)
         x = self.middle(x, memory)
-        mean, _ = self.posterior(self.head(self.norm(x), memory)).chunk(2, dim=1)
+        x = self.norm.activated(x, self.head, memory) + _bias(self.head.conv).view(-1, 1, 1, 1)
+        mean, _ = self.posterior(x).chunk(2, dim=1)
         latent_mean, inverse_std = self._statistics()
         return (mean - latent_mean) * inverse_std, memory.cache
 
@@ -390,7 +414,7 @@ class WanDecoder(_Normalised):
             DecoderStage(a, b, config.num_blocks + 1, grows=doubles is not None, doubles_time=bool(doubles))
             for a, b, doubles in steps
         )
-        self.norm = NormSiLU(high)
+        self.norm = ChannelNorm(high)
         self.head = CausalConv3d(high, RGB * PATCH_PX**2, (3, 3, 3))
 
     def forward(self, latents: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:
@@ -400,13 +424,25 @@ class WanDecoder(_Normalised):
         memory; at 512 x 992 pixels a layer's features pass 2^31 elements, which kernels count in, from 8 latents on.
         """
         memory = _Recorder(cache)
+        return eager.frames_from_patches(self._patches(latents, memory)), memory.cache
+
+    def _patches(self, latents: Tensor, memory: _Recorder) -> Tensor:
+        """Pictures in patches, RGB x column x row as channels [B, 12, T, H / 2, W / 2]."""
         mean, inverse_std = self._statistics()
         x = self.stem(self.project(latents.to(mean.dtype) / inverse_std + mean), memory)
         x = self.middle(x, memory)
         for stage in self.stages:
             x = stage(x, memory)
-        x = self.head(self.norm(x), memory).unflatten(1, (RGB, PATCH_PX, PATCH_PX))
-        return x.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4), memory.cache
+        return self.norm.activated(x, self.head, memory) + _bias(self.head.conv).view(-1, 1, 1, 1)
+
+    def planes(self, latents: Tensor, cache: FeatureCache, *, begins: bool) -> Tensor:
+        """I420 planes of the next latents, see :func:`model.kernels.eager.i420_from_frames`; ``cache`` is overwritten in place.
+
+        Args:
+            begins: these are the first latents of a stream; what ``cache`` holds does not count.
+        """
+        x = self._patches(latents, _Recorder(None if begins else cache, cache))
+        return kernels.on(x).i420_from_patches(x)
 
     def decode(self, latents: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:
         """The same, in float32 and clamped to [-1, 1]."""

@@ -117,6 +117,20 @@ def test_residuals(fused: ModuleType) -> None:
     close(fused.add_residual(x.clone(), bias, y), half, full)
 
 
+@pytest.mark.parametrize(("in_channels", "time", "skip"), [(16, 1, 0), (32, 1, 0), (16, 2, 0), (16, 2, 1), (8, 2, 0)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_phases_and_the_shortcut(fused: ModuleType, batch: int, in_channels: int, time: int, skip: int) -> None:
+    channels, source_frames = 8, 2
+    num_frames = source_frames * time - skip
+    x = normal(batch, in_channels, source_frames, 3, 5).contiguous(memory_format=torch.channels_last_3d)
+    phases = normal(batch * num_frames, 4 * channels, 4, 6, seed=1).contiguous(memory_format=torch.channels_last)
+    bias = normal(channels, seed=2)
+    half = eager.grow(phases, bias, x, channels, time, skip)
+    full = eager.grow(phases.float(), bias.float(), x.float(), channels, time, skip)
+    assert full.shape == (batch, channels, num_frames, 6, 10)
+    close(fused.grow(phases, bias, x, channels, time, skip), half, full)
+
+
 def test_planes(fused: ModuleType) -> None:
     x = normal(2, 12, 3, 4, 6).contiguous(memory_format=torch.channels_last_3d)
     ours, theirs = fused.i420_from_patches(x), eager.i420_from_patches(x)
