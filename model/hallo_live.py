@@ -27,12 +27,13 @@ from model.config import HalloLiveConfig, load_yaml
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.errors import ConfigError
 from model.geometry import Geometry
+from model.graphs import Graphs
 from model.rollout import Latents, Rollout, RolloutShape
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.text.utterances import MarkTrack, Utterances
-from model.vae.audio_stream import AudioStreamDecoder, AudioStreamState
-from model.vae.pictures import i420_from_frames
-from model.vae.wan import FeatureCache, WanDecoder, WanEncoder, channels_last, first_latent
+from model.vae.audio_stream import AudioStreamDecoder, SoundStream
+from model.vae.picture_stream import PictureStream
+from model.vae.wan import WanDecoder, WanEncoder, channels_last, first_latent, fold_upsampling
 
 GENERATOR = "Hallo-Live/hallolive_dit.pt"
 TEXT_ENCODER = "Wan2.1-T2V-1.3B/models_t5_umt5-xxl-enc-bf16.pth"
@@ -63,12 +64,35 @@ class Parts:
     audio: AudioStreamDecoder
 
 
+class Seat:
+    """One speaker's buffers on the devices, and what is recorded over them. One stream has it at a time; the next finds it warm.
+
+    Args:
+        text: any, as long as what will be said.
+    """
+
+    def __init__(self, parts: Parts, geometry: Geometry, text: TextMemory) -> None:
+        g = geometry
+        on_gpu, decoders_on_gpu = (x.is_cuda for x in (parts.dit.video_ends.head.weight, parts.video.latent_mean))
+        shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
+        self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=Graphs() if on_gpu else None)
+        self.pictures = PictureStream(parts.video, records=decoders_on_gpu)
+        self.sound = SoundStream(parts.audio, records=decoders_on_gpu)
+
+    def begin(self, text: TextMemory) -> None:
+        """A new stream."""
+        self.rollout.reset(text)
+        self.pictures.begin()
+        self.sound.begin()
+
+
 class HalloLive:
     """A loaded model. Implements :class:`model.stream.Model`."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.geometry: Geometry = parts.config.geometry.build()
+        self._free_seats: list[Seat] = []
         g = self.geometry
         samples = g.audio_latent_samples * g.audio_latents_per_video_latent
         self.info = StreamInfo(
@@ -77,6 +101,42 @@ class HalloLive:
 
     def open(self, settings: StreamSettings) -> HalloLiveStream:
         return HalloLiveStream(self, settings)
+
+    @torch.inference_mode()
+    def take_seat(self, text: TextMemory) -> Seat:
+        """A free one, or a new one; hand it back with :meth:`free_seat`."""
+        seat = self._free_seats.pop() if self._free_seats else Seat(self.parts, self.geometry, text)
+        seat.begin(text)
+        return seat
+
+    def free_seat(self, seat: Seat) -> None:
+        self._free_seats.append(seat)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run every shape that a stream of whole blocks meets once, so that it is compiled and recorded."""
+        g, config = self.geometry, self.parts.config
+        head = self.parts.dit.video_ends.head.weight
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            return torch.randn(shape, device=head.device)
+
+        seat = self.take_seat(self.read(""))
+        decoder = DecodeThread(self.parts, g, seat)
+        num_blocks = config.rollout.window_latents // g.block_video_latents + 1
+        num_blocks = max(num_blocks, 2 + config.audio_stream.left_latents // g.block_audio_latents)
+        for _ in range(num_blocks):
+            if not seat.rollout.remembers:
+                seat.rollout.remember()
+            video = draw((1, config.dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width))
+            num_audio = g.block_audio_latents + config.dit.future_audio_latents
+            seat.rollout.begin(video, draw((1, num_audio, config.dit.audio.latent_channels)))
+            latents = seat.rollout.denoise(draw, leave=True)
+            assert latents is not None
+            for piece in decoder.submit(latents):
+                piece.result()
+        decoder.close()
+        self.free_seat(seat)
 
     @torch.inference_mode()
     def encode(self, still: Still) -> Tensor:
@@ -96,16 +156,15 @@ class HalloLive:
 class DecodeThread:
     """Latents of one stream to pictures and sound, in order, in a thread of its own."""
 
-    def __init__(self, parts: Parts, geometry: Geometry) -> None:
-        self._parts, self._geometry = parts, geometry
+    def __init__(self, parts: Parts, geometry: Geometry, seat: Seat) -> None:
+        self._seat, self._geometry = seat, geometry
         weight = parts.video.latent_mean
         self._device = weight.device
         self._audio_dtype = next(parts.audio.vae.parameters()).dtype
         self._on_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
         self._thread = ThreadPoolExecutor(1, "decode")
-        self._video_cache: FeatureCache | None = None
-        self._audio_state: AudioStreamState | None = None
+        self._begins = True
         self._work: deque[Piece] = deque()
 
     @property
@@ -133,7 +192,6 @@ class DecodeThread:
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._work.clear()
-        self._video_cache = self._audio_state = None
 
     def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
         """Latents on this device, in the type of its weights, once they are made."""
@@ -156,16 +214,15 @@ class DecodeThread:
     def _decode_audio(self, audio: Tensor, made: torch.cuda.Event | None) -> tuple[np.ndarray, np.ndarray]:
         with torch.cuda.stream(self._stream):
             latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
-            wave, self._audio_state = self._parts.audio.decode(latents, self._audio_state)
+            wave = self._seat.sound.decode(latents)
             samples = self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
         return np.zeros((0, 0, 0), np.uint8), samples
 
     @torch.inference_mode()
     def _decode_video(self, latent: Tensor, made: torch.cuda.Event | None) -> tuple[np.ndarray, np.ndarray]:
         with torch.cuda.stream(self._stream):
-            begins = self._video_cache is None
-            frames, self._video_cache = self._parts.video.decode(self._here(latent, made), self._video_cache)
-            planes = self._on_host(i420_from_frames(frames)[0])
+            planes = self._on_host(self._seat.pictures.decode(self._here(latent, made))[0])
+        begins, self._begins = self._begins, False
         if begins:  # the first latent has fewer pictures than time: hold the first one
             planes = np.concatenate([planes[:1].repeat(self._geometry.lead_in_frames, 0), planes])
         return planes, np.zeros(0, np.int16)
@@ -193,10 +250,10 @@ class HalloLiveStream:
         self._device = head.device
         self._generator = torch.Generator(self._device).manual_seed(settings.seed)
         self._silent = model.read(f"{settings.scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
-        shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
-        self._rollout = Rollout(parts.dit, parts.config.rollout, shape, self._silent)
+        self._seat: Seat | None = (seat := model.take_seat(self._silent))
+        self._rollout = seat.rollout
         self._first_latent = None if settings.still is None else model.encode(settings.still)
-        self._decoder = DecodeThread(parts, g)
+        self._decoder = DecodeThread(parts, g, seat)
         self._pictures: list[np.ndarray] = []
         self._sound: list[np.ndarray] = []
         self._blocks_to_say = 0
@@ -236,6 +293,9 @@ class HalloLiveStream:
 
     def close(self) -> None:
         self._decoder.close()
+        if self._seat is not None:
+            self._model.free_seat(self._seat)
+            self._seat = None
 
     @torch.inference_mode()
     def step(self) -> AVChunk | None:
@@ -330,7 +390,8 @@ def load(
         dtype = torch.bfloat16 if first.type == "cuda" else torch.float32
     report("loading the decoders")
     encoder = load_wan_encoder(model_dir / VIDEO_VAE, config.video_vae, device=last, dtype=dtype)
-    video = load_wan_decoder(model_dir / VIDEO_VAE, config.video_vae, device=last, dtype=dtype)
+    # Sums of weights are made before rounding.
+    video = load_wan_decoder(model_dir / VIDEO_VAE, config.video_vae, device=last)
     audio_vae = load_mmaudio_vae(model_dir / AUDIO_VAE, config.audio_vae, device=last, dtype=dtype)
     vocoder = load_bigvgan(model_dir / VOCODER, config.vocoder, device=last, dtype=dtype)
     report("loading the text encoder")
@@ -338,16 +399,38 @@ def load(
     umt5 = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
     report("loading the transformer")
     dit = load_generator(model_dir / GENERATOR, config.dit, config.geometry.patch_cells, device=first, dtype=dtype)
-    return HalloLive(
+    return serving(
         Parts(
             config,
             dit.requires_grad_(False).eval(),
             TextEncoder(tokenizer, umt5, config.text),
             encoder,
-            channels_last(video.requires_grad_(False).eval()) if last.type == "cuda" else video,
+            video.requires_grad_(False).eval(),
             AudioStreamDecoder(audio_vae, vocoder, config.audio_stream),
-        )
+        ),
+        dtype,
+        report,
     )
+
+
+def serving(parts: Parts, dtype: torch.dtype, report: Report) -> HalloLive:
+    """A model of loaded parts, their weights arranged for their devices and its shapes warm.
+
+    Args:
+        parts: the video decoder's weights in float32 still, or as they are.
+        dtype: of the video decoder's.
+    """
+    if parts.video.latent_mean.is_cuda:
+        torch.backends.cudnn.benchmark = True  # shapes are few and fixed
+        fold_upsampling(parts.video)
+        channels_last(parts.video.to(dtype))
+    parts.video.to(dtype)
+    model = HalloLive(parts)
+    if parts.dit.video_ends.head.weight.is_cuda:
+        parts.dit.settle()
+        report("compiling and recording")
+        model.warm_up()
+    return model
 
 
 def _device(name: str) -> torch.device:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.config import AudioStreamConfig
+from model.graphs import Graphs
 from model.vae.bigvgan import BigVGAN
 from model.vae.mmaudio import MMAudioVAE
 
@@ -92,3 +93,39 @@ class AudioStreamDecoder:
             fade = torch.arange(1, size + 1, device=wave.device) / (size + 1)
             sounding = torch.cat((torch.lerp(state.tail, sounding[:, :size], fade), sounding[:, size:]), dim=1)
         return sounding, tail
+
+
+class SoundStream:
+    """One stream's sound, with its state at hand.
+
+    Args:
+        decoder: shared by all streams.
+        records: whether calls are recorded and replayed, see :mod:`model.graphs`: one for each length that the window grows to.
+    """
+
+    def __init__(self, decoder: AudioStreamDecoder, *, records: bool) -> None:
+        self._decoder = decoder
+        self._graphs = Graphs() if records else None
+        self._state: AudioStreamState | None = None
+
+    def begin(self) -> None:
+        """Forget everything: what comes next is a stream's first latent."""
+        self._state = None
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """As :meth:`AudioStreamDecoder.decode`; valid until the next call."""
+        if self._graphs is None:
+            wave, self._state = self._decoder.decode(latents, self._state)
+            return wave
+        state = self._state
+        num_held, before = (None, ()) if state is None else (state.num_held, (state.latents, state.tail))
+
+        def decode(latents: Tensor, *before: Tensor) -> tuple[Tensor, ...]:
+            past = None if num_held is None else AudioStreamState(before[0], num_held, before[1])
+            wave, left = self._decoder.decode(latents, past)
+            return wave, left.latents, left.tail
+
+        wave, window, tail = self._graphs(num_held, decode, latents, *before)
+        held = min(self._decoder.config.hold_back_latents, latents.shape[2] + (num_held or 0))
+        self._state = AudioStreamState(window.clone(), held, tail.clone())
+        return wave
