@@ -67,8 +67,8 @@ class Graphs:
             mine.copy_(kept)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         # Other threads go on with what a record must not hold, such as allocating memory.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             outputs = function(*inputs)
         return _Record(graph, inputs, outputs)

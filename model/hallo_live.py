@@ -413,12 +413,13 @@ def load(
     )
 
 
-def serving(parts: Parts, dtype: torch.dtype, report: Report) -> HalloLive:
+def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = True) -> HalloLive:
     """A model of loaded parts, their weights arranged for their devices and its shapes warm.
 
     Args:
         parts: the video decoder's weights in float32 still, or as they are.
         dtype: of the video decoder's.
+        warm: compile and record now what else the first stream has to wait for.
     """
     if parts.video.latent_mean.is_cuda:
         torch.backends.cudnn.benchmark = True  # shapes are few and fixed
@@ -428,8 +429,9 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report) -> HalloLive:
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
         parts.dit.settle()
-        report("compiling and recording")
-        model.warm_up()
+        if warm:
+            report("compiling and recording")
+            model.warm_up()
     return model
 
 

@@ -94,6 +94,8 @@ class Projections:
 
     def join(self) -> None:
         """Lay the layers' parameters end to end; theirs become views. For weights that neither move nor change any more."""
+        if self._joined is not None:
+            return
         weight, bias = (torch.cat([getattr(layer, name) for layer in self.layers]) for name in ("weight", "bias"))
         start = 0
         for layer in self.layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +14,8 @@ from model.graphs import Function, Graphs
 class TracedGraphs(Graphs):
     """Like :class:`model.graphs.Graphs`, by tracing: Python runs once for each set of shapes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, state: Sequence[Tensor] = ()) -> None:
+        super().__init__(state)
         self.traces: dict[Hashable, tuple[Any, tuple[Tensor, ...]]] = {}
         self.num_replays = 0
 
@@ -26,7 +26,10 @@ class TracedGraphs(Graphs):
         shapes = key, *((x.shape, x.dtype) for x in inputs)
         if shapes not in self.traces:
             fixed = tuple(x.clone() for x in inputs)
+            before = [x.clone() for x in self._state]
             self.traces[shapes] = make_fx(lambda *x: tuple(function(*x)))(*fixed), fixed
+            for mine, kept in zip(self._state, before, strict=True):
+                mine.copy_(kept)
         trace, fixed = self.traces[shapes]
         for mine, given in zip(fixed, inputs, strict=True):
             mine.copy_(given)
