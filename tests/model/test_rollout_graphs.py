@@ -33,7 +33,7 @@ def check_same(actual: list[Latents], expected: list[Latents]) -> None:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_replayed_stream_equals_one_that_runs(config: dict[str, Any]) -> None:
     """Through several turns of the window, and again in the same buffers with another text."""
-    dit, noises = tiny_dit(3), noise(16)
+    dit, noises = tiny_dit(3, num_layers=1), noise(12)
     rollout, graphs = replaying(dit, **config)
     check_same(run(rollout, noises), run(open_rollout(dit, **config), noises))
     num_records = len(graphs)
@@ -42,7 +42,7 @@ def test_a_replayed_stream_equals_one_that_runs(config: dict[str, Any]) -> None:
     rollout.reset(other)
     check_same(run(rollout, noises), run(open_rollout(dit, other, **config), noises))
     assert len(graphs) == num_records
-    assert graphs.num_replays == 2 * (8 * 4 + 7)
+    assert graphs.num_replays == 2 * (6 * 4 + 5)
 
 
 def test_a_picture_and_new_text_reach_replayed_passes() -> None:
@@ -67,7 +67,8 @@ def test_a_picture_and_new_text_reach_replayed_passes() -> None:
 
 def test_streams_share_weights_and_nothing_else() -> None:
     """Two streams in turns, pass by pass, each as if it were alone; the text that one was given is not written to."""
-    dit, texts, noises = tiny_dit(), (read(tiny_dit(), seed=5), read(tiny_dit(), seed=6)), (noise(6), noise(6, seed=40))
+    dit = tiny_dit(num_layers=1)
+    texts, noises = (read(dit, seed=5), read(dit, seed=6)), (noise(6), noise(6, seed=40))
     kept = [text.clone() for text in texts]
     rollouts = [replaying(dit, text)[0] for text in texts]
     draws, got = [drawing(), drawing()], ([], [])  # type: ignore[var-annotated]
@@ -88,7 +89,7 @@ def test_streams_share_weights_and_nothing_else() -> None:
 
 
 def test_unused_room_is_never_read_by_a_replay() -> None:
-    dit, noises = tiny_dit(2), noise(10)
+    dit, noises = tiny_dit(2, num_layers=1), noise(10)
     poisoned, _ = replaying(dit)
     for pair in poisoned.context.buffers:  # type: ignore[attr-defined]
         for kv in pair:
