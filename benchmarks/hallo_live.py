@@ -83,7 +83,8 @@ class Bench:
     def passes(self) -> list[dict[str, Any]]:
         """Of each block of a clip: one denoise pass, and the clean one."""
         block = self.config.geometry.block_video_latents
-        rollout = self.rollout()
+        seat = self.model.take_seat(self.model.read(PROMPT))
+        rollout = seat.rollout
         rows = []
         for number in range(self.config.rollout.window_latents // block):
             video, audio = self.noise(block)
@@ -107,6 +108,7 @@ class Bench:
             clean_s = self.time(remember)
             rollout.remember()
             rows.append({"context_latents": (number + 1) * block, "denoise_ms": spread(denoise_s), "clean_ms": spread(clean_s)})
+        self.model.free_seat(seat)
         return rows
 
     def rollout(self) -> Rollout:
@@ -135,7 +137,8 @@ class Bench:
         totals: list[float] = []
         firsts: list[float] = []
         for _ in range(self.repeats + 1):
-            rollout, decoder = self.rollout(), DecodeThread(self.model.parts, g)
+            seat = self.model.take_seat(self.model.read(PROMPT))
+            rollout, decoder = seat.rollout, DecodeThread(self.model.parts, g, seat)
             noise = self.noise(CLIP_BLOCKS * block)
             self.wait()
             start_s = time.perf_counter()
@@ -156,6 +159,7 @@ class Bench:
             totals.append(time.perf_counter() - start_s)
             firsts.append(first[0])
             decoder.close()
+            self.model.free_seat(seat)
         num_frames = pictures - g.lead_in_frames
         steady_s = statistics.median(totals[1:]) / CLIP_BLOCKS
         return {
