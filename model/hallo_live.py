@@ -71,9 +71,10 @@ class HalloLive:
         self.geometry: Geometry = parts.config.geometry.build()
         g = self.geometry
         samples = g.audio_latent_samples * g.audio_latents_per_video_latent
-        self.info = StreamInfo(
-            parts.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, g.temporal_stride_frames, samples
-        )
+        block, frames = g.block_video_latents, g.temporal_stride_frames
+        self.info = StreamInfo(parts.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, frames, samples, block)
+        # A full window, one that has moved, and what the decoders hold back meanwhile.
+        self.warm_up_chunks = -(-parts.config.rollout.window_latents // block + 3) * block
 
     def open(self, settings: StreamSettings) -> HalloLiveStream:
         return HalloLiveStream(self, settings)
