@@ -35,6 +35,7 @@ class Metrics:
         self.first_audio_s = histogram("prompt_to_first_audio_seconds", "From a reply to its first voiced moment.", _LATENCY_S)
         self.interrupt_s = histogram("interrupt_seconds", "From an interruption to its last buffered picture.", _SHORT_S)
         self.stage_s = gauge("stage_seconds", "Seconds of computing so far.", "stage")
+        self.engine_rtf = gauge("engine_rtf", "Seconds of computing a second of media, lately or while warming up.", "percentile")
         self.rtf = histogram("rtf", "Real-time factor: waiting time for a block over its duration.", _RATIO)
         self.buffer_s = histogram("buffer_seconds", "Media left when a block arrives.", _SHORT_S, "kind")
         self.underruns = counter("underruns", "Times that the buffer ran dry.", "kind")
