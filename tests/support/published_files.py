@@ -99,6 +99,8 @@ class Dice:
         noise = torch.randn(shape, generator=self._generator, device=self._device)
         if name.endswith(".filter"):
             return antialias_filter().view(1, 1, -1)
+        if name == "conv_post.weight_g":
+            return torch.full_like(noise, 0.02)  # or the vocoder would only ever overdrive
         if name.endswith("modulation"):
             return noise / math.sqrt(shape[-1])
         if name.endswith(("_g", ".gamma", "data_std")) or (name.endswith(".weight") and len(shape) == 1):
