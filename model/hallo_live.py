@@ -74,7 +74,7 @@ class HalloLive:
         block, frames = g.block_video_latents, g.temporal_stride_frames
         self.info = StreamInfo(parts.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, frames, samples, block)
         # A full window, one that has moved, and what the decoders hold back meanwhile.
-        self.warm_up_chunks = -(-parts.config.rollout.window_latents // block + 3) * block
+        self.warm_up_chunks = (-(-parts.config.rollout.window_latents // block) + 3) * block
 
     def open(self, settings: StreamSettings) -> HalloLiveStream:
         return HalloLiveStream(self, settings)
