@@ -104,6 +104,8 @@ class DecodeThread:
         self._audio_dtype = next(parts.audio.vae.parameters()).dtype
         self._on_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
+        made_on = parts.dit.video_ends.head.weight.device
+        self._outgoing = torch.cuda.Stream(made_on) if made_on.type == "cuda" and made_on != self._device else None
         self._thread = ThreadPoolExecutor(1, "decode")
         self._video_cache: FeatureCache | None = None
         self._audio_state: AudioStreamState | None = None
@@ -137,10 +139,15 @@ class DecodeThread:
         self._video_cache = self._audio_state = None
 
     def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
-        """Latents on this device, in the type of its weights, once they are made."""
-        if made is not None:
-            torch.cuda.current_stream(self._device).wait_event(made)
-        return latents.to(self._device, non_blocking=True)
+        """Latents on this device, once they are made."""
+        if made is None:
+            return latents.to(self._device)
+        # On the other device's usual stream the copy would queue behind the passes that follow.
+        stream = self._stream if latents.device == self._device else self._outgoing
+        assert stream is not None
+        with torch.cuda.stream(stream):
+            stream.wait_event(made)
+            return latents.to(self._device, non_blocking=self._on_gpu)
 
     def _on_host(self, values: Tensor) -> np.ndarray:
         """A copy in the host's memory, complete; only this thread waits for it."""
