@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ class Bench:
         return {"first_chunk_with_text_ms": spread(self.time(run))}
 
 
-def precision(weights: Path, config: HalloLiveConfig, devices: Sequence[str], num_blocks: int) -> list[dict[str, float]]:
+def precision(weights: Path, config: HalloLiveConfig, devices: Sequence[str], num_blocks: int) -> Iterator[dict[str, float]]:
     """Relative L2 distance of bfloat16 from float32, text encoder to pictures, block by block; the same noise for both.
 
     The networks come one after the other, so that float32 fits: the transformer and its memory take 71 GB at full size.
@@ -223,39 +223,35 @@ def precision(weights: Path, config: HalloLiveConfig, devices: Sequence[str], nu
         del rollout, noise, blocks
         _free(first)
         print(f"{dtype}: latents are made", file=sys.stderr, flush=True)
+    latents = [[distance(getattr(a, name), getattr(b, name)) for a, b in zip(*made, strict=True)] for name in ("video", "audio")]
+    print(f"latents of video and audio, block by block: {latents}", file=sys.stderr, flush=True)
     del dit
     _free(first)
-    half, full = (
-        decoded(load_wan_decoder(weights / hallo_live.VIDEO_VAE, config.video_vae, device=last, dtype=dtype), latents)
-        for dtype, latents in zip(dtypes, made, strict=True)
-    )
-
-    def distance(half: torch.Tensor, full: torch.Tensor) -> float:
-        return round(float((half.float() - full.float()).norm() / full.float().norm()), 5)
-
-    return [
-        {
+    decoders = [load_wan_decoder(weights / hallo_live.VIDEO_VAE, config.video_vae, device=last, dtype=dtype) for dtype in dtypes]
+    if last.type == "cuda":
+        channels_last(decoders[0])
+    for one, other, half, full in zip(*made, *map(decoded, decoders, made), strict=True):
+        yield {
             "video_latents": distance(one.video, other.video),
             "audio_latents": distance(one.audio, other.audio),
-            "frames": distance(pictures, exact),
+            "frames": distance(half, full),
         }
-        for one, other, pictures, exact in zip(*made, half, full, strict=True)
-    ]
 
 
-def decoded(decoder: WanDecoder, blocks: Sequence[Latents]) -> list[torch.Tensor]:
+def distance(half: torch.Tensor, full: torch.Tensor) -> float:
+    """Relative L2."""
+    return round(float((half.float() - full.float()).norm() / full.float().norm()), 5)
+
+
+def decoded(decoder: WanDecoder, blocks: Sequence[Latents]) -> Iterator[torch.Tensor]:
     """Pictures of each block, in the host's memory."""
-    weight, cache, made = decoder.latent_mean, None, []
-    if weight.is_cuda:
-        channels_last(decoder)
+    weight, cache = decoder.latent_mean, None
     for latents in blocks:
         pieces = []
         for latent in latents.video.to(weight.device, weight.dtype).split(1, dim=2):
             frames, cache = decoder.decode(latent, cache)
             pieces.append(frames.cpu())
-        made.append(torch.cat(pieces, dim=2))
-    _free(weight.device)
-    return made
+        yield torch.cat(pieces, dim=2)
 
 
 def _free(device: torch.device) -> None:
@@ -349,7 +345,10 @@ def main() -> None:
         note("written_s", round(time.perf_counter() - start_s, 1))
     if options.precision:
         with HostPeak() as host, torch.inference_mode():
-            note("relative_l2_of_bf16", precision(options.weights, config, options.devices, options.blocks))
+            rows: list[dict[str, float]] = []
+            for row in precision(options.weights, config, options.devices, options.blocks):
+                rows.append(row)
+                note("relative_l2_of_bf16", rows)
         note("peak_host_gb", round(host.gb, 2))
         note("peak_device_gb", peak_device_gb())
         return
