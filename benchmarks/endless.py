@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="reduced weights, written there if missing")
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes to reduce")
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vae-share", type=int, default=8, help="by this the widths of the video VAE are divided")
+    parser.add_argument("--vae-share", type=int, default=4, help="by this the widths of the video VAE are divided")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"])
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
