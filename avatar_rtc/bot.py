@@ -437,21 +437,10 @@ async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[st
             if str(error) != told:
                 told = str(error)
                 on_wait(f"{told} Waiting for up to {error.patience_s:.0f} s.")
-            await _until_ready(call.url, deadline_s)
+            await asyncio.sleep(READY_EVERY_S)
         except BaseException:
             await call.close()
             raise
-
-
-async def _until_ready(url: str, deadline_s: float) -> None:
-    """Until the server says that it can take a call, or is none that would say so, or the time is over."""
-    async with aiohttp.ClientSession() as http:
-        while time.monotonic() < deadline_s:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with http.get(urljoin(url, "readyz")) as response:
-                    if response.status != 503:
-                        return
-            await asyncio.sleep(READY_EVERY_S)
 
 
 async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:

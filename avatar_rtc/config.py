@@ -55,11 +55,13 @@ class MediaConfig(_Strict):
 
     Attributes:
         low_water_ms: the next chunk is pulled when less media than this is left.
+        max_prefill_ms: on an engine that is slower than real time, at most so much of a reply is made before it begins to play.
         video_codecs: what may be negotiated; the client's order decides.
         video_delay_ms: send pictures late, for measuring lip sync. 0 in service.
     """
 
     low_water_ms: int = Field(default=400, ge=40, le=5000)
+    max_prefill_ms: int = Field(default=10_000, ge=0, le=60_000)
     video_codecs: tuple[Literal["VP8", "H264"], ...] = Field(default=("VP8", "H264"), min_length=1)
     video_target_bps: int = Field(default=800_000, ge=50_000)
     video_min_bps: int = Field(default=150_000, ge=50_000)

@@ -17,7 +17,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -46,6 +45,7 @@ from avatar_rtc.engine_worker import (
     Update,
     pack,
 )
+from avatar_rtc.pace import Pace
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.errors import ModelError
 
@@ -118,8 +118,6 @@ class EngineLimits:
 
 EngineState = Literal["new", "starting", "ready", "restarting", "closed"]
 
-RECENT_BLOCKS = 256
-
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -133,7 +131,8 @@ class EngineStats:
         blocks: finished so far.
         late_blocks: of these, finished after their deadline.
         stage_s: seconds of computing by stage (``text``, ``dit``, ``vae``, ``audio``; ``copy`` is the way out of shared memory).
-        rtf_p50, rtf_p95: real-time factor of the latest blocks: seconds of computing a second of media. 0 before the first block.
+        rtf_p50, rtf_p95: real-time factor of the latest blocks: seconds of computing a second of media. Before the first block,
+            that of the warm-up.
     """
 
     state: EngineState
@@ -174,18 +173,14 @@ class _Totals:
         self.blocks = 0
         self.late_blocks = 0
         self.stage_s: dict[str, float] = {}
-        self.recent_rtf: deque[float] = deque(maxlen=RECENT_BLOCKS)
+        self.pace = Pace(1)
 
     def add_block(self, stage_s: Mapping[str, float], copy_s: float, duration_s: float, *, late: bool) -> None:
         self.blocks += 1
         self.late_blocks += late
         for stage, seconds in (*stage_s.items(), ("copy", copy_s)):
             self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
-        self.recent_rtf.append(sum(stage_s.values()) / duration_s)
-
-    def rtf(self, percentile: int) -> float:
-        ordered = sorted(self.recent_rtf)
-        return ordered[(len(ordered) - 1) * percentile // 100] if ordered else 0.0
+        self.pace.add(sum(stage_s.values()), duration_s)
 
 
 class _Life(asyncio.Protocol):
@@ -289,6 +284,8 @@ class _Life(asyncio.Protocol):
                 self._on_progress(report.message)
             case Ready():
                 self._slots = Slots(mmap(self._memory_fd, Slots.size_bytes(report.info)), report.info)
+                # What an earlier life measured says nothing of this one.
+                self._totals.pace = Pace(report.info.chunks_per_block, report.rtf)
                 self.ready.set_result(report.info)
             case Unloadable():
                 _fail(self.ready, report.error)
@@ -541,8 +538,8 @@ class ProcessEngine:
             blocks=totals.blocks,
             late_blocks=totals.late_blocks,
             stage_s=dict(totals.stage_s),
-            rtf_p50=totals.rtf(50),
-            rtf_p95=totals.rtf(95),
+            rtf_p50=totals.pace.percentile(50),
+            rtf_p95=totals.pace.percentile(95),
         )
 
     def _new_life(self) -> _Life:

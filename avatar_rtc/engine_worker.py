@@ -25,6 +25,7 @@ from mmap import mmap
 
 import numpy as np
 
+from avatar_rtc.pace import Pace
 from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
 from model.errors import ModelError
 from model.stream import Model, Stream
@@ -42,7 +43,6 @@ ALIVE_EVERY_S = 0.25
 
 WARM_UP_SETTINGS = StreamSettings(scene="A woman with brown hair in a bright office.", voice="a warm, clear female voice")
 WARM_UP_LINE = "Hello, nice to meet you."
-WARM_UP_BLOCKS = 9
 
 
 # Commands: from the parent. ``call`` is the number under which an Answer is expected.
@@ -117,7 +117,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ready:
+    """The model is loaded and warm; ``rtf`` is the real-time factor of the last block of its warm-up."""
+
     info: StreamInfo
+    rtf: float
 
 
 @dataclass(frozen=True)
@@ -349,14 +352,20 @@ class _Scheduler:
                 speaker.stage_s = {}
 
 
-def _warm_up(model: Model) -> None:
-    """Make a few blocks of speech, so that the first caller does not pay for what is done once."""
-    stream = model.open(WARM_UP_SETTINGS)
+def _warm_up(model: Model) -> float:
+    """Make a little speech, so that the first caller does not pay for what is done once. Returns the last block's factor."""
+    stream, pace = model.open(WARM_UP_SETTINGS), Pace(model.info.chunks_per_block)
     stream.push("warm-up", WARM_UP_LINE)
-    blocks = 0
-    while blocks < WARM_UP_BLOCKS:
-        blocks += stream.step() is not None
+    num_chunks, factor, began_s = 0, 0.0, time.perf_counter()
+    while num_chunks < model.warm_up_chunks:
+        if stream.step() is None:
+            continue
+        now_s = time.perf_counter()
+        factor = pace.add(now_s - began_s, model.info.block_duration_s) or factor
+        began_s = now_s
+        num_chunks += 1
     stream.close()
+    return factor
 
 
 def _die_with(parent_pid: int) -> None:
@@ -397,11 +406,13 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
             wire.send(Unloadable(error))
             return
         wire.send(Progress(f"loaded {model.info.model} in {time.monotonic() - started_s:.1f} s, warming up"))
-        _warm_up(model)
+        started_s = time.monotonic()
+        rtf = _warm_up(model)
+        wire.send(Progress(f"warm after {time.monotonic() - started_s:.1f} s, real-time factor {rtf:.2f}"))
         size_bytes = Slots.size_bytes(model.info)
         os.ftruncate(memory_fd, size_bytes)
         slots = Slots(mmap(memory_fd, size_bytes), model.info)
-        wire.send(Ready(model.info))
+        wire.send(Ready(model.info, rtf))
         _Scheduler(model, slots, wire).run()
     except _ParentIsGone:
         return

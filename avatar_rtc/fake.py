@@ -108,6 +108,7 @@ class FakeModel:
     """Implements ``model.stream.Model``."""
 
     info = INFO
+    warm_up_chunks = 2
 
     def __init__(self, options: FakeOptions | None = None) -> None:
         self._options = options or FakeOptions()

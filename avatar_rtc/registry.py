@@ -118,8 +118,11 @@ class Registry:
             self._metrics.sessions.labels(state).set(states[state])
         self._metrics.seats.labels("taken").set(len(self._sessions))
         self._metrics.seats.labels("free").set(self._config.limits.max_sessions - len(self._sessions))
-        for stage, seconds in self._engine.stats().stage_s.items():
+        stats = self._engine.stats()
+        for stage, seconds in stats.stage_s.items():
             self._metrics.stage_s.labels(stage).set(seconds)
+        for percentile, factor in (("50", stats.rtf_p50), ("95", stats.rtf_p95)):
+            self._metrics.engine_rtf.labels(percentile).set(factor)
         return self._metrics.render()
 
     async def close(self) -> None:

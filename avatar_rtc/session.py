@@ -41,6 +41,7 @@ from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 from avatar_rtc.media.transport import bound_gathering, quicken_retransmission
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.pace import Pace
 from avatar_rtc.stills import decode_base64
 from model.chunk import AVChunk, Still, StreamSettings
 from model.errors import ModelError, PromptError
@@ -52,6 +53,8 @@ from signaling.service import Answer
 
 KEPT_AFTER_CANCEL_S = 0.1
 """Pictures beyond one block that may still be played after an interruption."""
+WORDS_PER_S = 2.0
+"""Slow speech, by which it is guessed how long a reply will last."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
 MAX_WAITING_LINES = 256
@@ -88,6 +91,9 @@ class _Reply:
     closed: bool = True
     pushed: bool = False
     num_pushed: int = 0
+    num_words: int = 0
+    begun: bool = False
+    prefill_s: float = 0.0
     num_generated: int = 0
     num_played: int = 0
     touched_s: float = 0.0
@@ -162,6 +168,9 @@ class Session:
             # Up to there more is asked for in any case.
             refill_s=config.media.low_water_ms / 1000,
         )
+        pace = Pace(info.chunks_per_block, prior=engine.stats().rtf_p50)
+        media = config.media
+        self._demand = Demand(media.low_water_ms / 1000, info.block_duration_s, pace, media.max_prefill_ms / 1000)
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
@@ -402,9 +411,11 @@ class Session:
 
     async def _pull(self, stream: EngineStream) -> None:
         """Pull for ever: the next chunk is asked for when the buffer is low, and not before."""
-        demand = Demand(self._config.media.low_water_ms / 1000, self._info.block_duration_s)
+        demand = self._demand
         while self._stream is stream:
-            spare_s = demand.spare_s(self._buffer.buffered_s)
+            # While it is being played the rest of such a reply is made without a rest.
+            making_s = max((reply.prefill_s for reply in self._replies if not reply.generated), default=0.0)
+            spare_s = demand.spare_s(self._buffer.buffered_s, max(making_s, self._buffer.prefill_s))
             if spare_s > 0:
                 # An interruption leaves less than was counted on.
                 self._trimmed.clear()
@@ -415,8 +426,9 @@ class Session:
             asked_s = self._clock()
             chunk = await stream.next(asked_s + self._buffer.buffered_s)
             took_s = self._clock() - asked_s
-            demand.on_chunk(took_s, self._buffer.num_underruns)
-            self._metrics.rtf.observe(took_s / chunk.duration_s)
+            factor = demand.on_chunk(took_s, chunk.duration_s, self._buffer.num_underruns)
+            if factor is not None:
+                self._metrics.rtf.observe(factor)
             self._metrics.buffer_s.labels("video").observe(self._buffer.buffered_s)
             self._take(chunk, epoch)
 
@@ -424,15 +436,28 @@ class Session:
         # A chunk that was asked for before an interruption may still speak for what was interrupted.
         known = any(mark.reply_id in self._by_line for mark in chunk.marks)
         stale = chunk.speaking and epoch != self._epoch and not known
-        self._buffer.put(chunk, muted=stale)
+        self._buffer.put(chunk, muted=stale, prefill_s=self._prefill_s(chunk))
         self._playout.notify()
         if self.state in ("initializing", "idle"):
             self._set_state("thinking" if self._replies else "listening")
         ended = [mark for mark in chunk.marks if mark.kind == "end" and mark.reply_id in self._by_line]
         for mark in ended:
-            self._by_line[mark.reply_id].num_generated += 1
+            reply = self._by_line[mark.reply_id]
+            reply.num_generated += 1
+            if reply.generated and reply.prefill_s:
+                self._buffer.release()
         if ended:
             self._push_soon()
+
+    def _prefill_s(self, chunk: AVChunk) -> float:
+        """How much must be there before this chunk is played: of a reply that begins in it, on an engine that is too slow."""
+        begin = (self._by_line[m.reply_id] for m in chunk.marks if m.kind == "start" and m.reply_id in self._by_line)
+        reply = next((reply for reply in begin if not reply.begun), None)
+        if reply is None:
+            return 0.0
+        reply.begun = True
+        reply.prefill_s = self._demand.prefill_s(reply.num_words / WORDS_PER_S)
+        return reply.prefill_s
 
     def _lose_stream(self, stream: EngineStream, failure: EngineFailure) -> None:
         """The engine died: replies that it had end as failed, the last picture is held, those that wait go on waiting."""
@@ -625,6 +650,7 @@ class Session:
             self._by_line[line_id] = reply
             reply.pushed = True
             reply.num_pushed += 1
+            reply.num_words += len(line.text.split())
             try:
                 if line.scene is not None or line.voice is not None:
                     await self._change_settings(line.scene, line.voice, line.event_id)

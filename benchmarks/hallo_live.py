@@ -1,7 +1,9 @@
 """The published model on this machine: loading, ms a pass, a block and a stage, frames a second, time to the first chunk.
 
     python -m benchmarks.hallo_live --weights /dev/shm/hallo --random            # seeded random weights, written there if missing
-    python -m benchmarks.hallo_live --weights weights --devices cuda:0 cuda:1
+    python -m benchmarks.hallo_live --weights weights --devices cuda:0 --keep one.safetensors
+    python -m benchmarks.hallo_live --weights weights --devices cuda:0 cuda:1 --compare one.safetensors
+    python -m benchmarks.hallo_live --weights weights --devices cuda:0 cuda:1 --precision
 
 Weights of the right size and random numbers cost as much as trained ones; what they make is noise. Times are medians, with the
 smallest and the largest, after a warm-up of every shape. A pass is one forward of the transformer; its context is the video
@@ -13,23 +15,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from avatar_rtc import resources
+from benchmarks.memory import HostPeak, peak_device_gb
 from model import hallo_live
-from model.chunk import StreamSettings
+from model.adapters.hallo_live import load_generator
+from model.adapters.umt5 import load_umt5
+from model.adapters.wan import load_wan_decoder
+from model.chunk import AVChunk, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
 from model.hallo_live import DecodeThread, HalloLive
-from model.rollout import Rollout, RolloutShape, audio_window, roll_out
+from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window, roll_out
+from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.vae.pictures import i420_from_frames
+from model.vae.wan import WanDecoder, channels_last
 from tests.support.published_files import write_published_files
 
 PROMPT = (
@@ -37,6 +47,17 @@ PROMPT = (
     "<AUDCAP>A clear female voice.<ENDAUDCAP>"
 )
 CLIP_BLOCKS = 5
+PARTS = ("stages", "passes", "clip", "first_chunk", "stream")
+
+
+def draws(generator: torch.Generator, device: torch.device) -> Draw:
+    return lambda shape: torch.randn(shape, generator=generator, device=device)
+
+
+def clip_noise(config: HalloLiveConfig, shape: RolloutShape, num_video: int, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """For so many video latents: [1, C, F, h, w] and [1, L, C]."""
+    video = draw((1, config.dit.video.latent_channels, num_video, shape.height, shape.width))
+    return video, draw((1, num_video * shape.audio_per_video, config.dit.audio.latent_channels))
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
@@ -54,10 +75,7 @@ class Bench:
         self.device = parts.dit.video_ends.head.weight.device
         self.decode_device = parts.video.latent_mean.device
         self.shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
-        self.generator = torch.Generator(self.device).manual_seed(0)
-
-    def draw(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        self.draw = draws(torch.Generator(self.device).manual_seed(0), self.device)
 
     def wait(self) -> None:
         for device in {self.device, self.decode_device}:
@@ -76,9 +94,7 @@ class Bench:
         return taken[2:]
 
     def noise(self, num_video: int) -> tuple[torch.Tensor, torch.Tensor]:
-        channels = self.config.dit.video.latent_channels, self.config.dit.audio.latent_channels
-        video = self.draw((1, channels[0], num_video, self.shape.height, self.shape.width))
-        return video, self.draw((1, num_video * self.shape.audio_per_video, channels[1]))
+        return clip_noise(self.config, self.shape, num_video, self.draw)
 
     def passes(self) -> list[dict[str, Any]]:
         """Of each block of a clip: one denoise pass, and the clean one."""
@@ -183,31 +199,122 @@ class Bench:
         return {"first_chunk_with_text_ms": spread(self.time(run))}
 
 
-def precision(weights: Path, network: Path, config: HalloLiveConfig, device: str) -> list[dict[str, float]]:
-    """Relative L2 distance of bfloat16 from float32, block by block, of latents and of the pictures made of them."""
-    kept: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        model = hallo_live.load(weights, network, (device,), lambda message: None, dtype=dtype)
-        bench = Bench(model, 1)
-        block, cache, rows = config.geometry.block_video_latents, None, []
-        with torch.inference_mode():
-            for latents in roll_out(bench.rollout(), *bench.noise(CLIP_BLOCKS * block), [block] * CLIP_BLOCKS, bench.draw):
-                pieces = []
-                for index in range(block):
-                    frames, cache = model.parts.video.decode(latents.video[:, :, index : index + 1], cache)
-                    pieces.append(frames.float().cpu())
-                rows.append((latents.video.float().cpu(), latents.audio.float().cpu(), torch.cat(pieces, dim=2)))
-        kept[dtype] = rows
-        del model, bench, cache
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+def precision(weights: Path, config: HalloLiveConfig, devices: Sequence[str], num_blocks: int) -> Iterator[dict[str, float]]:
+    """Relative L2 distance of bfloat16 from float32, text encoder to pictures, block by block; the same noise for both.
 
-    def distance(half: torch.Tensor, full: torch.Tensor) -> float:
-        return round(float((half - full).norm() / full.norm()), 5)
+    The networks come one after the other, so that float32 fits: the transformer and its memory take 71 GB at full size.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    first, last = torch.device(devices[0]), torch.device(devices[-1])
+    dtypes = torch.bfloat16, torch.float32
+    tokenizer = UMT5Tokenizer(weights / hallo_live.TOKENIZER, config.text)
+    umt5 = load_umt5(weights / hallo_live.TEXT_ENCODER, config.text, device=last)
+    texts = [TextEncoder(tokenizer, torch.nn.Module.to(umt5, dtype=dtype), config.text)([PROMPT]).to(first) for dtype in dtypes]
+    del umt5
+    _free(last)
+    dit = load_generator(weights / hallo_live.GENERATOR, config.dit, config.geometry.patch_cells, device=first)
+    g, block = config.geometry.build(), config.geometry.block_video_latents
+    shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
+    settings = config.rollout.model_copy(update={"window_latents": min(config.rollout.window_latents, num_blocks * block)})
+    made: list[list[Latents]] = []
+    for dtype, text in zip(dtypes, texts, strict=True):
+        dit.to(dtype)
+        draw = draws(torch.Generator(first).manual_seed(0), first)
+        rollout = Rollout(dit, settings, shape, dit.read_text(text, (None, None), None))
+        noise = clip_noise(config, shape, num_blocks * block, draw)
+        blocks = list(roll_out(rollout, *noise, [block] * num_blocks, draw))
+        made.append([Latents(latents.video.float().cpu(), latents.audio.float().cpu()) for latents in blocks])
+        del rollout, noise, blocks
+        _free(first)
+        print(f"{dtype}: latents are made", file=sys.stderr, flush=True)
+    latents = [[distance(getattr(a, name), getattr(b, name)) for a, b in zip(*made, strict=True)] for name in ("video", "audio")]
+    print(f"latents of video and audio, block by block: {latents}", file=sys.stderr, flush=True)
+    del dit
+    _free(first)
+    decoders = [load_wan_decoder(weights / hallo_live.VIDEO_VAE, config.video_vae, device=last, dtype=dtype) for dtype in dtypes]
+    if last.type == "cuda":
+        channels_last(decoders[0])
+    for one, other, half, full in zip(*made, *map(decoded, decoders, made), strict=True):
+        yield {
+            "video_latents": distance(one.video, other.video),
+            "audio_latents": distance(one.audio, other.audio),
+            "frames": distance(half, full),
+        }
 
-    pairs = zip(kept[torch.bfloat16], kept[torch.float32], strict=True)
-    names = ("video_latents", "audio_latents", "frames")
-    return [{name: distance(a, b) for name, a, b in zip(names, half, full, strict=True)} for half, full in pairs]
+
+def distance(half: torch.Tensor, full: torch.Tensor) -> float:
+    """Relative L2."""
+    return round(float((half.float() - full.float()).norm() / full.float().norm()), 5)
+
+
+def decoded(decoder: WanDecoder, blocks: Sequence[Latents]) -> Iterator[torch.Tensor]:
+    """Pictures of each block, in the host's memory."""
+    weight, cache = decoder.latent_mean, None
+    for latents in blocks:
+        pieces = []
+        for latent in latents.video.to(weight.device, weight.dtype).split(1, dim=2):
+            frames, cache = decoder.decode(latent, cache)
+            pieces.append(frames.cpu())
+        yield torch.cat(pieces, dim=2)
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The beginning of a stream: pictures uint8 [T, H * 3 / 2, W], samples int16 [S]."""
+
+    frames: torch.Tensor
+    samples: torch.Tensor
+
+    def compared(self, other: Streamed) -> dict[str, float]:
+        """In 8-bit levels, and relative L2 distances."""
+        ours, theirs = self.frames.float(), other.frames.float()
+        sound, reference = self.samples.float(), other.samples.float()
+        apart = (ours - theirs).abs()
+        return {
+            "frames_max_levels": float(apart.max()),
+            "frames_mean_levels": round(float(apart.mean()), 4),
+            "frames_relative_l2": round(float((ours - theirs).norm() / theirs.norm()), 6),
+            "samples_relative_l2": round(float((sound - reference).norm() / reference.norm().clamp(min=1)), 6),
+        }
+
+
+def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streamed]:
+    """A stream from its first line on, as it is served: when chunks leave, and when blocks are finished on the device."""
+    stream = model.open(StreamSettings("A woman in a bright office.", "a clear voice", seed=1))
+    submit, start_s, finished = stream._decoder.submit, time.perf_counter(), []
+    device = model.parts.dit.video_ends.head.weight.device
+
+    def watch(latents: Latents) -> Any:
+        event = torch.cuda.Event() if device.type == "cuda" else None
+        if event is not None:
+            event.record(torch.cuda.current_stream(device))
+        finished.append(event)
+        return submit(latents)
+
+    stream._decoder.submit = watch  # type: ignore[method-assign]
+    stream.push("a", "Good morning. It is nice to meet you.")
+    left_ms: list[float] = []
+    chunks: list[AVChunk] = []
+    num_finished = 0
+    while len(chunks) < num_chunks:
+        chunk = stream.step()
+        if chunk is None:
+            continue
+        if not chunks:
+            num_finished = sum(event is None or event.query() for event in finished)
+        left_ms.append(round(1000 * (time.perf_counter() - start_s), 1))
+        chunks.append(chunk)
+    stream.close()
+    block = model.info.chunks_per_block
+    rtf = (left_ms[-1] - left_ms[block - 1]) / 1000 / ((num_chunks - block) * model.info.block_duration_s)
+    figures = {"blocks_finished_when_first_chunk_leaves": num_finished, "rtf": round(rtf, 3), "chunk_leaves_ms": left_ms}
+    frames, samples = (torch.from_numpy(np.concatenate([getattr(c, name) for c in chunks])) for name in ("frames", "samples"))
+    return figures, Streamed(frames, samples)
 
 
 def main() -> None:
@@ -217,7 +324,11 @@ def main() -> None:
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--precision", action="store_true", help="only compare bfloat16 with float32; needs 80 GB more")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what the stream shows and sounds")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="compare it with what another run kept")
+    parser.add_argument("--precision", action="store_true", help="only compare bfloat16 with float32")
+    parser.add_argument("--blocks", type=int, default=CLIP_BLOCKS, help="of --precision")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
     options = parser.parse_args()
     config = load_yaml(options.network, HalloLiveConfig)
@@ -237,21 +348,37 @@ def main() -> None:
         write_published_files(options.weights, config, device=torch.device(options.devices[0]))
         note("written_s", round(time.perf_counter() - start_s, 1))
     if options.precision:
-        note("relative_l2_of_bf16", precision(options.weights, options.network, config, options.devices[0]))
+        with HostPeak() as host, torch.inference_mode():
+            rows: list[dict[str, float]] = []
+            for row in precision(options.weights, config, options.devices, options.blocks):
+                rows.append(row)
+                note("relative_l2_of_bf16", rows)
+        note("peak_host_gb", round(host.gb, 2))
+        note("peak_device_gb", peak_device_gb())
         return
-    start_s = time.perf_counter()
-    model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, file=sys.stderr))
-    note("load_s", round(time.perf_counter() - start_s, 1))
-    note("peak_host_gb", round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2))
+    with HostPeak() as host:
+        start_s = time.perf_counter()
+        model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, file=sys.stderr))
+        note("load_s", round(time.perf_counter() - start_s, 1))
+    note("peak_host_gb_while_loading", round(host.gb, 2))
+    note("peak_device_gb_while_loading", peak_device_gb())
     bench = Bench(model, options.repeats)
-    with torch.inference_mode():
-        note("stages", bench.stages())
-        note("passes", bench.passes())
-        note("clip", bench.clip())
-        note("first_chunk", bench.first_chunk())
-    if on_gpu:
-        memory = {name: round(torch.cuda.max_memory_allocated(name) / 1e9, 2) for name in options.devices}
-        note("peak_device_gb", memory)
+    with HostPeak() as host:
+        if "stream" in options.parts:
+            num_chunks = CLIP_BLOCKS * bench.config.geometry.block_video_latents
+            streamed(model, num_chunks)  # warm
+            figures, heard = streamed(model, num_chunks)
+            note("stream", figures)
+            if options.compare:
+                note(f"compared_with_{options.compare.stem}", heard.compared(Streamed(**load_file(options.compare))))
+            if options.keep:
+                save_file({"frames": heard.frames, "samples": heard.samples}, options.keep)
+        with torch.inference_mode():
+            for part in PARTS:
+                if part in options.parts and part != "stream":
+                    note(part, getattr(bench, part)())
+    note("peak_host_gb", round(host.gb, 2))
+    note("peak_device_gb", peak_device_gb())
 
 
 if __name__ == "__main__":

@@ -103,7 +103,12 @@ class StreamSettings:
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What a client must know of a model before the first chunk."""
+    """What a client must know of a model before the first chunk.
+
+    Attributes:
+        block_frames, block_samples: of a chunk.
+        chunks_per_block: what the model makes at once, and hands out chunk by chunk.
+    """
 
     model: str
     width_px: int
@@ -112,6 +117,7 @@ class StreamInfo:
     sample_rate_hz: int
     block_frames: int
     block_samples: int
+    chunks_per_block: int = 1
 
     @property
     def block_duration_s(self) -> float:

@@ -95,9 +95,10 @@ class HalloLive:
         self._free_seats: list[Seat] = []
         g = self.geometry
         samples = g.audio_latent_samples * g.audio_latents_per_video_latent
-        self.info = StreamInfo(
-            parts.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, g.temporal_stride_frames, samples
-        )
+        block, frames = g.block_video_latents, g.temporal_stride_frames
+        self.info = StreamInfo(parts.config.name, g.width_px, g.height_px, g.fps, g.sample_rate_hz, frames, samples, block)
+        # A full window, one that has moved, and what the decoders hold back meanwhile.
+        self.warm_up_chunks = (-(-parts.config.rollout.window_latents // block) + 3) * block
 
     def open(self, settings: StreamSettings) -> HalloLiveStream:
         return HalloLiveStream(self, settings)
@@ -163,6 +164,8 @@ class DecodeThread:
         self._audio_dtype = next(parts.audio.vae.parameters()).dtype
         self._on_gpu = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
+        made_on = parts.dit.video_ends.head.weight.device
+        self._outgoing = torch.cuda.Stream(made_on) if made_on.type == "cuda" and made_on != self._device else None
         self._thread = ThreadPoolExecutor(1, "decode")
         self._begins = True
         self._work: deque[Piece] = deque()
@@ -194,10 +197,15 @@ class DecodeThread:
         self._work.clear()
 
     def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
-        """Latents on this device, in the type of its weights, once they are made."""
-        if made is not None:
-            torch.cuda.current_stream(self._device).wait_event(made)
-        return latents.to(self._device, non_blocking=True)
+        """Latents on this device, once they are made."""
+        if made is None:
+            return latents.to(self._device)
+        # On the other device's usual stream the copy would queue behind the passes that follow.
+        stream = self._stream if latents.device == self._device else self._outgoing
+        assert stream is not None
+        with torch.cuda.stream(stream):
+            stream.wait_event(made)
+            return latents.to(self._device, non_blocking=self._on_gpu)
 
     def _on_host(self, values: Tensor) -> np.ndarray:
         """A copy in the host's memory, complete; only this thread waits for it."""

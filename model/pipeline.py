@@ -35,6 +35,7 @@ class Pocket:
         g, dit = weights.geometry, weights.config.dit
         rates = (g.fps, g.sample_rate_hz, g.block_frames, g.block_samples)
         self.info = StreamInfo(weights.config.name, g.width_px, g.height_px, *rates)
+        self.warm_up_chunks = weights.config.sampling.window_blocks + 2
         video = torch.zeros(1, dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width)
         audio = torch.zeros(1, dit.audio.latent_channels, g.block_audio_latents)
         noise = torch.zeros(1, *self.noise_shape)

@@ -42,6 +42,8 @@ class Model(Protocol):
     """Weights, loaded once. Lives inside the engine process only."""
 
     info: StreamInfo
+    warm_up_chunks: int
+    """After so many chunks of a stream whatever is done once has been done, and one block more: it shows the model's pace."""
 
     def open(self, settings: StreamSettings) -> Stream:
         """A new stream in the state of a face that listens."""

@@ -8,7 +8,7 @@ import torch
 
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
-from benchmarks import audio_seams, lips, speech
+from benchmarks import audio_seams, endless, lips, speech
 from model.data.captions import PRESETS
 from model.data.sentences import is_held_out
 from model.data.speech import VOICES
@@ -50,3 +50,17 @@ def test_an_error_at_a_seam_is_told_from_one_elsewhere() -> None:
     assert found.seam_db == pytest.approx(-20 + 10 * np.log10(10 / 40), abs=0.01)
     assert found.else_db == pytest.approx(-40 - 10 * np.log10(920), abs=0.01)
     assert found.step_db == pytest.approx(20 * np.log10(0.1 / 2), abs=0.01)
+
+
+def test_a_corner_at_a_seam_is_told_from_the_noise_around_it() -> None:
+    random = np.random.default_rng(1)
+    samples = random.normal(0, 300, 400_000).astype(np.int16)
+    seams, others = np.arange(16_000, 390_000, 16_000), np.arange(9_000, 390_000, 16_000)
+    found = endless.sound_seams(samples, 16_000, seams, others)
+    assert found["median"] == pytest.approx(1, abs=0.1)
+    for seam in seams:
+        samples[seam:] += np.int16(4_000) * (-1 if seam // 16_000 % 2 else 1)
+    heard = endless.sound_seams(samples, 16_000, seams, others)
+    assert heard["median"] > 2
+    assert heard["worst"] > 1.3
+    assert endless.sound_seams(samples, 16_000, others, seams)["median"] == pytest.approx(1, abs=0.1)

@@ -27,7 +27,7 @@ class Slot:
         number: from 0, without gaps.
         frame: uint8 [H * 3 / 2, W], I420.
         samples: int16, as long as the picture is shown.
-        held: made by an underrun: the last picture again, and silence.
+        held: there was nothing to play, or not enough yet: the last picture again, and silence.
     """
 
     number: int
@@ -53,12 +53,13 @@ class Played:
 
 @dataclass
 class _Part:
-    """A chunk that is being played. ``samples`` is a copy of our own, so that it can be faded."""
+    """A chunk that is being played. ``samples`` is a copy of our own, so that it can be faded; ``prefill_s`` see ``put``."""
 
     chunk: AVChunk
     samples: np.ndarray
     marks: deque[Mark]
     num_frames: int
+    prefill_s: float
     next_frame: int = 0
 
 
@@ -74,7 +75,7 @@ class PlayBuffer:
 
     Attributes:
         num_decided: slots decided so far.
-        num_held_frames: slots made by underruns.
+        num_held_frames: slots that only hold the last picture.
         num_underruns: times that the buffer ran dry; a row of held slots is one.
     """
 
@@ -110,8 +111,19 @@ class PlayBuffer:
     def buffered_s(self) -> float:
         return self.buffered_frames / self.info.fps
 
-    def put(self, chunk: AVChunk, *, muted: bool = False) -> None:
-        """Append a chunk. ``muted``: it belongs to a reply that was interrupted while it was made; it is shown in silence.
+    @property
+    def prefill_s(self) -> float:
+        """What must be there before a chunk that waits may begin; 0 if none waits for more."""
+        return max((part.prefill_s for part in self._parts if part.next_frame == 0), default=0.0)
+
+    def put(self, chunk: AVChunk, *, muted: bool = False, prefill_s: float = 0.0) -> None:
+        """Append a chunk.
+
+        Args:
+            chunk: as the engine made it.
+            muted: it belongs to a reply that was interrupted while it was made; it is shown in silence.
+            prefill_s: it does not begin before the buffer holds so much, from it on. Until then the last picture is held, in
+                both tracks at once.
 
         Raises:
             ValueError: its rates or its size are not those of the stream.
@@ -125,12 +137,20 @@ class PlayBuffer:
             self._last_frame = chunk.frames[0]
         samples = np.zeros_like(chunk.samples) if muted else chunk.samples.copy()
         marks: deque[Mark] = deque() if muted else deque(chunk.marks)
-        self._parts.append(_Part(chunk, samples, marks, len(chunk.frames)))
+        self._parts.append(_Part(chunk, samples, marks, len(chunk.frames), prefill_s))
         if muted:
             self._trim(self._kept_after_cancel_frames)
 
+    def release(self) -> None:
+        """Play what is buffered without waiting for more."""
+        for part in self._parts:
+            part.prefill_s = 0.0
+        if self._parts:
+            self._dry = False
+
     def cancel(self) -> None:
         """Silence what is buffered within ``FADE_MS``; its pictures play on, at most ``kept_after_cancel_s`` of them."""
+        self.release()
         fade = np.linspace(1.0, 0.0, self.info.sample_rate_hz * FADE_MS // 1000, dtype=np.float32)
         for part in self._parts:
             part.marks.clear()
@@ -161,7 +181,10 @@ class PlayBuffer:
         if not self._parts and not self._dry:
             self._dry = True
             self.num_underruns += 1
-        if self._dry and self.buffered_s <= self._refill_s:
+        wanted_s = self._refill_s if self._dry else 0.0
+        if self._parts and self._parts[0].next_frame == 0:
+            wanted_s = max(wanted_s, self._parts[0].prefill_s)
+        if self.buffered_s <= wanted_s:
             self.num_held_frames += 1
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)
         self._dry = False

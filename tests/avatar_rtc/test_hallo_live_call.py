@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from pathlib import Path
 
+import aiohttp
 import av
+import pytest
 import torch
 import yaml
 
@@ -15,7 +19,8 @@ from avatar_rtc.config import load_config
 from tests.support.published_files import TINY, write_config, write_published_files
 
 
-async def test_a_call_is_recorded_with_both_tracks(tmp_path: Path) -> None:
+async def test_a_call_is_recorded_with_both_tracks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "avatar_rtc.engine")
     write_published_files(tmp_path / "weights", TINY, dtype=torch.float32)
     write_config(tmp_path / "tiny.yaml", TINY)
     shipped = yaml.safe_load(resources.server_config("hallo_live_1gpu").read_text())
@@ -24,11 +29,31 @@ async def test_a_call_is_recorded_with_both_tracks(tmp_path: Path) -> None:
     (tmp_path / "server.yaml").write_text(yaml.safe_dump(shipped))
     config = load_config(tmp_path / "server.yaml")
     server = Server(config, make_engine(config))
-    await server.start()
-    try:
-        report = await say(server.address, ["Hello there."], record=tmp_path / "call.mp4")
-    finally:
-        await server.close()
+    told: dict[str, None] = {}
+    starting = asyncio.create_task(server.start())
+    async with aiohttp.ClientSession() as http:
+        while not starting.done():
+            await asyncio.sleep(0.01)
+            if server.address:
+                async with http.get(f"{server.address}/readyz") as response:
+                    told |= dict.fromkeys((await response.json(content_type=None)).get("reasons", ()))
+        await starting
+        try:
+            report = await say(server.address, ["Hello there."], record=tmp_path / "call.mp4")
+            async with http.get(f"{server.address}/metrics") as response:
+                metrics = await response.text()
+        finally:
+            await server.close()
+    assert all(reason.startswith("The engine is starting: ") for reason in told), "not ready before it is warm"
+    assert any("warming up" in reason for reason in told)
+    logged = " | ".join(caplog.messages)
+    warm = re.search(r"loading the decoders .* loading the transformer .* warming up .* real-time factor (\S+)", logged)
+    assert warm
+    assert float(warm[1]) > 0
+    for name in ('avatar_rtc_engine_rtf{percentile="50"}', "avatar_rtc_rtf_count"):
+        factor = re.search(rf"^{re.escape(name)} (\S+)$", metrics, re.MULTILINE)
+        assert factor
+        assert float(factor[1]) > 0
     assert [line.status for line in report.lines] == ["completed"]
     assert report.lines[0].heard_text == "Hello there."
     assert (report.width_px, report.height_px) == (TINY.geometry.width_px, TINY.geometry.height_px)

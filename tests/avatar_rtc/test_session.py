@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 
+import aiohttp
 import av
 import numpy as np
 import pytest
@@ -153,6 +155,22 @@ async def test_a_line_is_said_with_captions_at_playout() -> None:
         assert done.heard_ms == pytest.approx(line.captions[-1]["end_ms"], abs=45)
         # A loop that stands still for as long as the buffer reaches runs dry, whatever it does.
         assert done.timings.underruns == 0 or late.worst_s(asked_s) > 0.15
+
+
+async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_through() -> None:
+    # A chunk takes three naps of a quarter of block_s, for 0.32 s of media.
+    async with serving(InstantEngine(block_s=0.6)) as server, calling(server) as call:
+        (session,) = server.registry._sessions.values()
+        await call.wait_for(lambda: session._demand.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
+        held: list[int] = []
+        call.on_event = lambda event: held.append(session._buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        line = await call.speak("one two three four five six seven eight nine ten.")
+        assert line.status == "completed"
+        assert len(set(held)) == 1, "nothing was held between the first word and the last"
+        async with aiohttp.ClientSession() as http, http.get(f"{server.address}/metrics") as response:
+            counted = re.search(r'avatar_rtc_rtf_bucket\{le="1.0"\} (\d+)', await response.text())
+            assert counted
+            assert int(counted[1]) <= 1
 
 
 async def test_an_interruption_silences_voice_and_lips_within_a_block() -> None:

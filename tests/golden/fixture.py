@@ -32,6 +32,13 @@ class Fixture:
         """Of the JSON file's path; the tensors lie beside it."""
         return Fixture(path, json.loads(path.read_text(encoding="utf-8")), load_file(path.with_suffix(".safetensors")))
 
+    def sibling(self, name: str) -> Fixture:
+        """The fixture of the same directory that calls itself ``name``, whatever its file is called."""
+        for path in pairs_in(self.path.parent):
+            if json.loads(path.read_text(encoding="utf-8"))["fixture"] == name:
+                return Fixture.read(path)
+        raise AssertionError(f"{self.path.stem} goes with fixture {name!r}, which is not in {self.path.parent}")
+
     def state_dict(self, shapes: Mapping[str, Any] | None = None, prefix: str | None = None) -> dict[str, Tensor]:
         """The recipe's tensors under the published names.
 
@@ -39,7 +46,9 @@ class Fixture:
             shapes: of these keys; all of the fixture's if None.
             prefix: put in front of a key when its numbers are drawn; the fixture's if None.
         """
-        spec = importlib.util.spec_from_file_location("golden_weights", self.path.parent / "weights.py")
+        recipe_path = self.path.parent / "weights.py"
+        assert recipe_path.is_file(), f"{recipe_path} is missing: it makes the fixtures' weights"
+        spec = importlib.util.spec_from_file_location("golden_weights", recipe_path)
         assert spec is not None
         assert spec.loader is not None
         recipe = importlib.util.module_from_spec(spec)
@@ -68,6 +77,11 @@ class Fixture:
             **tolerance,
             msg=lambda text: f"{self.path.stem}: {name or expected}: {text}",
         )
+
+
+def pairs_in(directory: Path) -> list[Path]:
+    """The JSON files of all pairs."""
+    return sorted(p for p in directory.glob("*.json") if p.with_suffix(".safetensors").exists())
 
 
 Check = Callable[[Fixture], None]

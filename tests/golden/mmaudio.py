@@ -53,7 +53,7 @@ def check_bigvgan(fixture: Fixture) -> None:
             "const.filter": antialias_filter()[None, None],
         }
         if chain is not None:
-            vae_fixture = Fixture.read(fixture.path.with_name(f"{chain['vae_fixture']}.json"))
+            vae_fixture = fixture.sibling(chain["vae_fixture"])
             vae = build_vae(vae_fixture, vae_tensors(vae_fixture, fixture))
             latents = stored["chain.in.latent"]
             actual["chain.out.audio"] = vocoder(vae.decode(latents))[:, None]

@@ -16,6 +16,7 @@ from avatar_rtc.media.buffer import PlayBuffer
 from avatar_rtc.media.demand import Demand
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import AudioTrack, Playout, VideoTrack
+from avatar_rtc.pace import Pace
 from tests.support.chunks import INFO, numbered_chunk
 from tests.support.clock import SimulatedClock
 
@@ -56,7 +57,7 @@ async def rig(
 
     async def feed() -> None:
         index = 0
-        demand = Demand(LOW_WATER_S, INFO.block_duration_s)
+        demand = Demand(LOW_WATER_S, INFO.block_duration_s, Pace(1), max_prefill_s=10.0)
         while True:
             spare_s = demand.spare_s(buffer.buffered_s)
             if spare_s > 0:
@@ -64,7 +65,7 @@ async def rig(
                 continue
             asked_s = clock.time_s
             await clock.sleep(block_s())
-            demand.on_chunk(clock.time_s - asked_s, buffer.num_underruns)
+            demand.on_chunk(clock.time_s - asked_s, INFO.block_duration_s, buffer.num_underruns)
             buffer.put(numbered_chunk(index))
             playout.notify()
             index += 1
