@@ -31,8 +31,6 @@ from model.data.speech import DURATION_UNIT_SAMPLES, SAMPLE_RATE_HZ, VOICES, Utt
 FRAME_SAMPLES = SAMPLE_RATE_HZ // FPS
 _SHORT_SILENCE_S = (0.3, 2.5)
 _LONG_SILENCE_S = (2.5, 5.0)
-_NOISE_FLOOR = 1.0
-"""Amplitude of the dither that fills silence, in steps of 16 bits: -90 dB, so that no clip holds a run of exact zeros."""
 _TURNS = ("clara", "maya", "adam", "clara", "theo")
 """Voices take turns. The first has by far the most different sentences, so it comes up twice."""
 _SMILES = {"calm": 0.12, "cheerful": 0.6}
@@ -92,7 +90,7 @@ def compose(
     if look.presentation != gender:
         raise ValueError(f"voice {voice!r} is {gender}, the look is {look.presentation}")
     total = num_frames * FRAME_SAMPLES
-    samples = rng.integers(-1, 2, total).astype(np.float32) * _NOISE_FLOOR
+    samples = np.zeros(total, np.int16)
     events: list[Event] = []
     texts: list[str] = []
     spans: list[tuple[float, float]] = []
@@ -129,7 +127,7 @@ def compose(
         texts=tuple(texts),
         spans=tuple(spans),
         events=tuple(events),
-        samples=samples.astype(np.int16),
+        samples=samples,
         num_frames=num_frames,
         motion_seed=int(rng.integers(2**31)),
     )

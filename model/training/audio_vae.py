@@ -43,7 +43,7 @@ class WaveBatches:
         for u in utterances:
             totals[u.voice] = totals.get(u.voice, 0) + len(u.samples)
         for u in utterances:
-            silence = rng.integers(-1, 2, int(rng.integers(2400, 12000))).astype(np.int16)
+            silence = np.zeros(int(rng.integers(2400, 12000)), np.int16)
             pieces += [u.samples, silence]
             weights.append(np.full((len(u.samples) + len(silence)) // 480, 1 / totals[u.voice]))
         self.samples = torch.from_numpy(np.concatenate(pieces)).to(device)
@@ -179,6 +179,34 @@ def main() -> None:
         optimizer.step()
         return shown
 
+    def save() -> None:
+        export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
+        save_state(
+            state_path,
+            model=vae.state_dict(),
+            critics=critics.state_dict(),
+            averaged=averaged.module.state_dict(),
+            optimizer=optimizer.state_dict(),
+            critic_optimizer=critic_optimizer.state_dict(),
+            step=piece.step,
+            encoder_s=encoder_s + time.monotonic() - begun_s,
+        )
+
+    def freeze_when_due() -> bool:
+        nonlocal frozen
+        if frozen or encoder_s + time.monotonic() - begun_s < args.encoder_minutes * 60:
+            return False
+        frozen = True
+        vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
+        vae.encoder.requires_grad_(False)
+        measure_latents(vae, batches)
+        averaged.update(vae, piece.step)
+        export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
+        encoder_done.touch()
+        print("encoder frozen", flush=True)
+        return True
+
+    freeze_when_due()
     graphed = Graphed(step, enabled=not args.no_graph)
     recent: list[Tensor] = []
     for _ in piece:
@@ -189,28 +217,11 @@ def main() -> None:
         recent.append(shown["spectral"])
         if piece.step % 500 == 499:
             piece.report({k: float(v) for k, v in shown.items()} | {"mean": float(torch.stack(recent[-300:]).mean())})
-        if not frozen and encoder_s + time.monotonic() - begun_s > args.encoder_minutes * 60:
-            frozen = True
-            vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
-            vae.encoder.requires_grad_(False)
-            measure_latents(vae, batches)
-            averaged.update(vae, piece.step)
-            export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
-            encoder_done.touch()
+        if freeze_when_due():
             graphed = Graphed(step, enabled=not args.no_graph)
-            print("encoder frozen", flush=True)
-    encoder_s += time.monotonic() - begun_s
-    export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
-    save_state(
-        state_path,
-        model=vae.state_dict(),
-        critics=critics.state_dict(),
-        averaged=averaged.module.state_dict(),
-        optimizer=optimizer.state_dict(),
-        critic_optimizer=critic_optimizer.state_dict(),
-        step=piece.step,
-        encoder_s=encoder_s,
-    )
+        if piece.time_to_save():
+            save()
+    save()
 
 
 if __name__ == "__main__":

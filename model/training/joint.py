@@ -249,6 +249,17 @@ def main() -> None:
         optimizer.step()
         return parts
 
+    def save() -> None:
+        save_state(
+            state_path,
+            model=speaker.state_dict(),
+            averaged=averaged.module.state_dict(),
+            optimizer=optimizer.state_dict(),
+            step=piece.step,
+        )
+        export(args.run / "dit.safetensors", averaged.module.dit)
+        export(args.run / "text.safetensors", averaged.module.text)
+
     graphed = Graphed(step, enabled=not args.no_graph)
     recent: dict[str, list[Tensor]] = {name: [] for name in WEIGHTS}
     for number in piece:
@@ -262,15 +273,9 @@ def main() -> None:
             piece.report(shown)
             if not math.isfinite(shown["video"] + shown["audio"]):
                 raise FloatingPointError(f"the loss is no longer a number at step {number}: lower --learning-rate and resume")
-    save_state(
-        state_path,
-        model=speaker.state_dict(),
-        averaged=averaged.module.state_dict(),
-        optimizer=optimizer.state_dict(),
-        step=piece.step,
-    )
-    export(args.run / "dit.safetensors", averaged.module.dit)
-    export(args.run / "text.safetensors", averaged.module.text)
+        if piece.time_to_save():
+            save()
+    save()
 
 
 if __name__ == "__main__":

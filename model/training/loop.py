@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
+SAVE_EVERY_S = 120.0
+
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """The flags that every stage has."""
@@ -55,6 +57,7 @@ class Piece:
     step: int = 0
     started_s: float = field(default_factory=time.monotonic)
     first_step: int = 0
+    saved_s: float = field(default_factory=time.monotonic)
 
     @property
     def progress(self) -> float:
@@ -66,6 +69,13 @@ class Piece:
         while self.progress < 1:
             yield self.step
             self.step += 1
+
+    def time_to_save(self) -> bool:
+        """True every ``SAVE_EVERY_S``: whatever ends a machine then costs minutes, not the piece."""
+        due = time.monotonic() - self.saved_s > SAVE_EVERY_S
+        if due:
+            self.saved_s = time.monotonic()
+        return due
 
     def learning_rate(self, peak: float) -> float:
         rate = peak * min(1.0, (self.step + 1) / self.warmup_steps)

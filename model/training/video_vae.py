@@ -176,6 +176,32 @@ def main() -> None:
         optimizer.step()
         return {"loss": loss, "kl": divergence}
 
+    def save() -> None:
+        export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
+        save_state(
+            state_path,
+            model=vae.state_dict(),
+            averaged=averaged.module.state_dict(),
+            optimizer=optimizer.state_dict(),
+            step=piece.step,
+            encoder_s=encoder_s + time.monotonic() - begun_s,
+        )
+
+    def freeze_when_due() -> bool:
+        nonlocal frozen
+        if frozen or encoder_s + time.monotonic() - begun_s < args.encoder_minutes * 60:
+            return False
+        frozen = True
+        vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
+        vae.encoder.requires_grad_(False)
+        measure_latents(vae, batches)
+        averaged.update(vae, piece.step)
+        export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
+        (args.run / "video_encoder.done").touch()
+        print("encoder frozen", measure_pictures(averaged.module, batches), flush=True)
+        return True
+
+    freeze_when_due()
     graphed = Graphed(step, enabled=not args.no_graph)
     losses: list[Tensor] = []
     for _ in piece:
@@ -185,26 +211,11 @@ def main() -> None:
         losses.append(parts["loss"])
         if piece.step % 500 == 499:
             piece.report({"loss": float(torch.stack(losses[-200:]).mean()), "kl": float(parts["kl"])})
-        if not frozen and encoder_s + time.monotonic() - begun_s > args.encoder_minutes * 60:
-            frozen = True
-            vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
-            vae.encoder.requires_grad_(False)
-            measure_latents(vae, batches)
-            averaged.update(vae, piece.step)
-            export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
-            (args.run / "video_encoder.done").touch()
+        if freeze_when_due():
             graphed = Graphed(step, enabled=not args.no_graph)
-            print("encoder frozen", measure_pictures(averaged.module, batches), flush=True)
-    encoder_s += time.monotonic() - begun_s
-    export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
-    save_state(
-        state_path,
-        model=vae.state_dict(),
-        averaged=averaged.module.state_dict(),
-        optimizer=optimizer.state_dict(),
-        step=piece.step,
-        encoder_s=encoder_s,
-    )
+        if piece.time_to_save():
+            save()
+    save()
     print("  ".join(f"{name} {value:.3f}" for name, value in measure_pictures(averaged.module, batches).items()), flush=True)
 
 
