@@ -18,7 +18,18 @@ from torch import Tensor
 from model.config import ModelConfig, load_yaml
 from model.training.assemble import encoder_file
 from model.training.discriminators import Critics, critic_loss, generator_losses
-from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
+from model.training.loop import (
+    Averaged,
+    Graphed,
+    Piece,
+    adamw,
+    arguments,
+    default_device,
+    export,
+    freeze_encoder,
+    save_state,
+    set_learning_rate,
+)
 from model.training.pitch import track_pitch
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE, mel_filterbank
@@ -197,13 +208,8 @@ def main() -> None:
         if frozen or encoder_s + time.monotonic() - begun_s < args.encoder_minutes * 60:
             return False
         frozen = True
-        vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
-        vae.encoder.requires_grad_(False)
-        measure_latents(vae, batches)
-        averaged.update(vae, piece.step)
-        export(args.run / "audio_vae.safetensors", averaged.module, torch.float32)
-        encoder_done.touch()
-        print("encoder frozen", flush=True)
+        weights = args.run / "audio_vae.safetensors"
+        freeze_encoder(vae, averaged, lambda vae: measure_latents(vae, batches), weights, encoder_done, piece.step)
         return True
 
     freeze_when_due()

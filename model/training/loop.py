@@ -189,6 +189,23 @@ def export(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16) -
     os.replace(path.with_suffix(".tmp"), path)
 
 
+def freeze_encoder(vae: M, averaged: Averaged[M], measure: Callable[[M], None], weights: Path, done: Path, step: int) -> None:
+    """End the part of a VAE's stage in which its encoder learns: from now on its latents stay what they are.
+
+    Args:
+        vae: takes over the averaged encoder.
+        measure: sets the statistics of the latents.
+        weights: what the next stage reads; ``done`` tells it that it may.
+    """
+    vae.get_submodule("encoder").load_state_dict(averaged.module.get_submodule("encoder").state_dict())
+    vae.get_submodule("encoder").requires_grad_(False)
+    measure(vae)
+    averaged.update(vae, step)
+    export(weights, averaged.module, torch.float32)
+    done.touch()
+    print("encoder frozen", flush=True)
+
+
 def default_device() -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True

@@ -16,7 +16,18 @@ from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
 from model.data.clips import ClipSet
-from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
+from model.training.loop import (
+    Averaged,
+    Graphed,
+    Piece,
+    adamw,
+    arguments,
+    default_device,
+    export,
+    freeze_encoder,
+    save_state,
+    set_learning_rate,
+)
 from model.training.prepare import wait_for
 from model.vae.causal import Memory
 from model.vae.video import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAE, pack_i420
@@ -192,13 +203,10 @@ def main() -> None:
         if frozen or encoder_s + time.monotonic() - begun_s < args.encoder_minutes * 60:
             return False
         frozen = True
-        vae.encoder.load_state_dict(averaged.module.encoder.state_dict())
-        vae.encoder.requires_grad_(False)
-        measure_latents(vae, batches)
-        averaged.update(vae, piece.step)
-        export(args.run / "video_vae.safetensors", averaged.module, torch.float32)
-        (args.run / "video_encoder.done").touch()
-        print("encoder frozen", measure_pictures(averaged.module, batches), flush=True)
+        weights = args.run / "video_vae.safetensors"
+        freeze_encoder(
+            vae, averaged, lambda vae: measure_latents(vae, batches), weights, args.run / "video_encoder.done", piece.step
+        )
         return True
 
     freeze_when_due()
