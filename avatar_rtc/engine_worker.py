@@ -308,7 +308,7 @@ class _Scheduler:
 
     def _step(self, stream_id: int, speaker: _Speaker) -> None:
         with speaker.timed(speaker.stream.stage):
-            chunk = speaker.stream.step()
+            chunk = speaker.stream.step(speaker.deadline_s)
         if chunk is None:
             self._wire.say_alive()
             return

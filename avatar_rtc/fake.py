@@ -163,7 +163,7 @@ class FakeStream:
         self._chunk = None
         self._fate = ""
 
-    def step(self) -> AVChunk | None:
+    def step(self, deadline_s: float | None = None) -> AVChunk | None:
         if self._num_steps == 0:
             self._meet_fate()
             # What a block holds is settled when it begins, as in a real model.

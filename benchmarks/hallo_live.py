@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from avatar_rtc import resources
+from benchmarks import clip
 from benchmarks.memory import HostPeak, peak_device_gb
 from model import hallo_live
 from model.adapters.hallo_live import load_generator
@@ -35,7 +36,7 @@ from model.adapters.umt5 import load_umt5
 from model.adapters.wan import load_wan_decoder
 from model.chunk import AVChunk, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
-from model.hallo_live import DecodeThread, HalloLive
+from model.hallo_live import HalloLive
 from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window, roll_out
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.vae.pictures import i420_from_frames
@@ -76,6 +77,7 @@ class Bench:
         self.decode_device = parts.video.latent_mean.device
         self.shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
         self.draw = draws(torch.Generator(self.device).manual_seed(0), self.device)
+        self.num_prompts = 0
 
     def wait(self) -> None:
         for device in {self.device, self.decode_device}:
@@ -99,7 +101,8 @@ class Bench:
     def passes(self) -> list[dict[str, Any]]:
         """Of each block of a clip: one denoise pass, and the clean one."""
         block = self.config.geometry.block_video_latents
-        seat = self.model.take_seat(self.model.read(PROMPT))
+        seat = self.model.take_seat()
+        seat.rollout.text = self.model.read(PROMPT)
         rollout = seat.rollout
         rows = []
         for number in range(self.config.rollout.window_latents // block):
@@ -127,76 +130,81 @@ class Bench:
         self.model.free_seat(seat)
         return rows
 
-    def rollout(self) -> Rollout:
-        return Rollout(self.model.parts.dit, self.config.rollout, self.shape, self.model.read(PROMPT))
-
     def stages(self) -> dict[str, Any]:
-        """Text, and what the decoders do: a video latent, a block's sound, pictures to the host."""
+        """Text, and what the decoders do in a stream: a video latent, a block's sound once the window is full, pictures to the
+        host."""
         parts, device = self.model.parts, self.decode_device
         block = self.config.geometry.block_video_latents
         video, audio = (x.to(device) for x in self.noise(2 * block))
-        audio = audio.transpose(1, 2).to(next(parts.audio.vae.parameters()).dtype)
-        _, cache = parts.video.decode(video[:, :, :1])
-        frames, cache = parts.video.decode(video[:, :, 1:2], cache)
-        half = audio.shape[2] // 2
-        _, state = parts.audio.decode(audio[:, :, :half])
-        return {
-            "text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
-            "video_latent_ms": spread(self.time(lambda: parts.video.decode(video[:, :, 2:3], cache))),
-            "audio_block_ms": spread(self.time(lambda: parts.audio.decode(audio[:, :, half:], state))),
+        audio = audio[:, : audio.shape[1] // 2].transpose(1, 2).to(next(parts.audio.vae.parameters()).dtype)
+        frames, _ = parts.video.decode(video[:, :, :2])
+        seat = self.model.take_seat()
+        seat.pictures.decode(video[:, :, :1])
+        for _ in range(2 + self.config.audio_stream.left_latents // audio.shape[2]):
+            seat.sound.decode(audio)
+
+        def first_latent() -> None:
+            seat.pictures.begin()
+            seat.pictures.decode(video[:, :, :1])
+
+        row = {
+            "text_ms": spread(self.time(lambda: self.model.read(self.new_prompt()))),
+            "known_text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
+            "first_video_latent_ms": spread(self.time(first_latent)),
+            "video_latent_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2:3]))),
+            "audio_block_ms": spread(self.time(lambda: seat.sound.decode(audio))),
             "i420_to_host_ms": spread(self.time(lambda: i420_from_frames(frames).cpu())),
         }
+        self.model.free_seat(seat)
+        return row
+
+    def new_prompt(self) -> str:
+        """As long as the others, and never read before."""
+        self.num_prompts += 1
+        return f"{PROMPT} {self.num_prompts}"
 
     def clip(self) -> dict[str, Any]:
-        """Noise to pictures and samples of a whole clip."""
+        """Noise to pictures and samples of a whole clip, see :mod:`benchmarks.clip`."""
         g, block = self.model.geometry, self.config.geometry.block_video_latents
-        totals: list[float] = []
-        firsts: list[float] = []
+        found: list[dict[str, Any]] = []
         for _ in range(self.repeats + 1):
-            seat = self.model.take_seat(self.model.read(PROMPT))
-            rollout, decoder = seat.rollout, DecodeThread(self.model.parts, g, seat)
-            noise = self.noise(CLIP_BLOCKS * block)
+            seat = self.model.take_seat()
+            seat.rollout.text = self.model.read(PROMPT)
+            decoders, noise = seat.decoders(self.model.parts, g), self.noise(CLIP_BLOCKS * block)
             self.wait()
-            start_s = time.perf_counter()
-            first: list[float] = []
-            for latents in roll_out(rollout, *noise, [block] * CLIP_BLOCKS, self.draw):
-                _, pictures_of_first, *_ = decoder.submit(latents)
-                if not first:
-                    # Waiting for them here would hold the transformer up.
-                    def on_pictures(_: object, at: list[float] = first, since_s: float = start_s) -> None:
-                        at.append(time.perf_counter() - since_s)
-
-                    pictures_of_first.add_done_callback(on_pictures)
-            pictures = 0
-            while decoder.num_waiting:
-                piece = decoder.take(wait=True)
-                assert piece is not None
-                pictures += len(piece[0])
-            totals.append(time.perf_counter() - start_s)
-            firsts.append(first[0])
-            decoder.close()
+            found.append(clip.run(seat.rollout, decoders, noise, CLIP_BLOCKS, self.draw))
+            decoders.close()
+            self.wait()
             self.model.free_seat(seat)
-        num_frames = pictures - g.lead_in_frames
-        steady_s = statistics.median(totals[1:]) / CLIP_BLOCKS
+        seconds = [one["clip_ms"] / 1000 for one in found[1:]]
+        num_frames = found[0]["num_pictures"] - g.lead_in_frames
         return {
             "frames": num_frames,
-            "clip_ms": spread(totals[1:]),
-            "clip_fps": round(num_frames / statistics.median(totals[1:]), 2),
-            "rtf": round(steady_s / float(g.block_duration_s), 3),
-            "first_pictures_ms": spread(firsts[1:]),
+            "clip_ms": spread(seconds),
+            "clip_fps": round(num_frames / statistics.median(seconds), 2),
+            "rtf": round(statistics.median(seconds) / CLIP_BLOCKS / float(g.block_duration_s), 3),
+            "first_pictures_ms": spread([one["blocks"][0]["pictures_ms"][0] / 1000 for one in found[1:]]),
+            "blocks_of_the_last": found[-1]["blocks"],
         }
 
     def first_chunk(self) -> dict[str, Any]:
-        """A stream that is open and listens not yet: from its first prompt, text encoder included, to its first chunk."""
+        """From the first prompt of a stream to its first chunk, text encoder included; the prompt is a new one each time. The
+        devices rest before, and what was begun for later chunks does not count."""
 
-        def run() -> None:
+        def run(line: str) -> float:
+            self.wait()
+            start_s = time.perf_counter()
             stream = self.model.open(StreamSettings("A woman in a bright office.", "a clear voice"))
-            stream.push("a", "Good morning.")
+            stream.push("a", line)
             while stream.step() is None:
                 pass
+            taken_s = time.perf_counter() - start_s
             stream.close()
+            return taken_s
 
-        return {"first_chunk_with_text_ms": spread(self.time(run))}
+        new = [run(f"Good morning, number {number}.") for number in range(self.repeats + 2)][2:]
+        known = [run("Good morning.") for _ in range(self.repeats + 1)][1:]
+        return {"first_chunk_with_text_ms": spread(new), "first_chunk_of_a_known_prompt_ms": spread(known)}
 
 
 def precision(weights: Path, config: HalloLiveConfig, devices: Sequence[str], num_blocks: int) -> Iterator[dict[str, float]]:
@@ -286,8 +294,12 @@ class Streamed:
 def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streamed]:
     """A stream from its first line on, as it is served: when chunks leave, and when blocks are finished on the device."""
     stream = model.open(StreamSettings("A woman in a bright office.", "a clear voice", seed=1))
-    submit, start_s, finished = stream._decoder.submit, time.perf_counter(), []
-    device = model.parts.dit.video_ends.head.weight.device
+    devices = model.parts.dit.video_ends.head.weight.device, model.parts.video.latent_mean.device
+    device = devices[0]
+    for one in devices:  # one may still be at work for the stream before
+        if one.type == "cuda":
+            torch.cuda.synchronize(one)
+    submit, start_s, finished = stream._decoders.submit, time.perf_counter(), []
 
     def watch(latents: Latents) -> Any:
         event = torch.cuda.Event() if device.type == "cuda" else None
@@ -296,7 +308,7 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
         finished.append(event)
         return submit(latents)
 
-    stream._decoder.submit = watch  # type: ignore[method-assign]
+    stream._decoders.submit = watch  # type: ignore[method-assign]
     stream.push("a", "Good morning. It is nice to meet you.")
     left_ms: list[float] = []
     chunks: list[AVChunk] = []

@@ -333,6 +333,8 @@ class RolloutConfig(Strict):
             further, so it is at most the length that the model was trained on.
         sink_latents: so many of a stream's first latents never leave the view.
         continuation: what leaves a full window. ``roll``: the oldest block after the sink; ``restart``: all but the last latent.
+        cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
+            together; ``block``: after the block that was made last.
     """
 
     steps: tuple[int, ...] = (1000, 750, 500, 250)
@@ -341,6 +343,7 @@ class RolloutConfig(Strict):
     window_latents: int = Field(default=30, gt=0)
     sink_latents: int = Field(default=0, ge=0)
     continuation: str = Field(default="roll", pattern="^(roll|restart)$")
+    cut: str = Field(default="latent", pattern="^(latent|block)$")
 
     @field_validator("steps")
     @classmethod

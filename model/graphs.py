@@ -1,4 +1,6 @@
-"""CUDA graphs: a function of tensors is recorded once for each set of shapes, and later calls replay the record in one launch.
+"""How the host stays out of the device's way: work that it launches in one piece, and never too far ahead.
+
+CUDA graphs: a function of tensors is recorded once for each set of shapes, and later calls replay the record in one launch.
 
 A record reads and writes where the first call did. So whatever the function uses besides its inputs has to stay where it is:
 weights, caches, tables. Those of one owner, usually a stream's buffers, are recorded together and share their scratch memory.
@@ -6,6 +8,8 @@ weights, caches, tables. Those of one owner, usually a stream's buffers, are rec
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +21,18 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 _WARM_UPS = 2
 """Calls before a record is made: kernels are compiled and chosen in them, which a record cannot hold."""
+
+_RECORDING = threading.Lock()
+"""One record at a time in a process: to begin one waits for the device, which another that is being made would not survive."""
+
+
+def _untried(function: Function, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run a function with the kernels that are thought to be fast, without trying others."""
+    tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        return function(*inputs)
+    finally:
+        torch.backends.cudnn.benchmark = tries
 
 
 @dataclass(frozen=True)
@@ -32,15 +48,21 @@ class Graphs:
     Args:
         state: what the functions change beside their outputs, where that matters: it is put back after the calls that make a
             record.
+        priority: of the recorded kernels on the device; below 0 they go before those of other streams.
     """
 
-    def __init__(self, state: Sequence[Tensor] = ()) -> None:
-        self._state = list(state)
+    def __init__(self, state: Sequence[Tensor] = (), priority: int = 0) -> None:
+        self._state, self._priority = list(state), priority
+        self._sealed = False
         self._records: dict[Hashable, _Record] = {}
         self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def seal(self) -> None:
+        """From now on what has no record runs as it is: to make one takes longer than those wait who are being served."""
+        self._sealed = True
 
     def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What ``function(*inputs)`` gives, recorded if it is new. The result is valid until the next call of any function here.
@@ -50,8 +72,10 @@ class Graphs:
         """
         shapes = key, *((x.shape, x.dtype) for x in inputs)
         record = self._records.get(shapes)
+        if record is None and self._sealed:
+            return _untried(function, inputs)
         if record is None:
-            with torch.cuda.device(inputs[0].device):
+            with _RECORDING, torch.cuda.device(inputs[0].device):
                 record = self._records[shapes] = self._recorded(function, inputs)
         for mine, given in zip(record.inputs, inputs, strict=True):
             mine.copy_(given, non_blocking=True)
@@ -67,8 +91,43 @@ class Graphs:
             mine.copy_(kept)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(priority=self._priority)
         # Other threads go on with what a record must not hold, such as allocating memory.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             outputs = function(*inputs)
         return _Record(graph, inputs, outputs)
+
+
+class Ahead:
+    """How far the host has run ahead of a device: pieces of work that were launched and are not done.
+
+    With one piece launched behind the one that runs, a device is never idle. More of them only keep a launch waiting in the
+    driver, which then stops the other threads' launches too, and bind what might still be decided otherwise.
+
+    Args:
+        device: elsewhere than on a GPU work is done when its call returns.
+        most: pieces.
+    """
+
+    def __init__(self, device: torch.device, most: int = 2) -> None:
+        self._device, self._most = device, most
+        self._launched: deque[torch.cuda.Event] = deque()
+
+    def mark(self) -> None:
+        """A piece ends here, on the current CUDA stream."""
+        if self._device.type == "cuda":
+            event = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._launched.append(event)
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait before more is launched."""
+        while self._launched and self._launched[0].query():
+            self._launched.popleft()
+        return len(self._launched) >= self._most
+
+    def wait(self) -> None:
+        """Until it is not."""
+        while len(self._launched) >= self._most:
+            self._launched.popleft().synchronize()

@@ -1,16 +1,21 @@
 """The published model as a stream without end: text in, chunks out, one video latent long.
 
-A block goes: a few denoise passes; its latents go to the decoders, which work on a device and in a thread of their own; meanwhile
-the clean pass makes the block history, and the next block begins. A chunk leaves as soon as its four pictures and its sound
-are decoded. Text is said in utterances (:mod:`model.text.utterances`), each with a prompt of its own, of which only the
-keys and values are replaced, between two blocks.
+A block goes: a few denoise passes; its latents go to the decoders (:mod:`model.decoding`); meanwhile the clean pass makes the
+block history, and the next block begins. A chunk leaves as soon as its four pictures and its sound are decoded. Text is said in
+utterances (:mod:`model.text.utterances`), each with a prompt of its own, of which only the keys and values are replaced, between
+two blocks.
+
+Who says when a chunk is due gets blocks just in time: the later one begins, the newer is the text that it may say. A line that
+comes while the face only listens abandons the block in work, and takes back of the block before what is not needed to bridge
+the time until the line can be seen; an interruption does the same to a line.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +29,12 @@ from model.adapters.umt5 import load_umt5
 from model.adapters.wan import load_wan_decoder, load_wan_encoder
 from model.chunk import AVChunk, Still, StreamInfo, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
+from model.decoding import PRIORITY, Decoders
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.errors import ConfigError
 from model.geometry import Geometry
-from model.graphs import Graphs
-from model.rollout import Latents, Rollout, RolloutShape
+from model.graphs import Ahead, Graphs
+from model.rollout import Rollout, RolloutShape
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.text.utterances import MarkTrack, Utterances
 from model.vae.audio_stream import AudioStreamDecoder, SoundStream
@@ -48,8 +54,10 @@ SILENCE = "Quiet room tone, nobody speaks."
 
 Report = Callable[[str], None]
 
-Piece = Future[tuple[np.ndarray, np.ndarray]]
-"""Pictures uint8 [T, H * 3 / 2, W] and samples int16 [S] to come, one of them empty."""
+PATIENCE_S = 0.005
+"""A step that can only wait does so no longer, so that commands are heard."""
+MAX_KEPT_PROMPTS = 32
+"""Prompts of which the text encoder's output is kept, 4 MB each at the published size."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,36 @@ class Parts:
     audio: AudioStreamDecoder
 
 
+class Reader:
+    """Prompts as the transformer's layers see them. What the text encoder made of the latest ones is kept: the silent prompt
+    comes back after each line.
+
+    Args:
+        records: whether keys and values are computed by a graph; then they are valid until the next prompt is read.
+    """
+
+    def __init__(self, parts: Parts, *, records: bool) -> None:
+        self._encoder, self._dit = parts.text, parts.dit
+        self._graphs = Graphs() if records else None
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __call__(self, prompt: str) -> TextMemory:
+        head = self._dit.video_ends.head.weight
+        if prompt not in self._kept:
+            self._kept[prompt] = self._encoder([prompt]).to(head.device, head.dtype)
+            if len(self._kept) > MAX_KEPT_PROMPTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(prompt)
+        embedded = self._kept[prompt]
+        if self._graphs is None:
+            return self._dit.read_text(embedded, (None, None), None)
+
+        def read(embedded: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self._dit.read_text(embedded, (None, None), None).tensors())
+
+        return TextMemory.of(self._graphs("text", read, embedded))
+
+
 class Seat:
     """One speaker's buffers on the devices, and what is recorded over them. One stream has it at a time; the next finds it warm.
 
@@ -75,23 +113,43 @@ class Seat:
         g = geometry
         on_gpu, decoders_on_gpu = (x.is_cuda for x in (parts.dit.video_ends.head.weight, parts.video.latent_mean))
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
-        self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=Graphs() if on_gpu else None)
-        self.pictures = PictureStream(parts.video, records=decoders_on_gpu)
-        self.sound = SoundStream(parts.audio, records=decoders_on_gpu)
+        self.graphs = Graphs() if on_gpu else None
+        self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=self.graphs)
+        self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY)
+        self.sound = SoundStream(parts.audio, records=decoders_on_gpu, priority=PRIORITY)
+        self.lead_s = float(g.block_duration_s)
+        """From a block's beginning until its sound is there, as it was seen last."""
 
-    def begin(self, text: TextMemory) -> None:
+    def begin(self) -> None:
         """A new stream."""
-        self.rollout.reset(text)
+        self.rollout.reset()
         self.pictures.begin()
         self.sound.begin()
 
+    def seal(self) -> None:
+        """All that a stream usually needs is recorded."""
+        for graphs in (self.graphs, self.sound.graphs):
+            if graphs is not None:
+                graphs.seal()
+
+    def decoders(self, parts: Parts, geometry: Geometry) -> Decoders:
+        """For a new stream."""
+        audio_dtype = next(parts.audio.vae.parameters()).dtype
+        made_on, device = parts.dit.video_ends.head.weight.device, parts.video.latent_mean.device
+        return Decoders(self.pictures, self.sound, made_on, device, audio_dtype, geometry.lead_in_frames)
+
 
 class HalloLive:
-    """A loaded model. Implements :class:`model.stream.Model`."""
+    """A loaded model. Implements :class:`model.stream.Model`.
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    Args:
+        clock: seconds; chunks are due by it.
+    """
+
+    def __init__(self, parts: Parts, clock: Callable[[], float] = time.monotonic) -> None:
+        self.parts, self.clock = parts, clock
         self.geometry: Geometry = parts.config.geometry.build()
+        self._reader = Reader(parts, records=parts.dit.video_ends.head.weight.is_cuda)
         self._free_seats: list[Seat] = []
         g = self.geometry
         samples = g.audio_latent_samples * g.audio_latents_per_video_latent
@@ -104,10 +162,10 @@ class HalloLive:
         return HalloLiveStream(self, settings)
 
     @torch.inference_mode()
-    def take_seat(self, text: TextMemory) -> Seat:
-        """A free one, or a new one; hand it back with :meth:`free_seat`."""
-        seat = self._free_seats.pop() if self._free_seats else Seat(self.parts, self.geometry, text)
-        seat.begin(text)
+    def take_seat(self) -> Seat:
+        """A free one, or a new one; hand it back with :meth:`free_seat`. Its text is that of the one who had it."""
+        seat = self._free_seats.pop() if self._free_seats else Seat(self.parts, self.geometry, self.read(""))
+        seat.begin()
         return seat
 
     def free_seat(self, seat: Seat) -> None:
@@ -115,28 +173,40 @@ class HalloLive:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run every shape that a stream of whole blocks meets once, so that it is compiled and recorded."""
+        """Run every shape that a stream meets once, so that it is compiled and recorded."""
         g, config = self.geometry, self.parts.config
         head = self.parts.dit.video_ends.head.weight
+        ratio, block = g.audio_latents_per_video_latent, g.block_video_latents
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             return torch.randn(shape, device=head.device)
 
-        seat = self.take_seat(self.read(""))
-        decoder = DecodeThread(self.parts, g, seat)
-        num_blocks = config.rollout.window_latents // g.block_video_latents + 1
-        num_blocks = max(num_blocks, 2 + config.audio_stream.left_latents // g.block_audio_latents)
-        for _ in range(num_blocks):
-            if not seat.rollout.remembers:
-                seat.rollout.remember()
-            video = draw((1, config.dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width))
-            num_audio = g.block_audio_latents + config.dit.future_audio_latents
-            seat.rollout.begin(video, draw((1, num_audio, config.dit.audio.latent_channels)))
-            latents = seat.rollout.denoise(draw, leave=True)
+        seat = self.take_seat()
+        rollout, decoders = seat.rollout, seat.decoders(self.parts, g)
+
+        def make() -> None:
+            if not rollout.remembers:
+                rollout.remember()
+            video = draw((1, config.dit.video.latent_channels, block, g.latent_height, g.latent_width))
+            audio = draw((1, g.block_audio_latents + config.dit.future_audio_latents, config.dit.audio.latent_channels))
+            rollout.begin(video, audio)
+            latents = rollout.denoise(draw, leave=True)
             assert latents is not None
-            for piece in decoder.submit(latents):
+            decoders.submit(latents).result()
+
+        num_blocks = config.rollout.window_latents // block + 1
+        for _ in range(max(num_blocks, 2 + config.audio_stream.left_latents // g.block_audio_latents)):
+            make()
+            for piece in decoders.ask():
                 piece.result()
-        decoder.close()
+        if seat.graphs is not None and config.rollout.cut == "latent":
+            for num_latents in range(1, block + 1):  # sound, whose window is full from now on
+                decoders.cut(num_latents, ratio)
+                for _ in range(2):
+                    make()
+            seat.seal()
+            rollout.rehearse_cuts(block)
+        decoders.close()
         self.free_seat(seat)
 
     @torch.inference_mode()
@@ -148,92 +218,8 @@ class HalloLive:
 
     @torch.inference_mode()
     def read(self, prompt: str) -> TextMemory:
-        """A prompt as the transformer's layers see it."""
-        head = self.parts.dit.video_ends.head.weight
-        embedded = self.parts.text([prompt]).to(head.device, head.dtype)
-        return self.parts.dit.read_text(embedded, (None, None), None)
-
-
-class DecodeThread:
-    """Latents of one stream to pictures and sound, in order, in a thread of its own."""
-
-    def __init__(self, parts: Parts, geometry: Geometry, seat: Seat) -> None:
-        self._seat, self._geometry = seat, geometry
-        weight = parts.video.latent_mean
-        self._device = weight.device
-        self._audio_dtype = next(parts.audio.vae.parameters()).dtype
-        self._on_gpu = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if self._on_gpu else None
-        made_on = parts.dit.video_ends.head.weight.device
-        self._outgoing = torch.cuda.Stream(made_on) if made_on.type == "cuda" and made_on != self._device else None
-        self._thread = ThreadPoolExecutor(1, "decode")
-        self._begins = True
-        self._work: deque[Piece] = deque()
-
-    @property
-    def num_waiting(self) -> int:
-        """Pieces that have not been taken."""
-        return len(self._work)
-
-    def submit(self, latents: Latents) -> list[Piece]:
-        """Hand over a finished block. Its sound is decoded at once, then its pictures, latent by latent."""
-        made = torch.cuda.Event() if latents.video.is_cuda else None
-        if made is not None:
-            made.record(torch.cuda.current_stream(latents.video.device))
-        pieces = [self._thread.submit(self._decode_audio, latents.audio, made)]
-        for index in range(latents.video.shape[2]):
-            pieces.append(self._thread.submit(self._decode_video, latents.video[:, :, index : index + 1], made))
-        self._work += pieces
-        return pieces
-
-    def take(self, *, wait: bool) -> tuple[np.ndarray, np.ndarray] | None:
-        """The next piece, pictures uint8 [T, H * 3 / 2, W] and samples int16 [S], one of them empty; None if it is not ready."""
-        if not self._work or not (wait or self._work[0].done()):
-            return None
-        return self._work.popleft().result()
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._work.clear()
-
-    def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
-        """Latents on this device, once they are made."""
-        if made is None:
-            return latents.to(self._device)
-        # On the other device's usual stream the copy would queue behind the passes that follow.
-        stream = self._stream if latents.device == self._device else self._outgoing
-        assert stream is not None
-        with torch.cuda.stream(stream):
-            stream.wait_event(made)
-            return latents.to(self._device, non_blocking=self._on_gpu)
-
-    def _on_host(self, values: Tensor) -> np.ndarray:
-        """A copy in the host's memory, complete; only this thread waits for it."""
-        if not self._on_gpu:
-            return values.numpy()
-        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        pinned.copy_(values, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self._device))
-        done.synchronize()
-        return pinned.numpy()
-
-    @torch.inference_mode()
-    def _decode_audio(self, audio: Tensor, made: torch.cuda.Event | None) -> tuple[np.ndarray, np.ndarray]:
-        with torch.cuda.stream(self._stream):
-            latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
-            wave = self._seat.sound.decode(latents)
-            samples = self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
-        return np.zeros((0, 0, 0), np.uint8), samples
-
-    @torch.inference_mode()
-    def _decode_video(self, latent: Tensor, made: torch.cuda.Event | None) -> tuple[np.ndarray, np.ndarray]:
-        with torch.cuda.stream(self._stream):
-            planes = self._on_host(self._seat.pictures.decode(self._here(latent, made))[0])
-        begins, self._begins = self._begins, False
-        if begins:  # the first latent has fewer pictures than time: hold the first one
-            planes = np.concatenate([planes[:1].repeat(self._geometry.lead_in_frames, 0), planes])
-        return planes, np.zeros(0, np.int16)
+        """A prompt as the transformer's layers see it; on a GPU valid until the next one is read."""
+        return self._reader(prompt)
 
 
 class HalloLiveStream:
@@ -241,50 +227,52 @@ class HalloLiveStream:
 
     def __init__(self, model: HalloLive, settings: StreamSettings) -> None:
         self._model = model
-        parts, g = model.parts, model.geometry
-        self._block_s = float(g.block_duration_s)
-        self._lines = Utterances(self._block_s, parts.config.rollout.window_latents // g.block_video_latents)
+        config, g = model.parts.config, model.geometry
+        self._latent_s = model.info.block_duration_s
+        self._lines = Utterances(float(g.block_duration_s), config.rollout.window_latents // g.block_video_latents)
         self._marks = MarkTrack()
-        self._begun_blocks = 0
+        # Chunks whose sound waits for latents to come.
+        self._num_held_back = -(-config.audio_stream.hold_back_latents // g.audio_latents_per_video_latent)
         self._told_chunks = 0
+        self._dry_s: float | None = None
         self._begin_look(settings)
 
     @torch.inference_mode()
     def _begin_look(self, settings: StreamSettings) -> None:
         model = self._model
-        parts, g = model.parts, model.geometry
         self._settings = settings
-        head = parts.dit.video_ends.head.weight
-        self._device = head.device
+        self._device = model.parts.dit.video_ends.head.weight.device
         self._generator = torch.Generator(self._device).manual_seed(settings.seed)
-        self._silent = model.read(f"{settings.scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
-        self._seat: Seat | None = (seat := model.take_seat(self._silent))
-        self._rollout = seat.rollout
+        self._seat: Seat | None = (seat := model.take_seat())
+        self._rollout, self._decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
+        self._ahead = Ahead(self._device)
         self._first_latent = None if settings.still is None else model.encode(settings.still)
-        self._decoder = DecodeThread(parts, g, seat)
+        self._read: str | None = None
         self._pictures: list[np.ndarray] = []
         self._sound: list[np.ndarray] = []
+        self._num_samples = 0
+        self._num_latents = 0
+        self._first_chunk = self._told_chunks
         self._blocks_to_say = 0
-        self._in_work = False
+        self._in_work = self._latest_listens = False
 
     # What the service asks for
 
     @property
     def stage(self) -> str:
-        if self._decoder.num_waiting > self._limit:
+        if self._ahead.full or self._is_behind:
             return "vae"
         return "dit" if self._in_work or not self._rollout.remembers else "text"
 
     @property
-    def _limit(self) -> int:
-        """Pieces of one block; when more are waiting, the decoders are a whole block behind."""
-        return self._model.geometry.block_video_latents + 1
+    def _is_behind(self) -> bool:
+        """Whether the decoders have more than a whole block before them."""
+        return self._decoders.num_waiting > self._model.geometry.block_video_latents
 
     def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
         self._lines.push(reply_id, text, last=last)
-        if self._in_work and self._blocks_to_say == 0:
-            self._in_work = False  # a block that only listens is begun again, so that the line is heard sooner
-            self._begun_blocks -= 1
+        if self._blocks_to_say == 0:
+            self._make_way(self._latest_listens)
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:
@@ -295,31 +283,30 @@ class HalloLiveStream:
         self._lines.cancel()
         self._marks.cancel()
         self._blocks_to_say = 0
-        if self._in_work:
-            self._in_work = False
-            self._begun_blocks -= 1
+        self._make_way(cuts=True)
 
     def close(self) -> None:
-        self._decoder.close()
+        self._decoders.close()
         if self._seat is not None:
             self._model.free_seat(self._seat)
             self._seat = None
 
     @torch.inference_mode()
-    def step(self) -> AVChunk | None:
+    def step(self, deadline_s: float | None = None) -> AVChunk | None:
+        self._dry_s = deadline_s
         if (chunk := self._chunk()) is not None:
             return chunk
-        if not self._rollout.remembers:
+        if self._ahead.full:
+            self._decoders.wait(PATIENCE_S)
+        elif not self._rollout.remembers:
             self._rollout.remember()
+            self._ahead.mark()
         elif self._in_work:
-            finished = self._rollout.denoise(self._draw)
-            if finished is not None:
-                self._decoder.submit(finished)
-                self._first_latent = None
-                self._in_work = False
-                self._blocks_to_say = max(0, self._blocks_to_say - 1)
-        else:
+            self._denoise()
+        elif self._is_due and not self._is_behind:
             self._begin_block()
+        else:
+            self._decoders.wait(PATIENCE_S)
         return None
 
     # The life of a block
@@ -327,46 +314,135 @@ class HalloLiveStream:
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._device)
 
+    @property
+    def _num_left(self) -> int:
+        """Chunks that can still be made of finished blocks."""
+        return self._num_latents - self._num_held_back - (self._told_chunks - self._first_chunk)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the next block has to begin now, before the next chunk is asked for. Without a deadline it always does."""
+        if self._dry_s is None or self._num_left <= 0:
+            return True
+        assert self._seat is not None
+        needed_s = self._dry_s + (self._num_left - 1) * self._latent_s
+        return self._model.clock() + self._seat.lead_s >= needed_s
+
     def _begin_block(self) -> None:
         config, g = self._model.parts.config, self._model.geometry
         if self._blocks_to_say == 0:
-            self._rollout.text = self._silent
+            scene, voice = self._settings.scene, self._settings.voice
             utterance = self._lines.take()
-            if utterance is not None:
+            if utterance is None:
+                self._say(f"{scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
+            else:
                 said = " ".join(f"<S>{line}<E>" for line in utterance.lines)
-                scene, voice = self._settings.scene, self._settings.voice
-                self._rollout.text = self._model.read(f"{scene} {said} <AUDCAP>{voice}<ENDAUDCAP>")
+                self._say(f"{scene} {said} <AUDCAP>{voice}<ENDAUDCAP>")
                 if config.rollout.continuation == "restart":
                     self._rollout.restart()
                 self._blocks_to_say = utterance.num_blocks
-                start_s = self._begun_blocks * self._block_s
-                self._marks.add(utterance, start_s, start_s + utterance.num_blocks * self._block_s)
+                start_s = (self._first_chunk + self._num_latents) * self._latent_s
+                self._marks.add(utterance, start_s, start_s + utterance.num_blocks * float(g.block_duration_s))
         channels = config.dit.video.latent_channels, config.dit.audio.latent_channels
         video = self._draw((1, channels[0], g.block_video_latents, g.latent_height, g.latent_width))
         audio = self._draw((1, g.block_audio_latents + config.dit.future_audio_latents, channels[1]))
-        self._rollout.begin(video, audio, self._first_latent)
+        self._rollout.begin(video, audio, self._first_latent if self._rollout.num_latents == 0 else None)
         self._in_work = True
-        self._begun_blocks += 1
+        self._begun_s = self._model.clock()
+        self._in_a_hurry = self._num_left <= 0
+
+    def _say(self, prompt: str) -> None:
+        if prompt != self._read:
+            self._rollout.text = self._model.read(prompt)
+            self._read = prompt
+
+    def _denoise(self) -> None:
+        finished = self._rollout.denoise(self._draw)
+        self._ahead.mark()
+        if finished is None:
+            return
+        sound = self._decoders.submit(finished)
+        if self._in_a_hurry:  # or it had to wait between its passes
+            seat, begun_s = self._seat, self._begun_s
+            assert seat is not None
+            sound.add_done_callback(lambda _: setattr(seat, "lead_s", self._model.clock() - begun_s))
+        self._in_work = False
+        self._num_latents += finished.video.shape[2]
+        self._latest_listens = self._blocks_to_say == 0
+        self._blocks_to_say = max(0, self._blocks_to_say - 1)
+
+    def _make_way(self, cuts: bool) -> None:
+        """Let what comes next begin sooner: abandon the block in work, and take back what of the latest is not yet asked for.
+
+        Args:
+            cuts: whether it may be taken back.
+        """
+        self._in_work = False
+        num_latents = 0
+        if cuts and self._model.parts.config.rollout.cut == "latent":
+            num_latents = max(0, min(self._decoders.num_held - self._num_bridging, self._rollout.num_cuttable))
+        self._rollout.cut(num_latents)
+        if num_latents:
+            ratio = self._model.geometry.audio_latents_per_video_latent
+            self._decoders.cut(num_latents, ratio)
+            self._num_latents -= num_latents
+            at_most = self._num_latents * self._model.info.block_samples
+            if self._decoders.sound:
+                self._decoders.sound[-1].at_most = at_most
+            else:
+                self._keep_samples(at_most)
+
+    @property
+    def _num_bridging(self) -> int:
+        """Latents that are seen, after all that was asked for, before a block which begins now can be."""
+        if self._dry_s is None:
+            return 0
+        assert self._seat is not None
+        # The clean pass takes as long as one of the others, and is behind them in time only.
+        passes = len(self._model.parts.config.rollout.steps)
+        needed_s = self._seat.lead_s * (passes + 1) / passes + self._latent_s / 2
+        return max(0, math.ceil((self._model.clock() + needed_s - self._dry_s) / self._latent_s))
+
+    # Chunks
 
     def _chunk(self) -> AVChunk | None:
-        """The next chunk if it is decoded; where the decoders are a block behind, once it is."""
-        info = self._model.info
-        while True:
-            have_pictures, have_sound = (sum(map(len, held)) for held in (self._pictures, self._sound))
-            if have_pictures >= info.block_frames and have_sound >= info.block_samples:
-                break
-            piece = self._decoder.take(wait=self._decoder.num_waiting > self._limit)
-            if piece is None:
-                return None
-            for held, new in zip((self._pictures, self._sound), piece, strict=True):
-                if len(new):
-                    held.append(new)
+        """The next chunk if it is decoded."""
+        info, decoders = self._model.info, self._decoders
+        self._collect()
+        have_pictures, have_sound = (sum(map(len, held)) for held in (self._pictures, self._sound))
+        # What is wanted now; where nobody says when, one more, so that the decoder does not rest.
+        wanted = (1 if self._dry_s is not None else 2) - have_pictures // info.block_frames - len(decoders.pictures)
+        if wanted > 0:
+            decoders.ask(wanted)
+        if have_pictures < info.block_frames or have_sound < info.block_samples:
+            return None
         pictures, sound = _cut(self._pictures, info.block_frames), _cut(self._sound, info.block_samples)
-        start_s = self._told_chunks * info.block_duration_s
-        speaking, marks = self._marks.tell(start_s, start_s + info.block_duration_s, info.sample_rate_hz)
+        start_s = self._told_chunks * self._latent_s
+        speaking, marks = self._marks.tell(start_s, start_s + self._latent_s, info.sample_rate_hz)
         chunk = AVChunk(self._told_chunks, pictures, sound, info.fps, info.sample_rate_hz, speaking, marks)
         self._told_chunks += 1
+        if self._dry_s is not None:
+            self._dry_s += self._latent_s
         return chunk
+
+    def _collect(self) -> None:
+        """Take what is decoded."""
+        decoders = self._decoders
+        while decoders.pictures and decoders.pictures[0].done():
+            self._pictures.append(decoders.pictures.popleft().result())
+        while decoders.sound and decoders.sound[0].piece.done():
+            sound = decoders.sound.popleft()
+            samples = sound.piece.result()
+            self._sound.append(samples)
+            self._num_samples += len(samples)
+            if sound.at_most is not None:
+                self._keep_samples(sound.at_most)
+
+    def _keep_samples(self, at_most: int) -> None:
+        """Forget samples that were cut; none of them is in a chunk, because their pictures were not asked for."""
+        if (excess := self._num_samples - at_most) > 0:
+            self._sound = [np.concatenate(self._sound)[:-excess]]
+            self._num_samples = at_most
 
 
 def _cut(held: list[np.ndarray], length: int) -> np.ndarray:
@@ -439,6 +515,7 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
         parts.dit.settle()
         if warm:
             report("compiling and recording")
+            parts.text.warm_up()
             model.warm_up()
     return model
 

@@ -122,7 +122,7 @@ class PocketStream:
     def close(self) -> None:
         self._block = self._unfinished = None
 
-    def step(self) -> AVChunk | None:
+    def step(self, deadline_s: float | None = None) -> AVChunk | None:
         if self._block is None:
             if self._unfinished is not None:
                 self._remember(self._unfinished)

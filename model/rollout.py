@@ -74,7 +74,8 @@ class _Block:
 
 class Rollout:
     """One stream, or a batch of them in step. The order of a block's life: ``begin``, ``denoise`` until it returns the finished
-    block, ``remember``. Between finishing and remembering there is time to hand out what is finished.
+    block, ``remember``. Between finishing and remembering there is time to hand out what is finished; until the next block is
+    finished, :meth:`cut` may take the end of it back.
 
     Nothing here waits for the device: all that decides what runs is a host integer. Tables and buffers are made once. With
     graphs, one for each length of the context serves all passes, the clean one too; then text has one length.
@@ -116,13 +117,15 @@ class Rollout:
         self._audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0].to(self._device)
         self.reset(text)
 
-    def reset(self, text: TextMemory) -> None:
-        """Begin a new stream in the same buffers."""
-        self.text = text
+    def reset(self, text: TextMemory | None = None) -> None:
+        """Begin a new stream in the same buffers; with the text of the one before if none is given."""
+        if text is not None:
+            self.text = text
         self.context.clear()
         self._finished_audio = self._no_audio
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
+        self._latest: tuple[Tensor, Tensor] | None = None
         self._first_latent: Tensor | None = None
 
     @property
@@ -187,7 +190,58 @@ class Rollout:
         ratio = self.shape.audio_per_video
         audio = self._finished_audio
         self._finished_audio = torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
+        if self._latest is not None:
+            video, audio = self._latest
+            gone = stop > self.num_latents - (video.shape[2] if self.remembers else 0)
+            self._latest = None if gone else (video, torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1))
         self.context.drop(start, stop)
+
+    @property
+    def num_cuttable(self) -> int:
+        """How many latents :meth:`cut` can take back: those of the block finished last, if enough lies before it."""
+        if self._latest is None:
+            return 0
+        num_video = self._latest[0].shape[2]
+        before = self.num_latents - (num_video if self.remembers else 0)
+        return num_video if before >= self.config.sink_latents + num_video else 0
+
+    def cut(self, num_latents: int) -> None:
+        """Give up the block in work, and the last latents of the block finished before it: what comes next follows the others.
+
+        Nothing is left of what is cut: those others are remembered anew, without it. The oldest latents make room for them, so
+        that whole blocks are in view as before, and passes have lengths that they know.
+
+        Args:
+            num_latents: to take back, at most :attr:`num_cuttable`.
+        """
+        self._block = None
+        if num_latents == 0:
+            return
+        assert num_latents <= self.num_cuttable
+        assert self._latest is not None
+        video, audio = self._latest
+        if self.remembers:
+            self.context.drop(self.num_latents - video.shape[2], self.num_latents)
+        num_audio = self._finished_audio.shape[1] - num_latents * self.shape.audio_per_video
+        self._finished_audio = self._finished_audio[:, :num_audio]
+        num_kept = video.shape[2] - num_latents
+        self._latest = self._clean = (video[:, :, :num_kept], audio[:, :num_audio]) if num_kept else None
+        if num_kept:
+            sink = self.config.sink_latents
+            self._drop(sink, sink + num_kept)
+            self._clean = self._latest
+
+    def rehearse_cuts(self, num_video: int) -> None:
+        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget."""
+        dit, batch = self.dit.config, self._no_audio.shape[0]
+        for before in range(num_video, self.config.window_latents - num_video + 1, num_video):
+            for kept in range(1, num_video):
+                self.context.clear()
+                self.context.commit(before - kept)
+                video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
+                audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
+                self._pass(video, audio, self.config.context_timestep, 0)
+        self.reset()
 
     def denoise(self, draw: Draw, *, leave: bool = False) -> Latents | None:
         """One pass over the block in work; the finished block if it was the last.
@@ -212,6 +266,7 @@ class Rollout:
         self._finished_audio = torch.cat((self._finished_audio, finished), dim=1)
         # The clean pass reads this prediction for the history too, not what was finished before.
         self._block, self._clean = None, (video, audio)
+        self._latest = video.detach(), audio.detach()
         return Latents(video, finished)
 
     def _renoise(self, block: _Block, video: Tensor, audio: Tensor, draw: Draw) -> None:

@@ -27,8 +27,12 @@ class Stream(Protocol):
     def cancel(self) -> None:
         """Forget every line that is not yet in a chunk, and begin the block in work again."""
 
-    def step(self) -> AVChunk | None:
+    def step(self, deadline_s: float | None = None) -> AVChunk | None:
         """One unit of work, some 10 to 60 ms, so that others get their turn and a cancel is heard soon.
+
+        Args:
+            deadline_s: ``time.monotonic()`` at which all chunks before will have been played; None if chunks are wanted as fast
+                as they can be made.
 
         Returns:
             The chunk when this step finished a block, else None.

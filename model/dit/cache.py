@@ -139,6 +139,9 @@ class VideoContext:
     def drop(self, start: int, stop: int) -> None:
         """Forget latents ``start`` to ``stop``; those behind them take their places."""
         assert 0 <= start < stop <= self.num_latents
+        if stop == self.num_latents:  # nobody moves
+            self.num_latents = start
+            return
         low, high, end = (n * self._tokens for n in (start, stop, self.num_latents))
         device = self.buffers[0][0].key.device
         back = torch.full((1,), (start - stop) * self._time_scale, device=device, dtype=torch.float64)

@@ -39,6 +39,13 @@ class TextMemory:
     def tensors(self) -> list[Tensor]:
         return [x for side in (self.video, self.audio) for kv in side for x in kv]
 
+    @staticmethod
+    def of(tensors: Sequence[Tensor]) -> TextMemory:
+        """The inverse of :meth:`tensors`, without a mask."""
+        pairs = [KeyValue(key, value) for key, value in zip(tensors[::2], tensors[1::2], strict=True)]
+        half = len(pairs) // 2
+        return TextMemory(tuple(pairs[:half]), tuple(pairs[half:]), None)
+
     def clone(self) -> TextMemory:
         """The same at addresses of its own."""
         video, audio = (tuple(KeyValue(*(x.clone() for x in kv)) for kv in side) for side in (self.video, self.audio))

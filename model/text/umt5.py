@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import UMT5Config
 from model.errors import CheckpointError
+from model.graphs import Graphs
 
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
@@ -113,18 +115,35 @@ def encode(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor, text_len: int) 
     hides = (1 - mask[:, None, None]).to(encoder.dtype) * torch.finfo(encoder.dtype).min
     hidden: Any = encoder(input_ids=ids, attention_mask=hides).last_hidden_state
     hidden = hidden * mask.unsqueeze(-1).to(hidden.dtype)
-    return torch.nn.functional.pad(hidden, (0, 0, 0, text_len - ids.shape[1]))
+    return F.pad(hidden, (0, 0, 0, text_len - ids.shape[1]))
+
+
+LENGTHS = (64, 128, 256)
+"""Tokens to which prompts are filled up where passes are recorded; longer ones to all that there may be."""
 
 
 class TextEncoder:
-    """Tokenizer and encoder together: prompts in, conditioning out."""
+    """Tokenizer and encoder together: prompts in, conditioning out. On a GPU it is recorded, see :mod:`model.graphs`."""
 
     def __init__(self, tokenizer: UMT5Tokenizer, encoder: UMT5EncoderModel, config: UMT5Config) -> None:
         self._tokenizer, self._encoder, self._text_len = tokenizer, encoder, config.text_len
+        self.graphs = Graphs() if encoder.device.type == "cuda" else None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Of whole prompts, tags and all: [B, text_len, dim] on the encoder's device, in its precision; see :func:`encode`."""
         ids, mask = self._tokenizer(prompts)
-        device = self._encoder.device
-        ids, mask = (tensor.to(device, non_blocking=True) for tensor in (ids, mask))
-        return encode(self._encoder, ids, mask, self._text_len)
+        if self.graphs is None:
+            return self._encode(*(tensor.to(self._encoder.device) for tensor in (ids, mask)))[0]
+        filled = next((n for n in LENGTHS if ids.shape[1] <= n < self._text_len), self._text_len)
+        padding = 0, filled - ids.shape[1]
+        ids, mask = (F.pad(tensor, padding).to(self._encoder.device, non_blocking=True) for tensor in (ids, mask))
+        return self.graphs("encode", self._encode, ids, mask)[0].clone()
+
+    def warm_up(self) -> None:
+        """Record all lengths, so that no prompt waits for it."""
+        if self.graphs is not None:
+            for length in (*LENGTHS, self._text_len):
+                self(["a " * (length - 2)])
+
+    def _encode(self, ids: Tensor, mask: Tensor) -> tuple[Tensor]:
+        return (encode(self._encoder, ids, mask, self._text_len),)

@@ -71,6 +71,23 @@ class AudioStreamDecoder:
         """The sound of what is held back, at the end of a stream [B, num_held * samples_per_latent]."""
         return self._sound(state.latents, state.num_held, 0, state)[0]
 
+    def cut(self, state: AudioStreamState, wave: Tensor, num_latents: int) -> tuple[AudioStreamState, Tensor]:
+        """The state without the newest latents, those that have sounded included: what comes next fades from them.
+
+        Args:
+            wave: what the last call gave.
+            num_latents: to forget, at most those held and those in ``wave``.
+
+        Returns:
+            The state, and what is left of the wave.
+        """
+        kept = state.latents[:, :, : state.latents.shape[2] - num_latents]
+        num_sounded = num_latents - state.num_held
+        if num_sounded <= 0:
+            return AudioStreamState(kept, -num_sounded, state.tail), wave
+        left = wave.shape[1] - num_sounded * self.samples_per_latent
+        return AudioStreamState(kept, 0, wave[:, left : left + self.samples_per_latent]), wave[:, :left]
+
     def visible(self, num_latents: int, device: torch.device) -> Tensor:
         """Which latents attend to which [L queries, L keys]: those within reach, in any window."""
         past, future = self.config.left_latents // 2, self.config.hold_back_latents // 2
@@ -101,22 +118,24 @@ class SoundStream:
     Args:
         decoder: shared by all streams.
         records: whether calls are recorded and replayed, see :mod:`model.graphs`: one for each length that the window grows to.
+        priority: of their kernels.
     """
 
-    def __init__(self, decoder: AudioStreamDecoder, *, records: bool) -> None:
+    def __init__(self, decoder: AudioStreamDecoder, *, records: bool, priority: int = 0) -> None:
         self._decoder = decoder
-        self._graphs = Graphs() if records else None
+        self.graphs = Graphs(priority=priority) if records else None
         self._state: AudioStreamState | None = None
+        self._wave: Tensor | None = None
 
     def begin(self) -> None:
         """Forget everything: what comes next is a stream's first latent."""
-        self._state = None
+        self._state = self._wave = None
 
     def decode(self, latents: Tensor) -> Tensor:
         """As :meth:`AudioStreamDecoder.decode`; valid until the next call."""
-        if self._graphs is None:
-            wave, self._state = self._decoder.decode(latents, self._state)
-            return wave
+        if self.graphs is None:
+            self._wave, self._state = self._decoder.decode(latents, self._state)
+            return self._wave
         state = self._state
         num_held, before = (None, ()) if state is None else (state.num_held, (state.latents, state.tail))
 
@@ -125,7 +144,14 @@ class SoundStream:
             wave, left = self._decoder.decode(latents, past)
             return wave, left.latents, left.tail
 
-        wave, window, tail = self._graphs(num_held, decode, latents, *before)
+        wave, window, tail = self.graphs(num_held, decode, latents, *before)
         held = min(self._decoder.config.hold_back_latents, latents.shape[2] + (num_held or 0))
         self._state = AudioStreamState(window.clone(), held, tail.clone())
+        self._wave = wave
         return wave
+
+    def cut(self, num_latents: int) -> None:
+        """Forget the newest latents of the last call, see :meth:`AudioStreamDecoder.cut`."""
+        assert self._state is not None
+        assert self._wave is not None
+        self._state, self._wave = self._decoder.cut(self._state, self._wave, num_latents)

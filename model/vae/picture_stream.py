@@ -16,10 +16,11 @@ class PictureStream:
     Args:
         decoder: see :class:`model.vae.wan.WanDecoder`.
         records: whether calls are recorded and replayed, see :mod:`model.graphs`: one for each number of latents a call.
+        priority: of their kernels.
     """
 
-    def __init__(self, decoder: WanDecoder, *, records: bool) -> None:
-        self._decoder, self._records = decoder, records
+    def __init__(self, decoder: WanDecoder, *, records: bool, priority: int = 0) -> None:
+        self._decoder, self._records, self._priority = decoder, records, priority
         self._cache: FeatureCache | None = None
         self._graphs: Graphs | None = None
         self._begins = True
@@ -32,7 +33,7 @@ class PictureStream:
         """I420 planes uint8 [B, T, H * 3 / 2, W] of the next latents [B, C, L, h, w]; valid until the next call."""
         if self._cache is None:
             _, self._cache = self._decoder(latents[:, :, :1])
-            self._graphs = Graphs(self._cache.tensors) if self._records else None
+            self._graphs = Graphs(self._cache.tensors, self._priority) if self._records else None
         begins, self._begins = self._begins, False
         decode = partial(self._decoder.planes, cache=self._cache, begins=begins)
         if self._graphs is None:

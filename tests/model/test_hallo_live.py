@@ -12,8 +12,10 @@ import torch
 
 from model import hallo_live
 from model.chunk import AVChunk, Still, StreamSettings
+from model.decoding import Piece
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.hallo_live import HalloLive, HalloLiveStream
+from model.rollout import Latents
 from model.vae.pictures import i420_from_frames
 from tests.support.published_files import TINY, write_config, write_published_files
 
@@ -52,13 +54,13 @@ def take(stream: HalloLiveStream, num_chunks: int) -> list[AVChunk]:
 def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: HalloLiveStream) -> None:
     """Chunk after chunk, against one decode of all pictures; sound in the same windows."""
     latents = []
-    submit = stream._decoder.submit
+    submit = stream._decoders.submit
 
-    def watch(finished: hallo_live.Latents) -> None:
+    def watch(finished: Latents) -> Piece:
         latents.append(finished)
-        submit(finished)
+        return submit(finished)
 
-    stream._decoder.submit = watch  # type: ignore[method-assign]
+    stream._decoders.submit = watch  # type: ignore[method-assign]
     chunks = take(stream, 8)
     with torch.inference_mode():
         video = torch.cat([piece.video for piece in latents], dim=2)
@@ -78,9 +80,10 @@ def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: Hal
 
 def test_the_first_chunk_leaves_as_soon_as_it_is_decoded(stream: HalloLiveStream) -> None:
     """It needs no pass over the second block."""
-    while not stream._decoder.num_waiting:
+    while not stream._decoders.num_waiting:
         assert stream.step() is None
-    stream._decoder._work[-1].result()
+    stream._decoders.sound[0].piece.result()
+    stream._decoders.ask(1)[0].result()
     assert stream.step() is not None
 
 
@@ -135,7 +138,7 @@ def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
     assert stream._rollout.num_latents <= TINY.rollout.window_latents
     chunks = take(stream, 40)
     assert stream._rollout.context.num_bytes == size
-    assert stream._decoder.num_waiting <= 2 * (TINY.geometry.block_video_latents + 1)
+    assert stream._decoders.num_waiting <= 2 * TINY.geometry.block_video_latents
     assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
     stream.close()
 

@@ -1,0 +1,166 @@
+"""Latents of one stream to pictures and sound in the host's memory, in a thread and on a CUDA stream of their own.
+
+Sound is decoded a block at once, as soon as the block is finished: the chunks before it wait for it, because its first latents
+are their sound's right context. Pictures are decoded when they are asked for. What nobody has asked for can still be taken back,
+so a new line need not wait until everything is seen that was made before it came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.rollout import Latents
+from model.vae.audio_stream import SoundStream
+from model.vae.picture_stream import PictureStream
+
+PRIORITY = -1
+"""Of kernels that decode: somebody waits for them. The passes beside them make what is seen later."""
+
+Piece = Future[np.ndarray]
+"""Pictures uint8 [T, H * 3 / 2, W] or samples int16 [S] to come."""
+
+
+@dataclass
+class Sound:
+    """A block's samples to come. With all before them they are no more than ``at_most``, counted from the stream's first: the
+    rest was cut."""
+
+    piece: Piece
+    at_most: int | None = None
+
+
+class Decoders:
+    """See the module's text. Called from one thread.
+
+    Args:
+        pictures, sound: what they remember is this stream's.
+        made_on: the device whose current CUDA stream makes the latents.
+        device: where they are decoded.
+        audio_dtype: of the audio decoder's weights.
+        lead_in_frames: pictures that the first latent has too few of; the first picture stands for them.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureStream,
+        sound: SoundStream,
+        made_on: torch.device,
+        device: torch.device,
+        audio_dtype: torch.dtype,
+        lead_in_frames: int,
+    ) -> None:
+        self._picture_stream, self._sound_stream = pictures, sound
+        self._device, self._audio_dtype, self._lead_in_frames = device, audio_dtype, lead_in_frames
+        self._on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
+        self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
+        self._thread = ThreadPoolExecutor(1, "decode")
+        self._begins = True
+        self._held: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self.pictures: deque[Piece] = deque()
+        """Asked for and not taken, in order; whoever takes one removes it."""
+        self.sound: deque[Sound] = deque()
+
+    @property
+    def num_held(self) -> int:
+        """Latents whose pictures have not been asked for."""
+        return len(self._held)
+
+    @property
+    def num_waiting(self) -> int:
+        """Latents whose pictures have not been taken."""
+        return len(self._held) + len(self.pictures)
+
+    def submit(self, latents: Latents) -> Piece:
+        """Hand over a finished block. Its sound, which is decoded at once; its pictures are held."""
+        made = torch.cuda.Event() if latents.video.is_cuda else None
+        if made is not None:
+            made.record(torch.cuda.current_stream(latents.video.device))
+        self._held.extend((latent, made) for latent in latents.video.split(1, dim=2))
+        piece = self._run(self._decode_sound, latents.audio, made)
+        self.sound.append(Sound(piece))
+        return piece
+
+    def ask(self, num_latents: int | None = None) -> list[Piece]:
+        """Have the pictures of the next latents decoded; of all if no number is given."""
+        num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
+        pieces = [self._run(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
+        self.pictures.extend(pieces)
+        return pieces
+
+    def cut(self, num_latents: int, audio_per_video: int) -> None:
+        """Forget the newest of those held, and their sound, which may have been taken already."""
+        for _ in range(num_latents):
+            self._held.pop()
+        self._run(self._forget_sound, num_latents * audio_per_video)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something that was asked for is decoded, but no longer than this."""
+        coming = [piece for piece in (*self.pictures, *(sound.piece for sound in self.sound)) if not piece.done()]
+        if coming:
+            wait(coming, timeout_s, "FIRST_COMPLETED")
+        else:
+            time.sleep(timeout_s)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._held.clear()
+        self.pictures.clear()
+        self.sound.clear()
+
+    def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
+        return self._thread.submit(work, *inputs)
+
+    # In the thread
+
+    def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
+        """Latents on this device, once they are made."""
+        if made is None:
+            return latents.to(self._device)
+        # On the other device's usual stream the copy would queue behind the passes that follow.
+        stream = self._stream if latents.device == self._device else self._outgoing
+        assert stream is not None
+        with torch.cuda.stream(stream):
+            stream.wait_event(made)
+            return latents.to(self._device, non_blocking=self._on_gpu)
+
+    def _on_host(self, values: Tensor) -> np.ndarray:
+        """A copy in the host's memory, complete; only this thread waits for it."""
+        if not self._on_gpu:
+            return values.numpy()
+        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        pinned.copy_(values, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self._device))
+        done.synchronize()
+        return pinned.numpy()
+
+    @torch.inference_mode()
+    def _decode_sound(self, audio: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
+        with torch.cuda.stream(self._stream):
+            latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
+            wave = self._sound_stream.decode(latents)
+            return self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
+
+    @torch.inference_mode()
+    def _forget_sound(self, num_latents: int) -> None:
+        with torch.cuda.stream(self._stream):
+            self._sound_stream.cut(num_latents)
+
+    @torch.inference_mode()
+    def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
+        with torch.cuda.stream(self._stream):
+            planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
+        begins, self._begins = self._begins, False
+        if begins:  # the first latent has fewer pictures than time: hold the first one
+            planes = np.concatenate([planes[:1].repeat(self._lead_in_frames, 0), planes])
+        return planes
