@@ -123,9 +123,14 @@ class Ahead:
     @property
     def full(self) -> bool:
         """Whether to wait before more is launched."""
+        return self.num_launched >= self._most
+
+    @property
+    def num_launched(self) -> int:
+        """Pieces that are not done."""
         while self._launched and self._launched[0].query():
             self._launched.popleft()
-        return len(self._launched) >= self._most
+        return len(self._launched)
 
     def wait(self) -> None:
         """Until it is not."""

@@ -245,7 +245,7 @@ class HalloLiveStream:
         self._generator = torch.Generator(self._device).manual_seed(settings.seed)
         self._seat: Seat | None = (seat := model.take_seat())
         self._rollout, self._decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
-        self._ahead = Ahead(self._device)
+        self._ahead, self._shares_device = Ahead(self._device), model.parts.video.latent_mean.device == self._device
         self._first_latent = None if settings.still is None else model.encode(settings.still)
         self._read: str | None = None
         self._pictures: list[np.ndarray] = []
@@ -349,7 +349,8 @@ class HalloLiveStream:
         self._rollout.begin(video, audio, self._first_latent if self._rollout.num_latents == 0 else None)
         self._in_work = True
         self._begun_s = self._model.clock()
-        self._in_a_hurry = self._num_left <= 0
+        # Else it waits for a pass before it, or between its own ones for the next chunk to be asked for.
+        self._shows_lead = self._num_left <= 0 and self._ahead.num_launched == 0
 
     def _say(self, prompt: str) -> None:
         if prompt != self._read:
@@ -362,7 +363,7 @@ class HalloLiveStream:
         if finished is None:
             return
         sound = self._decoders.submit(finished)
-        if self._in_a_hurry:  # or it had to wait between its passes
+        if self._shows_lead:
             seat, begun_s = self._seat, self._begun_s
             assert seat is not None
             sound.add_done_callback(lambda _: setattr(seat, "lead_s", self._model.clock() - begun_s))
@@ -371,6 +372,7 @@ class HalloLiveStream:
         self._latest_listens = self._blocks_to_say == 0
         self._blocks_to_say = max(0, self._blocks_to_say - 1)
 
+    @torch.inference_mode()
     def _make_way(self, cuts: bool) -> None:
         """Let what comes next begin sooner: abandon the block in work, and take back what of the latest is not yet asked for.
 
@@ -398,10 +400,14 @@ class HalloLiveStream:
         if self._dry_s is None:
             return 0
         assert self._seat is not None
-        # The clean pass takes as long as one of the others, and is behind them in time only.
-        passes = len(self._model.parts.config.rollout.steps)
-        needed_s = self._seat.lead_s * (passes + 1) / passes + self._latent_s / 2
-        return max(0, math.ceil((self._model.clock() + needed_s - self._dry_s) / self._latent_s))
+        # The clean pass goes before; the pictures of a latent take no more than what is left of a latent's time.
+        passes, block = len(self._model.parts.config.rollout.steps), self._model.geometry.block_video_latents
+        passes_s = self._seat.lead_s * (passes + 1) / passes
+        pictures_s = min(max(0.0, self._latent_s - passes_s / block), self._latent_s / 2)
+        needed_s = passes_s + pictures_s
+        # Where the decoders share the device, what bridges the time also takes some.
+        gained_s = self._latent_s - (pictures_s if self._shares_device else 0.0)
+        return max(0, math.ceil((self._model.clock() + needed_s - self._dry_s) / gained_s))
 
     # Chunks
 

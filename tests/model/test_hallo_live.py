@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from model import hallo_live
 from model.chunk import AVChunk, Still, StreamSettings
+from model.config import RolloutConfig
 from model.decoding import Piece
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.hallo_live import HalloLive, HalloLiveStream
@@ -164,3 +170,100 @@ def test_a_stream_begins_with_a_picture(model: HalloLive) -> None:
     assert not np.array_equal(firsts[0][2].frames, firsts[1][2].frames)
     for stream in (begun, plain):
         stream.close()
+
+
+# Text that comes while the stream runs
+
+
+class _Labelled:
+    """Pictures and sounds that show from which latent they were made."""
+
+    def __init__(self, stream: HalloLiveStream) -> None:
+        self._number, self._submit, info = 0, stream._decoders.submit, stream._model.info
+        self._info, self._held = info, torch.zeros(0)
+        hold_back = TINY.audio_stream.hold_back_latents
+
+        def pictures(latent: Tensor, made: object) -> np.ndarray:
+            return np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), int(latent.flatten()[0]), np.uint8)
+
+        def sound(audio: Tensor, made: object) -> np.ndarray:
+            self._held = torch.cat((self._held, audio[0, :, 0]))
+            said, self._held = self._held[:-hold_back], self._held[-hold_back:]
+            return said.repeat_interleave(512).to(torch.int16).numpy()
+
+        def forget(num_latents: int) -> None:
+            self._held = self._held[: max(0, len(self._held) - num_latents)]
+
+        decoders: Any = stream._decoders
+        decoders._decode_pictures, decoders._decode_sound, decoders._forget_sound = pictures, sound, forget
+        decoders.submit = self.submit
+
+    def submit(self, latents: Latents) -> Piece:
+        labels = (self._number + torch.arange(latents.video.shape[2])) % 200
+        self._number += len(labels)
+        video = torch.zeros_like(latents.video) + labels.view(1, 1, -1, 1, 1)
+        return self._submit(Latents(video, torch.zeros_like(latents.audio) + labels.repeat_interleave(5).view(1, -1, 1)))
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    script=st.lists(st.sampled_from(["chunk", "chunk", "step", "step", "line", "cancel"]), min_size=20, max_size=60),
+    due=st.booleans(),
+)
+def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str], due: bool) -> None:
+    """Whatever comes when: each chunk's sound belongs to its pictures, and each reply that nobody stops ends once."""
+    stream = model.open(SETTINGS)
+    _Labelled(stream)
+    chunks: list[AVChunk] = []
+    open_replies: list[str] = []
+
+    def step() -> bool:
+        chunk = stream.step(time.monotonic() + 0.3 if due else None)
+        chunks.extend([chunk] if chunk else [])
+        return chunk is not None
+
+    for number, what in enumerate([*["chunk"] * 6, *script]):
+        match what:
+            case "step":
+                step()
+            case "chunk":
+                while not step():
+                    pass
+            case "line":
+                stream.push(f"r{number}", "One two.")
+                open_replies.append(f"r{number}")
+            case "cancel":
+                ended = {mark.reply_id for chunk in chunks for mark in chunk.marks if mark.kind == "end"}
+                open_replies = [reply for reply in open_replies if reply in ended]
+                stream.cancel()
+    for _ in range(200):
+        if all(any(m.kind == "end" and m.reply_id == reply for c in chunks for m in c.marks) for reply in open_replies):
+            break
+        step()
+    stream.close()
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    for chunk in chunks:
+        assert set(np.unique(chunk.frames)) == set(np.unique(chunk.samples))
+        assert len(np.unique(chunk.frames)) == 1
+    ends = [mark.reply_id for chunk in chunks for mark in chunk.marks if mark.kind == "end"]
+    assert sorted(ends) == sorted(open_replies)
+
+
+def test_a_line_is_seen_sooner_where_latents_can_be_taken_back(model_dir: Path) -> None:
+    """The face listens, and pictures of the latest block have not been asked for."""
+
+    def chunks_until_it_speaks(cut: str) -> int:
+        write_config(model_dir / f"{cut}.yaml", TINY.model_copy(update={"rollout": RolloutConfig(window_latents=6, cut=cut)}))
+        stream = hallo_live.load(model_dir, model_dir / f"{cut}.yaml", ("cpu",), lambda message: None).open(SETTINGS)
+        take(stream, 4)
+        while stream._decoders.num_held < 2:
+            stream.step()
+        stream._dry_s = None
+        stream.push("a", "Hello.")
+        number = 0
+        while not take(stream, 1)[0].speaking:
+            number += 1
+        stream.close()
+        return number
+
+    assert chunks_until_it_speaks("latent") < chunks_until_it_speaks("block")

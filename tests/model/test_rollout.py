@@ -311,3 +311,42 @@ def test_nothing_waits_for_the_device(config: dict[str, int | str]) -> None:
                 pass
             rollout.remember()
     assert rollout.num_latents > 0
+
+
+@pytest.mark.parametrize("moment", ["finished", "remembered", "next in work"])
+@pytest.mark.parametrize("kept", [1, 0])
+def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int) -> None:
+    """Whenever the cut comes, the next block is the same, and not a number of what was cut is read."""
+    dit, (video, audio) = tiny_dit(), noise(8)
+
+    def window(start: int) -> tuple[Tensor, Tensor]:
+        return video[:, :, start : start + BLOCK], audio[:, start * RATIO : (start + BLOCK) * RATIO]
+
+    def next_block(moment: str, poison: bool) -> Latents:
+        rollout, draw = open_rollout(dit, window_latents=8), drawing()
+        list(roll_out(rollout, video[:, :, :4], audio[:, : 4 * RATIO], [BLOCK] * 2, draw))
+        assert rollout._latest is not None
+        if moment != "finished":
+            rollout.remember()
+        if moment == "next in work":
+            rollout.begin(*window(6))
+            rollout.denoise(draw)
+        if poison:
+            rollout._latest[0][:, :, kept:] = torch.nan
+            rollout._latest[1][:, (2 + kept) * RATIO :] = torch.nan
+            for pair in rollout.context.buffers:  # type: ignore[attr-defined]
+                for kv in pair:
+                    for x in kv:
+                        x[:, :, (2 + kept) * 6 :] = torch.nan
+        rollout.cut(BLOCK - kept)
+        if kept:
+            assert not rollout.remembers
+            rollout.remember()
+        assert rollout.num_latents == 2, "whole blocks are in view"
+        rollout.begin(*window(4))
+        draw, block = drawing(3), None
+        while block is None:
+            block = rollout.denoise(draw)
+        return block
+
+    check_same([next_block(moment, poison=True)], [next_block("finished", poison=False)])

@@ -1,0 +1,174 @@
+"""Text into a stream that runs: how long until the first picture that it affects is seen.
+
+    python -m benchmarks.mid_stream --stand-in                                          # a minute on a CPU
+    python -m benchmarks.mid_stream --weights /dev/shm/hallo --devices cuda:0 cuda:1    # as calls have it; some minutes
+
+Half of the messages are lines that come while the face listens, the others interrupt a reply; all at random phase. A player shows
+chunks in real time and asks for the next one when less than ``--low-water-ms`` is left, or earlier where chunks took longer of
+late, as a session does. The time goes from a message to when the first chunk is *shown* that was made with it. An underrun is a
+chunk that came late; the last picture was held for it.
+
+``block`` makes a message wait for the end of the block that was made last; ``latent`` takes back what is not needed to bridge
+the time until it can be seen. With ``--stand-in`` a model of test size computes, and a simulated clock counts the time that it
+takes on H100 devices, see :class:`benchmarks.clip.StageTimes`.
+
+Predicted so, 200 messages, milliseconds: PREDICTION
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from avatar_rtc import resources
+from avatar_rtc.media.demand import Demand
+from avatar_rtc.pace import Pace
+from benchmarks.clip import StageTimes
+from benchmarks.skew import percentile
+from model import hallo_live
+from model.chunk import StreamSettings
+from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig
+from model.hallo_live import HalloLive, HalloLiveStream
+from tests.support.published_files import TINY, write_config, write_published_files
+from tests.support.timed_devices import Clock, Devices, open_timed
+
+SETTINGS = StreamSettings("A woman in a bright office.", "a clear voice", seed=1)
+LINE = "This is line number {} of many, and it is long enough to be interrupted."
+LISTENS_S, SPEAKS_S = (1.0, 2.5), (0.2, 1.6)
+"""Between the least and the most: how long the face has listened when a line comes, and spoken when it is interrupted."""
+
+
+class Time(Protocol):
+    def __call__(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class RealTime:
+    def __call__(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(max(0.0, seconds))
+
+
+def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_s: float, seed: int = 0) -> dict[str, Any]:
+    """Play a stream and send it messages; see the module's text."""
+    info, dice = stream._model.info, random.Random(seed)
+    demand = Demand(low_water_s, info.block_duration_s, Pace(info.chunks_per_block), 0.0)
+    took_ms: dict[str, list[float]] = {"line": [], "interruption": []}
+    dry_s, asked_s, late_s = clock(), None, []
+    window_s = info.block_duration_s * stream._model.parts.config.rollout.window_latents
+    due_s, sent_s, kind, speaks = clock() + 2 * window_s, None, "line", False
+    sent = 0
+    while sent < num_messages or sent_s is not None:
+        now_s = clock()
+        if sent_s is None and now_s >= due_s:
+            if speaks:
+                stream.cancel()
+            stream.push(f"m{sent}", LINE.format(sent))
+            sent_s, kind, sent = now_s, "interruption" if speaks else "line", sent + 1
+            continue
+        spare_s = demand.spare_s(dry_s - now_s)
+        if asked_s is None and spare_s > 0:
+            clock.sleep(max(0.001, min(spare_s, due_s - now_s) if sent_s is None else spare_s))
+            continue
+        asked_s = now_s if asked_s is None else asked_s
+        chunk = stream.step(dry_s)
+        if chunk is None:
+            continue
+        now_s = clock()
+        if now_s > dry_s + 0.001:
+            late_s.append(now_s - dry_s)
+        demand.on_chunk(now_s - asked_s, info.block_duration_s, len(late_s))
+        shown_s, asked_s = max(now_s, dry_s), None
+        dry_s = shown_s + info.block_duration_s
+        if sent_s is not None and chunk.speaking:
+            took_ms[kind].append(1000 * (shown_s - sent_s))
+            sent_s, speaks = None, kind == "line"
+            if not speaks:
+                stream.cancel()
+            due_s = shown_s + dice.uniform(*(SPEAKS_S if speaks else LISTENS_S))
+    rows: dict[str, Any] = {}
+    for name, values in (*took_ms.items(), ("all", [*took_ms["line"], *took_ms["interruption"]])):
+        rows[name] = {
+            "messages": len(values),
+            "mean_ms": round(statistics.mean(values)),
+            "p50_ms": round(percentile(values, 0.50)),
+            "p95_ms": round(percentile(values, 0.95)),
+            "max_ms": round(max(values)),
+        }
+    rows["underruns"] = len(late_s)
+    rows["held_ms"] = round(1000 * sum(late_s))
+    return rows
+
+
+def with_cut(config: HalloLiveConfig, cut: str) -> HalloLiveConfig:
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"cut": cut})})
+
+
+def stand_in(directory: Path, clock: Clock, cut: str) -> HalloLive:
+    """At a size for tests, with the blocks, window and hold-back of the published model."""
+    config = TINY.model_copy(
+        update={
+            "geometry": TINY.geometry.model_copy(update={"block_video_latents": 6}),
+            "rollout": RolloutConfig(cut=cut),
+            "audio_stream": AudioStreamConfig(left_latents=10),
+        }
+    )
+    write_published_files(directory, config)
+    write_config(directory / "config.yaml", config)
+    model = hallo_live.load(directory, directory / "config.yaml", ("cpu",), lambda line: None)
+    model.clock = clock
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stand-in", action="store_true", help="a small model on a simulated clock")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="as 'avatar-rtc download inference' leaves it")
+    parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
+    parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
+    parser.add_argument("--cuts", nargs="+", choices=("block", "latent"), default=["block", "latent"])
+    parser.add_argument("--low-water-ms", nargs="+", type=float, default=[600.0])
+    parser.add_argument("--messages", type=int, default=100)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
+    options = parser.parse_args()
+    if not options.stand_in and options.weights is None:
+        parser.error("give --weights, or --stand-in")
+    result: dict[str, Any] = {"messages": options.messages}
+
+    def note(name: str, stream: HalloLiveStream, clock: Time, low_water_ms: float) -> None:
+        result[name] = messages(stream, clock, options.messages, low_water_ms / 1000)
+        stream.close()
+        print(f"{name}: {json.dumps(result[name])}", flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    if options.stand_in:
+        for cut in options.cuts:  # the small model computes on one device, whatever it stands for
+            with tempfile.TemporaryDirectory() as directory:
+                clock = Clock()
+                model = stand_in(Path(directory), clock, cut)
+                for num_devices in (1, 2):
+                    for low_water_ms in options.low_water_ms:
+                        stream = open_timed(model, SETTINGS, Devices(clock, StageTimes(), num_devices))
+                        note(f"{cut}, {num_devices} devices, {low_water_ms:.0f} ms", stream, clock, low_water_ms)
+        return
+    model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, flush=True))
+    parts = model.parts
+    for cut in options.cuts:
+        # The same weights and what is recorded of them, with another rule.
+        object.__setattr__(parts, "config", with_cut(parts.config, cut))
+        for low_water_ms in options.low_water_ms:
+            note(f"{cut}, {low_water_ms:.0f} ms", model.open(SETTINGS), RealTime(), low_water_ms)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""A stream of the published model whose devices take time on a clock that nobody waits for.
+
+The model is a real one, of any size; its passes and decoders compute at once, but are done when devices would be that take the
+times given. So what decides when is the very code that serves, and an hour passes in a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.clip import StageTimes
+from model.chunk import StreamInfo, StreamSettings
+from model.decoding import Decoders
+from model.graphs import Ahead
+from model.hallo_live import HalloLive, HalloLiveStream
+from model.rollout import Latents
+
+TEXT_MS = 40.0
+"""A prompt that is new, until the transformer can read it."""
+
+
+@dataclass
+class Clock:
+    """Seconds, moved by hand."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += max(0.0, seconds)
+
+
+class _Timed(Future[Any]):
+    """What is done at a time of the clock."""
+
+    def __init__(self, clock: Clock, at_s: float) -> None:
+        super().__init__()
+        self._clock, self.at_s = clock, at_s
+
+    def done(self) -> bool:
+        return self._clock.now_s >= self.at_s
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        now_s, self._clock.now_s = self._clock.now_s, self.at_s
+        super().add_done_callback(fn)
+        self._clock.now_s = now_s
+
+
+class Devices:
+    """Two queues, or one of which the decoders take their share at once.
+
+    Args:
+        times: of stages; a pass takes what the nearest context given takes.
+    """
+
+    def __init__(self, clock: Clock, times: StageTimes, num_devices: int) -> None:
+        self.clock, self.times, self.num_devices = clock, times, num_devices
+        self.passes_until_s = self.decoders_until_s = 0.0
+
+    def work(self, milliseconds: float) -> float:
+        """On the transformer's device; when it is done."""
+        self.passes_until_s = max(self.clock.now_s, self.passes_until_s) + milliseconds / 1000
+        return self.passes_until_s
+
+    def decode(self, milliseconds: float, made_s: float) -> float:
+        start_s = max(self.clock.now_s, self.decoders_until_s, made_s)
+        self.decoders_until_s = start_s + milliseconds / 1000
+        if self.num_devices == 1 and self.passes_until_s > start_s:
+            self.passes_until_s += milliseconds / 1000
+        return self.decoders_until_s
+
+    def pass_ms(self, num_latents: int, block: int) -> float:
+        return self.times.passes[min(len(self.times.passes), max(1, -(-num_latents // block))) - 1]
+
+
+class _TimedAhead(Ahead):
+    def __init__(self, devices: Devices) -> None:
+        super().__init__(torch.device("cpu"))
+        self._devices = devices
+        self._until_s: list[float] = []
+
+    def mark(self) -> None:
+        self._until_s.append(self._devices.passes_until_s)
+
+    @property
+    def num_launched(self) -> int:
+        self._until_s = [at_s for at_s in self._until_s if at_s > self._devices.clock.now_s]
+        return len(self._until_s)
+
+
+class _TimedDecoders(Decoders):
+    """Grey pictures and silence, of the right lengths."""
+
+    devices: Devices
+    info: StreamInfo
+    hold_back_latents: int
+    latent_samples: int
+    num_unheard = 0
+
+    def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
+        times, made_s = self.devices.times, self._made_s
+        cost_ms = {
+            "_decode_sound": times.sound,
+            "_decode_pictures": times.first_latent if self._begins else times.latent,
+            "_forget_sound": 0.0,
+        }[work.__name__]
+        piece = _Timed(self.devices.clock, self.devices.decode(cost_ms, made_s))
+        piece.set_result(work(*inputs))
+        return piece
+
+    _made_s = 0.0
+
+    def _decode_pictures(self, latent: torch.Tensor, made: object) -> np.ndarray:
+        self._begins = False
+        info = self.info
+        return np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
+
+    def _decode_sound(self, audio: torch.Tensor, made: object) -> np.ndarray:
+        self.num_unheard += audio.shape[1]
+        num_sounding = max(0, self.num_unheard - self.hold_back_latents)
+        self.num_unheard -= num_sounding
+        return np.zeros(num_sounding * self.latent_samples, np.int16)
+
+    def _forget_sound(self, num_latents: int) -> None:
+        self.num_unheard = max(0, self.num_unheard - num_latents)
+
+    def submit(self, latents: Latents) -> Any:
+        self._made_s = self.devices.passes_until_s
+        return super().submit(latents)
+
+    def wait(self, timeout_s: float) -> None:
+        clock = self.devices.clock
+        coming = [p.at_s for p in (*self.pictures, *(s.piece for s in self.sound)) if isinstance(p, _Timed) and not p.done()]
+        clock.now_s = min([clock.now_s + timeout_s, *coming])
+
+
+def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> HalloLiveStream:
+    """A stream of ``model``, whose clock must be that of ``devices``."""
+    assert model.clock is devices.clock
+    stream = model.open(settings)
+    rollout, block = stream._rollout, model.geometry.block_video_latents
+    stream._ahead, stream._shares_device = _TimedAhead(devices), devices.num_devices == 1
+    stream._decoders.__class__ = _TimedDecoders
+    g, config = model.geometry, model.parts.config
+    facts = {
+        "info": model.info,
+        "hold_back_latents": config.audio_stream.hold_back_latents,
+        "latent_samples": g.audio_latent_samples,
+    }
+    vars(stream._decoders).update(facts, devices=devices)
+    forward, say = rollout._pass, stream._say
+
+    def run(video: torch.Tensor, *rest: Any) -> Any:
+        devices.work(devices.pass_ms(rollout.num_latents + video.shape[2], block))
+        return forward(video, *rest)
+
+    def read(prompt: str) -> None:
+        devices.work(TEXT_MS if prompt != stream._read else 0.0)
+        say(prompt)
+
+    rollout._pass, stream._say = run, read  # type: ignore[method-assign]
+    return stream
