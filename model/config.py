@@ -335,6 +335,7 @@ class RolloutConfig(Strict):
         continuation: what leaves a full window. ``roll``: the oldest block after the sink; ``restart``: all but the last latent.
         cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
             together; ``block``: after the block that was made last.
+        side_by_side: whether the audio tower computes beside the video tower on a GPU, on a CUDA stream of its own.
     """
 
     steps: tuple[int, ...] = (1000, 750, 500, 250)
@@ -344,6 +345,7 @@ class RolloutConfig(Strict):
     sink_latents: int = Field(default=0, ge=0)
     continuation: str = Field(default="roll", pattern="^(roll|restart)$")
     cut: str = Field(default="latent", pattern="^(latent|block)$")
+    side_by_side: bool = False
 
     @field_validator("steps")
     @classmethod

@@ -518,7 +518,7 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
     parts.video.to(dtype)
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
-        parts.dit.settle()
+        parts.dit.settle().side_by_side = parts.config.rollout.side_by_side
         if warm:
             report("compiling and recording")
             parts.text.warm_up()

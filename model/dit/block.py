@@ -16,6 +16,7 @@ from model import kernels
 from model.config import DiTConfig, TowerConfig
 from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, seen
 from model.dit.rope import Rope, RotaryTable
+from model.graphs import Beside
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,26 @@ class FusionLayer(nn.Module):
         audio_text: KeyValue,
         past: LayerMemory | LayerPast | None,
         num_sink_tokens: int,
+        beside: Beside,
     ) -> tuple[Tensor, Tensor, LayerMemory]:
         """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
 
         Args:
             past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
+            beside: where the audio tower computes; ``audio`` is made there and stays there.
         """
         ops = kernels.on(video)
-        vm, am = self.video.modulate(video_e0), self.audio.modulate(audio_e0)
         past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
 
-        q, audio_self = self.audio.self_attn.project(self.audio.norm_modulate(audio, am[0], am[1]), audio_view.table, past_audio)
-        heard = attend(q, seen(past_audio, audio_self), audio_view.self_mask)
-        audio = ops.add_gated(audio, self.audio.self_attn.o(heard), am[2])
+        with beside():
+            am = self.audio.modulate(audio_e0)
+            x = self.audio.norm_modulate(audio, am[0], am[1])
+            q, audio_self = self.audio.self_attn.project(x, audio_view.table, past_audio)
+            heard = attend(q, seen(past_audio, audio_self), audio_view.self_mask)
+            audio = ops.add_gated(audio, self.audio.self_attn.o(heard), am[2])
+
+        vm = self.video.modulate(video_e0)
 
         q, video_self = self.video.self_attn.project(self.video.norm_modulate(video, vm[0], vm[1]), video_view.table, past_video)
         visible = seen(past_video, video_self)
@@ -127,17 +134,21 @@ class FusionLayer(nn.Module):
         video = ops.add_gated(video, self.video.self_attn.o(looked), vm[2])
 
         video_cross = self.audio.cross_attn.project_other(video, video_view.table, past_video_cross)
+        beside.after_main()  # audio reads video as it is now,
+        beside.main_after()  # and video the audio
         audio_cross = self.video.cross_attn.project_other(audio, audio_view.table, past_audio_cross)
-        audio = audio + self.audio.cross_attn(
-            self.audio.norm3(audio),
-            audio_view.table,
-            audio_text,
-            audio_view.text_query_table,
-            audio_view.text_mask,
-            seen(past_video_cross, video_cross),
-            audio_view.other_mask,
-        )
-        audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
+        beside.keep(audio, *video_cross)
+        with beside():
+            audio = audio + self.audio.cross_attn(
+                self.audio.norm3(audio),
+                audio_view.table,
+                audio_text,
+                audio_view.text_query_table,
+                audio_view.text_mask,
+                seen(past_video_cross, video_cross),
+                audio_view.other_mask,
+            )
+            audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
 
         video = video + self.video.cross_attn(
             self.video.norm3(video),

@@ -155,6 +155,18 @@ def test_graphs_equal_passes_that_run_and_both_are_near_float32() -> None:
 
 @pytest.mark.gpu
 @torch.inference_mode()
+@pytest.mark.parametrize("replay", [True, False])
+def test_towers_side_by_side_are_towers_in_order(replay: bool) -> None:
+    dit = gpu_dit(torch.bfloat16)
+    in_order = gpu_run(on_gpu(dit, None))
+    dit.side_by_side = True
+    for a, b in zip(gpu_run(on_gpu(dit, Graphs() if replay else None)), in_order, strict=True):
+        assert torch.equal(a.video, b.video)
+        assert torch.equal(a.audio, b.audio)
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
 def test_a_replay_reads_the_cache_as_it_is_now() -> None:
     rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs())
     gpu_run(rollout, 4)
@@ -165,7 +177,7 @@ def test_a_replay_reads_the_cache_as_it_is_now() -> None:
         rollout.begin(video, audio)
         block = rollout.denoise(lambda shape: torch.zeros(shape, device="cuda"), leave=True)
         assert block is not None
-        rollout._clean = None
+        rollout._clean = rollout._latest = None
         rollout._finished_audio = rollout._finished_audio[:, : -BLOCK * SHAPE.audio_per_video]
         return block.video.clone()
 
@@ -192,3 +204,32 @@ def test_a_block_never_waits_for_the_gpu(replay: bool) -> None:
         rollout.remember()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_after_a_cut_sealed_graphs_go_on() -> None:
+    """The pass over what is left of a block has no record; the ones after it have, and nothing waits."""
+    dit = gpu_dit(torch.bfloat16)
+    made = []
+    for graphs in (Graphs(), None):
+        rollout = on_gpu(dit, graphs)
+        gpu_run(rollout)
+        if graphs is not None:
+            graphs.seal()
+        rollout.rehearse_cuts(BLOCK)
+        gpu_run(rollout, 6)
+        rollout.remember()
+        clip = [x.cuda() for x in noise(BLOCK, seed=3)]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            rollout.cut(1)
+            rollout.remember()
+            rollout.begin(*clip)
+            block = rollout.denoise(lambda shape: torch.zeros(shape, device="cuda"), leave=True)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert block is not None
+        made.append(block.video.clone())
+    assert torch.equal(*made)
