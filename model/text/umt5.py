@@ -129,6 +129,7 @@ class TextEncoder:
         self._tokenizer, self._encoder, self._text_len = tokenizer, encoder, config.text_len
         self.graphs = Graphs() if encoder.device.type == "cuda" else None
 
+    @torch.inference_mode()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Of whole prompts, tags and all: [B, text_len, dim] on the encoder's device, in its precision; see :func:`encode`."""
         ids, mask = self._tokenizer(prompts)

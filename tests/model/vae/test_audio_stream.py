@@ -164,3 +164,35 @@ def test_bfloat16_stays_close(tmp_path: Path) -> None:
     wave = stream(decoder, latents.bfloat16(), [0, 10, 25, NUM_LATENTS])
     assert wave.dtype == torch.float32
     assert (wave - exact).norm() < 0.1 * exact.norm()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(at=cuts, gone=st.integers(0, 12), hold_back=st.integers(0, 6))
+def test_after_a_cut_the_sound_is_that_of_what_was_kept(
+    parts: tuple[MMAudioVAE, BigVGAN], at: list[int], gone: int, hold_back: int
+) -> None:
+    """As long as it, without what was cut; from the second latent on, the first being a fade, it depends on nothing else."""
+    decoder, latents, more = make(parts, 20, hold_back), normal(1, 4, NUM_LATENTS), normal(1, 4, 15, seed=9)
+
+    def run(latents: Tensor) -> tuple[Tensor, Tensor]:
+        state, waves, wave = None, [], torch.zeros(1, 0)
+        for start, stop in itertools.pairwise(at):
+            wave, state = decoder.decode(latents[:, :, start:stop], state)
+            waves.append(wave)
+        assert state is not None
+        num_gone = min(gone, state.num_held + wave.shape[1] // SIZE, state.latents.shape[2])
+        state, kept = decoder.cut(state, wave, num_gone)
+        waves[-1] = kept
+        after, state = decoder.decode(more, state)
+        before = torch.cat(waves, dim=1)
+        after = torch.cat((after, decoder.flush(state)), dim=1)
+        assert before.shape[1] + after.shape[1] == SIZE * (NUM_LATENTS - num_gone + 15)
+        return before, after[:, SIZE:]
+
+    changed = latents.clone()
+    changed[:, :, NUM_LATENTS - gone :] += 1.0
+    last = at[-1] - at[-2]
+    if gone <= last:  # what was cut may be anything
+        torch.testing.assert_close(run(latents)[1], run(changed)[1], atol=1e-4, rtol=1e-4)
+    else:
+        run(latents)
