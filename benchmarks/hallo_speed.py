@@ -86,7 +86,7 @@ def distance(found: Tensor, exact: Tensor) -> float:
 class Bench:
     """The sections, in the order in which they run. What one builds, later ones use."""
 
-    SECTIONS = ("parity", "attention", "passes", "profile", "checks", "roll", "decoder", "sound", "clip", "precision")
+    SECTIONS = ("parity", "attention", "passes", "profile", "checks", "roll", "decoder", "sound", "clip", "precision", "float8")
 
     def __init__(self, config: HalloLiveConfig, devices: list[torch.device], repeats: int) -> None:
         self.config, self.devices, self.repeats = config, devices, repeats
@@ -322,7 +322,13 @@ class Bench:
                 {"video": distance(v, exact_v), "audio": distance(a, exact_a)}
                 for (v, a), (exact_v, exact_a) in zip(found, exact, strict=True)
             ]
-        del half, full, exact, before, after
+        del before, after
+        rounded = on_device(lambda: DualStreamTransformer(config, cells), self.device, HALF, 1).settle(float8=True)
+        rows["latents_float8"] = [
+            {"video": distance(v, exact_v), "audio": distance(a, exact_a)}
+            for (v, a), (exact_v, exact_a) in zip(latents(rounded, Graphs()), exact, strict=True)
+        ]
+        del half, full, exact, rounded
         torch.cuda.empty_cache()
         video = self.draw((1, 48, 3, 16, 31))
 
@@ -335,6 +341,22 @@ class Bench:
             rows["frames_eager"] = distance(pictures(self.decoder(HALF, fold=False)), exact_frames)
         rows["frames_fused"] = distance(pictures(self.decoder(HALF, fold=False)), exact_frames)
         rows["frames_fused_folded"] = distance(pictures(self.decoder(HALF, fold=True)), exact_frames)
+        return rows
+
+    def float8(self) -> Any:
+        """Passes of rounded weights, which are not exact: see what ``precision`` says of them."""
+        self._rollout = self._dit = None
+        torch.cuda.empty_cache()
+        rows: list[dict[str, Any]] = []
+        self.rows = rows
+        cells = self.config.geometry.patch_cells
+        dit = on_device(lambda: DualStreamTransformer(self.config.dit, cells), self.device, HALF, 1).settle(float8=True)
+        for side_by_side in (False, True):
+            dit.side_by_side = side_by_side
+            rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs())
+            rows += self._passes(rollout, "float8, side by side" if side_by_side else "float8", self.repeats)
+            rollout.begin(*self.noise(self.block))
+            rows.append({"kernels": self.kernel_table(partial(rollout.denoise, self.draw), 20)})
         return rows
 
     def full_rollout(self, graphs: Graphs | None) -> Rollout:

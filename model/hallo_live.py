@@ -400,12 +400,11 @@ class HalloLiveStream:
         if self._dry_s is None:
             return 0
         assert self._seat is not None
-        # What was launched for the block in work ends first, then the clean pass. The pictures of a latent take no more than what
-        # passes leave of a latent's time.
+        # A clean pass goes before. The pictures of a latent take no more than what passes leave of a latent's time.
         passes, block = len(self._model.parts.config.rollout.steps), self._model.geometry.block_video_latents
         pass_s = self._seat.lead_s / passes
         pictures_s = min(max(0.0, self._latent_s - pass_s * (passes + 1) / block), self._latent_s / 2)
-        needed_s = pass_s * (self._ahead.num_launched + 1 + passes) + pictures_s
+        needed_s = pass_s * (1 + passes) + pictures_s
         # Where the decoders share the device, what bridges the time also takes some.
         gained_s = self._latent_s - (pictures_s if self._shares_device else 0.0)
         return max(0, math.ceil((self._model.clock() + needed_s - self._dry_s) / gained_s))
@@ -519,7 +518,7 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
     parts.video.to(dtype)
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
-        parts.dit.settle().side_by_side = parts.config.rollout.side_by_side
+        parts.dit.settle(float8=parts.config.float8).side_by_side = parts.config.rollout.side_by_side
         if warm:
             report("compiling and recording")
             parts.text.warm_up()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import kernels
+from model.dit.float8 import Float8Linear
 from model.dit.masks import Staircase
 from model.dit.rope import RotaryTable
 
@@ -90,7 +91,9 @@ class Projections:
 
     def __init__(self, *layers: nn.Linear) -> None:
         self.layers = layers
+        self._sizes = [layer.out_features for layer in layers]
         self._joined: tuple[Tensor, Tensor] | None = None
+        self._rounded: Float8Linear | None = None
 
     def join(self) -> None:
         """Lay the layers' parameters end to end; theirs become views. For weights that neither move nor change any more."""
@@ -104,10 +107,16 @@ class Projections:
             start = stop
         self._joined = weight, bias
 
+    def round(self) -> None:
+        """Compute in 8 bits from now on; the layers are not used any more."""
+        self._rounded, self.layers = Float8Linear(*self.layers), ()
+
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        if self._rounded is not None:
+            return self._rounded(x).split(self._sizes, dim=-1)
         if self._joined is None:
             return [layer(x) for layer in self.layers]
-        return F.linear(x, *self._joined).split([layer.out_features for layer in self.layers], dim=-1)
+        return F.linear(x, *self._joined).split(self._sizes, dim=-1)
 
 
 def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
@@ -126,6 +135,8 @@ def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
 class SelfAttention(nn.Module):
     """Queries, keys and values of one stream."""
 
+    o: nn.Module
+
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -133,6 +144,12 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
         self.qkv = Projections(self.q, self.k, self.v)
+
+    def round(self) -> None:
+        """Compute in 8 bits from now on, see :mod:`model.dit.float8`."""
+        self.qkv.round()
+        self.o = Float8Linear(cast(nn.Linear, self.o))
+        del self.q, self.k, self.v
 
     def project(self, x_BTD: Tensor, table: RotaryTable, past: Past) -> tuple[Tensor, KeyValue]:
         """Queries, and the tokens' keys and values at their :func:`place`."""
@@ -147,6 +164,9 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """One query for two memories, text and the other stream; the two answers are added before one output projection."""
 
+    q: nn.Module
+    o: nn.Module
+
     def __init__(self, dim: int, other_dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -156,6 +176,10 @@ class CrossAttention(nn.Module):
         self.k_fusion, self.v_fusion = nn.Linear(other_dim, dim), nn.Linear(other_dim, dim)
 
         self.kv_fusion = Projections(self.k_fusion, self.v_fusion)
+
+    def round(self) -> None:
+        """Compute queries and output in 8 bits from now on, see :mod:`model.dit.float8`."""
+        self.q, self.o = (Float8Linear(cast(nn.Linear, layer)) for layer in (self.q, self.o))
 
     def project_text(self, text_BSD: Tensor, table: RotaryTable | None) -> KeyValue:
         heads = kernels.on(text_BSD).heads

@@ -7,7 +7,7 @@ and the audio *as it was before* audio read video.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model import kernels
 from model.config import DiTConfig, TowerConfig
 from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, seen
+from model.dit.float8 import Float8Linear
 from model.dit.rope import Rope, RotaryTable
 from model.graphs import Beside
 
@@ -70,6 +71,7 @@ class TowerBlock(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(tower.dim, tower.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(tower.ffn_dim, tower.dim)
         )
+        self.rounded_ffn: nn.ModuleList | None = None
         self.modulation = nn.Parameter(torch.randn(1, 6, tower.dim) / tower.dim**0.5)
 
     def modulate(self, e0_BL6D: Tensor) -> tuple[Tensor, ...]:
@@ -80,8 +82,17 @@ class TowerBlock(nn.Module):
         return kernels.on(x_BTD).norm_modulate(x_BTD, shift, scale, self.eps)
 
     def feed_forward(self, x_BTD: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        ops = kernels.on(x_BTD)
-        return ops.add_gated(x_BTD, ops.mlp(self.norm_modulate(x_BTD, shift, scale), self.ffn), gate)
+        ops, x = kernels.on(x_BTD), self.norm_modulate(x_BTD, shift, scale)
+        y = ops.mlp(x, self.ffn) if self.rounded_ffn is None else self.rounded_ffn[1](self.rounded_ffn[0](x), gelu=True)
+        return ops.add_gated(x_BTD, y, gate)
+
+    def round(self) -> None:
+        """Compute in 8 bits from now on, see :mod:`model.dit.float8`."""
+        self.self_attn.round()
+        self.cross_attn.round()
+        first, _, last = self.ffn
+        self.rounded_ffn = nn.ModuleList(Float8Linear(cast(nn.Linear, layer)) for layer in (first, last))
+        del self.ffn
 
 
 class FusionLayer(nn.Module):

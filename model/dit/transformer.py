@@ -146,11 +146,19 @@ class DualStreamTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def settle(self) -> DualStreamTransformer:
+    def settle(self, *, float8: bool = False) -> DualStreamTransformer:
         """Arrange weights as serving on a GPU wants them: side by side where products share an input, taps of 1-D convolutions
-        outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself."""
+        outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself.
+
+        Args:
+            float8: round the layers' large products, whose names are then gone; see :mod:`model.dit.float8`.
+        """
+        if float8:
+            for layer in self._fusion_layers():
+                layer.video.round()
+                layer.audio.round()
         for module in self.modules():
-            if isinstance(module, SelfAttention):
+            if isinstance(module, SelfAttention) and not float8:
                 module.qkv.join()
             elif isinstance(module, CrossAttention):
                 module.kv_fusion.join()

@@ -53,6 +53,12 @@ class Kernels(Protocol):
     def conv1d(self, x_BLC: Tensor, conv: nn.Conv1d) -> Tensor:
         """A convolution over time of the same length, channels last."""
 
+    def quantise(self, x_ND: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
+        """``x``, or its GELU, in float8 (e4m3), and the scale [N, 1] in float32 that brings each row back."""
+
+    def scaled_product(self, x_ND: Tensor, x_scale: Tensor, weight_OD: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+        """Of float8 rows with scales [N, 1] and [1, O] -> [N, O], plus the bias and in its type."""
+
     def move_rotated(self, x_BHTK: Tensor, start: int, stop: int, length: int, table: tuple[Tensor, Tensor] | None) -> None:
         """In place, rows ``stop`` to ``length`` of time to ``start`` on, rotated on the way by a table of one row."""
 

@@ -74,6 +74,21 @@ def conv1d(x_BLC: Tensor, conv: nn.Conv1d) -> Tensor:
     return conv(x_BLC.transpose(1, 2)).transpose(1, 2)
 
 
+FLOAT8_MAX = 448.0
+"""The largest number in e4m3."""
+
+
+def quantise(x_ND: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
+    wide = F.gelu(x_ND.float(), approximate="tanh") if gelu else x_ND.float()
+    scale = wide.abs().amax(1, keepdim=True).clamp(min=1e-12) / FLOAT8_MAX
+    return (wide / scale).to(torch.float8_e4m3fn), scale
+
+
+def scaled_product(x_ND: Tensor, x_scale: Tensor, weight_OD: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    wide = x_ND.float() @ weight_OD.float().t() * x_scale * weight_scale
+    return (wide + bias.float()).to(bias.dtype)
+
+
 def move_rotated(x_BHTK: Tensor, start: int, stop: int, length: int, table: tuple[Tensor, Tensor] | None) -> None:
     moved = x_BHTK[:, :, stop:length]
     x_BHTK[:, :, start : start + length - stop] = moved.clone() if table is None else rotate(moved, *table)

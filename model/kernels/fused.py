@@ -213,6 +213,38 @@ def conv1d(x_BLC: Tensor, conv: nn.Conv1d) -> Tensor:
     return F.linear(windows.transpose(2, 3).flatten(2), conv.weight.transpose(1, 2).flatten(1), conv.bias)
 
 
+@triton.jit
+def _quantise(x, out, scale, WIDTH: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr, LARGEST: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < WIDTH
+    value = tl.load(x + row * WIDTH + cols, mask=inside, other=0.0).to(tl.float32)
+    if GELU:  # 0.5 (1 + tanh(z)) is the logistic function of 2 z
+        value = value * tl.sigmoid(1.5957691216057308 * (value + 0.044715 * value * value * value))
+    factor = tl.maximum(tl.max(tl.abs(value)), 1e-12) / LARGEST
+    tl.store(out + row * WIDTH + cols, (value / factor).to(out.dtype.element_ty), mask=inside)
+    tl.store(scale + row, factor)
+
+
+def quantise(x_ND: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
+    x = x_ND.contiguous()
+    rows, width = x.shape
+    out, scale = torch.empty_like(x, dtype=torch.float8_e4m3fn), torch.empty(rows, 1, dtype=torch.float32, device=x.device)
+    block = triton.next_power_of_2(width)
+    _quantise[(rows,)](
+        x, out, scale, WIDTH=width, BLOCK=block, GELU=gelu, LARGEST=eager.FLOAT8_MAX, num_warps=8 if block <= 8192 else 16
+    )
+    return out, scale
+
+
+def scaled_product(x_ND: Tensor, x_scale: Tensor, weight_OD: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    if not x_ND.is_cuda:  # in Triton's interpreter
+        return eager.scaled_product(x_ND, x_scale, weight_OD, weight_scale, bias)
+    return torch._scaled_mm(
+        x_ND, weight_OD.t(), scale_a=x_scale, scale_b=weight_scale, bias=bias, out_dtype=bias.dtype, use_fast_accum=True
+    )
+
+
 @triton.jit(do_not_specialize=["start", "stop", "count"])
 def _move_rotated(
     x,
