@@ -14,8 +14,8 @@ from model.graphs import Function, Graphs
 class TracedGraphs(Graphs):
     """Like :class:`model.graphs.Graphs`, by tracing: Python runs once for each set of shapes."""
 
-    def __init__(self, state: Sequence[Tensor] = ()) -> None:
-        super().__init__(state)
+    def __init__(self, state: Sequence[Tensor] = (), priority: int = 0) -> None:
+        super().__init__(state, priority)
         self.traces: dict[Hashable, tuple[Any, tuple[Tensor, ...]]] = {}
         self.num_replays = 0
 
