@@ -200,6 +200,7 @@ class HalloLive:
             for piece in decoders.ask():
                 piece.result()
         if seat.graphs is not None and config.rollout.cut == "latent":
+            make()
             for num_latents in range(1, block + 1):  # sound, whose window is full from now on
                 decoders.cut(num_latents, ratio)
                 for _ in range(2):
