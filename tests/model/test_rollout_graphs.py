@@ -120,7 +120,8 @@ def test_rounded_weights_compute_about_the_same() -> None:
     kept = {name for name, x in state.items() if x.dtype == torch.float32 and x.ndim == 2 and "scale" not in name}
     assert {name.split(".")[-2] for name in kept if ".video." in name} == {"k", "v", "k_fusion", "v_fusion"}
     bits = [name for name, x in state.items() if x.dtype == torch.float8_e4m3fn]
-    assert len(bits) == 5 * 2 and all(".video." in name for name in bits)
+    assert len(bits) == 5 * 2
+    assert all(".video." in name for name in bits)
     found = run(open_rollout(rounded), noises)
     for a, b in zip(found, expected, strict=True):
         for x, y in ((a.video, b.video), (a.audio, b.audio)):
