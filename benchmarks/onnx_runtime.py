@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -42,7 +43,9 @@ class ONNXRuntime:
                 if int8 and name in ("denoise", "remember"):
                     from onnxruntime.quantization import quantize_dynamic
 
+                    logging.disable(logging.WARNING)  # it advises to fold what the exporter has folded
                     quantize_dynamic(graph, graph, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+                    logging.disable(logging.NOTSET)
                 self._sessions[name] = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
         # What a graph has no use for is no input of it.
         self._inputs = {name: [x.name for x in session.get_inputs()] for name, session in self._sessions.items()}

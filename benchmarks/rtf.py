@@ -1,6 +1,6 @@
 """pocket on the CPUs of this machine: ms a pass and a stage on each runtime, the real-time factor, and how many calls it holds.
 
-    python -m benchmarks.rtf --out cpu.json              # everything, about five minutes on two cores
+    python -m benchmarks.rtf --out cpu.json              # everything, three to five minutes on two cores
     python -m benchmarks.rtf --only calls --seconds 10   # a quick look
 
 First one stream on each runtime makes block after block as fast as it goes, over a full history, half of the time speaking.
@@ -39,6 +39,7 @@ from benchmarks import calls
 from model.stream import Model
 
 BAR = 0.6
+BASELINE, SHIPPED = "torch float32", "OpenVINO as shipped"
 COLUMNS = {
     "denoise": "denoise",
     "remember": "remember",
@@ -147,11 +148,11 @@ def main() -> None:
     if options.only != "calls":
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             result["runtimes"] = pool.submit(measure_runtimes, options.blocks, num_threads, options.codec).result()
-        print(runtimes_table(result["runtimes"], "OpenVINO as shipped"), "\n* what is served", sep="", flush=True)
+        print(runtimes_table(result["runtimes"], SHIPPED), "\n* what is served", sep="", flush=True)
     if options.only != "runtimes":
         loaders: dict[str, ModelLoader] = {
-            "torch float32": functools.partial(load_baseline, num_threads),
-            "OpenVINO as shipped": model_loader(load_config(resources.server_config("pocket")).engine),
+            BASELINE: functools.partial(load_baseline, num_threads),
+            SHIPPED: model_loader(load_config(resources.server_config("pocket")).engine),
         }
         result["calls"] = find_most_calls(loaders, options.seconds, options.codec)
         print(calls_table(result["calls"]))
