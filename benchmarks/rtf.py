@@ -1,144 +1,163 @@
-"""Real-time factor of this machine: seconds of computing a second of media, of the engine and of the video encoder beside it.
+"""pocket on the CPUs of this machine: ms a pass and a stage on each runtime, the real-time factor, and how many calls it holds.
 
-The text encoder is counted. Chromium and the headless client negotiate VP8 with the shipped config. Pictures are encoded one by
-one when they are due, as in a call, while the engine makes the next block.
+    python -m benchmarks.rtf --out cpu.json              # everything, three to five minutes on two cores
+    python -m benchmarks.rtf --only calls --seconds 10   # a quick look
 
-    python -m benchmarks.rtf --calls 1 --seconds 30
+First one stream on each runtime makes block after block as fast as it goes, over a full history, half of the time speaking.
+Runtimes take turns of a few blocks, so that a busy moment of the machine hits all alike: trust the ratios of one run more than
+milliseconds of two. Eager torch in float32 is where it began, and the oracle: "error" is how far a denoise pass over the same
+inputs is from it (relative L2). Everything is counted: planning, text, passes, both decoders; "rtf" is seconds of that and of
+encoding the pictures, one after the other, a second of media.
+
+Then calls: a fresh engine with one call, two, three, ... in real time, half of the time speaking, their pictures and sound
+encoded beside it on the same cores, until a call runs dry or pictures are left out. Encryption, sockets and receivers are not
+counted.
+
+Let nothing else run: the bars hold for two cores of their own. Without onnx and onnxruntime (pip install '.[train]') their rows
+are left out. int8 with OpenVINO would need its quantisation package, nncf, and is not measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
-import time
-from fractions import Fraction
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
-import av
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-
-from avatar_rtc.app import make_engine
+from avatar_rtc import resources
 from avatar_rtc.config import load_config
-from avatar_rtc.engine import Engine
-from avatar_rtc.media.encode import make_encoder
-from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ
-from avatar_rtc.resources import server_config
-from benchmarks.skew import percentile
-from model.chunk import AVChunk, StreamSettings
+from avatar_rtc.engine import ProcessEngine
+from avatar_rtc.engine_worker import ModelLoader, OnProgress
+from avatar_rtc.models import MAX_THREADS, model_loader
+from benchmarks import calls
+from model.stream import Model
 
 BAR = 0.6
-LINES = (
-    "Hello, nice to meet you.",
-    "It is twenty past nine, and the coffee is ready.",
-    "The train to the coast leaves in a quarter of an hour.",
-    "What would you like to know?",
-)
+BASELINE, SHIPPED = "torch float32", "OpenVINO as shipped"
+COLUMNS = {
+    "denoise": "denoise",
+    "remember": "remember",
+    "text": "text",
+    "decode_video": "pictures",
+    "decode_audio": "sound",
+    "block": "block",
+    "encode": "encode",
+}
 
 
-class Packer:
-    """Encodes the pictures of one call when they are due, in a thread, as a sender does.
+def measure_runtimes(num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
+    """In a process of its own, as torch is in the service: here, only encoders run."""
+    from benchmarks import runtimes
 
-    Attributes:
-        shares: of each block, seconds of encoding a second of media.
-    """
-
-    def __init__(self, codec: str, fps: int) -> None:
-        media = load_config(server_config("pocket")).media
-        parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=VIDEO_CLOCK_HZ, payloadType=96)
-        self._encoder = make_encoder(parameters, media.rates(fps), 24_000, media.audio_bps)
-        self._num_frames = 0
-        self.shares: list[float] = []
-
-    async def pack(self, chunk: AVChunk) -> None:
-        start_s, encoding_s = time.monotonic(), 0.0
-        for offset, picture in enumerate(chunk.frames):
-            await asyncio.sleep(start_s + offset / chunk.fps - time.monotonic())
-            encoding_s += await asyncio.to_thread(self._encode, picture, chunk.fps)
-        self.shares.append(encoding_s / chunk.duration_s)
-
-    def _encode(self, picture: Any, fps: int) -> float:
-        start_s = time.perf_counter()
-        frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
-        frame.pts, frame.time_base = self._num_frames * VIDEO_CLOCK_HZ // fps, Fraction(1, VIDEO_CLOCK_HZ)
-        self._encoder.encode(frame)
-        self._num_frames += 1
-        return time.perf_counter() - start_s
+    return runtimes.measure(num_blocks, num_threads, codec)
 
 
-async def talk(engine: Engine, settings: StreamSettings, seconds: float, packer: Packer) -> int:
-    """Pull chunks as a call does, never ahead of their time by more than a block. Returns how many came too late."""
-    stream = await engine.open(settings)
-    block_s = engine.info.block_duration_s
-    due_s = time.monotonic() + block_s
-    num_late = num_lines = 0
-    is_silent = True
-    packing = asyncio.create_task(asyncio.sleep(0))
-    for _ in range(round(seconds / block_s)):
-        if is_silent:
-            await stream.push(f"reply-{num_lines}", LINES[num_lines % len(LINES)])
-            num_lines += 1
-        chunk = await stream.next(due_s)
-        is_silent = not chunk.speaking or any(mark.kind == "end" for mark in chunk.marks)
-        now_s = time.monotonic()
-        num_late += now_s > due_s
-        await packing
-        packing = asyncio.create_task(packer.pack(chunk))
-        await asyncio.sleep(max(0.0, due_s - now_s - block_s / 2))
-        due_s = max(due_s, now_s) + block_s
-    await packing
-    await stream.close()
-    return num_late
+def load_baseline(num_threads: int, on_progress: OnProgress) -> Model:
+    """pocket in eager torch, as an engine loads it."""
+    from benchmarks import runtimes
+
+    return runtimes.load_baseline(num_threads, on_progress)
 
 
-async def measure(model: str, num_calls: int, seconds: float, codec: str) -> dict[str, Any]:
-    config = load_config(server_config("pocket"))
-    engine = make_engine(config.model_copy(update={"engine": config.engine.model_copy(update={"model": model})}))
-    voices = {voice.id: voice.voice for voice in config.voices}
-    avatars = [StreamSettings(avatar.scene, voices[avatar.voice]) for avatar in config.avatars]
+async def hold_calls(load: ModelLoader, num_calls: int, seconds: float, codec: str) -> dict[str, Any]:
+    """So many calls with a fresh engine."""
+    engine = ProcessEngine(load)
     await engine.start()
     try:
-        packers = [Packer(codec, engine.info.fps) for _ in range(num_calls)]
-        talks = (talk(engine, avatars[call % len(avatars)], seconds, packer) for call, packer in enumerate(packers))
-        late = await asyncio.gather(*talks)
-        stats = engine.stats()
+        return await calls.talk(engine, num_calls, seconds, codec)
     finally:
         await engine.close()
-    block_ms = {stage: round(1000 * stage_s / stats.blocks, 1) for stage, stage_s in stats.stage_s.items()}
-    shares = [share for packer in packers for share in packer.shares]
-    encoder_p50, encoder_p95 = percentile(shares, 0.5), percentile(shares, 0.95)
-    return {
-        "model": model,
-        "calls": num_calls,
-        "blocks": stats.blocks,
-        "late_blocks": sum(late),
-        "ms_a_block": block_ms,
-        "rtf": {
-            "engine": {"p50": round(stats.rtf_p50, 3), "p95": round(stats.rtf_p95, 3)},
-            f"{codec} encoder": {"p50": round(encoder_p50, 3), "p95": round(encoder_p95, 3)},
-            # The two seldom have their worst block together, and may run at once: this is what they need at most.
-            "together": {"p50": round(stats.rtf_p50 + encoder_p50, 3), "p95": round(stats.rtf_p95 + encoder_p95, 3)},
-        },
-    }
+
+
+def is_unbroken(row: dict[str, Any]) -> bool:
+    """Whether all calls of a row went without a gap in sound or pictures."""
+    return not row["underruns"] and not row["dropped_frames"]
+
+
+def find_most_calls(loaders: dict[str, ModelLoader], seconds: float, codec: str) -> dict[str, list[dict[str, Any]]]:
+    """Of each engine one row a number of calls, from one to the first that is too many. Engines take turns."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in loaders}
+    num_calls = 0
+    while going_on := [name for name, own in rows.items() if all(is_unbroken(row) for row in own)]:
+        num_calls += 1
+        for name in going_on:
+            print(f"{name}: calls at once: {num_calls}, for {seconds:g} s", file=sys.stderr, flush=True)
+            rows[name].append(asyncio.run(hold_calls(loaders[name], num_calls, seconds, codec)))
+    return rows
+
+
+def runtimes_table(rows: dict[str, Any], shipped: str) -> str:
+    lines = [
+        f"{'ms, p50 (p95)':32}" + "".join(f"{label:>14}" for label in COLUMNS.values()) + "   speed   rtf p50 (p95)    error"
+    ]
+    for name, row in rows.items():
+        label = f"{name} *" if name == shipped else name
+        if "missing" in row:
+            lines.append(f"{label:32} left out: {row['missing']}")
+            continue
+        cells = (f"{row['ms'][part]['p50']:.1f} ({row['ms'][part]['p95']:.1f})" for part in COLUMNS)
+        factor = f"{row['rtf']['p50']:.2f} ({row['rtf']['p95']:.2f})"
+        error = f"{100 * row['relative_l2']['denoise']:.2f} %"
+        lines.append(f"{label:32}" + "".join(f"{cell:>14}" for cell in cells) + f"{row['speed']:7.2f}x{factor:>16}{error:>9}")
+    return "\n".join(lines)
+
+
+def calls_table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
+        f"{'calls at once':32}{'late blocks':>14}{'underruns':>11}{'rtf p50 (p95): engine':>24}{'encoder':>14}{'together':>14}"
+    ]
+    for name, own in rows.items():
+        held = sum(is_unbroken(row) for row in own)
+        lines.append(f"{name}: holds {held}")
+        for row in own:
+            engine, encoder, both = (
+                f"{row[key]['p50']:.2f} ({row[key]['p95']:.2f})" for key in ("rtf_engine", "rtf_encoder", "rtf_together")
+            )
+            late = f"{100 * row['late_share']:.1f} %"
+            bar = f"   (bar: {BAR})" if row["calls"] == 1 else ""
+            lines.append(f"  {row['calls']:<30}{late:>14}{row['underruns']:>11}{engine:>24}{encoder:>14}{both:>14}{bar}")
+    return "\n".join(lines)
+
+
+def cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=("pocket", "fake"), default="pocket")
-    parser.add_argument("--calls", type=int, default=1, help="calls at once")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of media for each call")
+    parser.add_argument("--blocks", type=int, default=40, help="at least so many a runtime are measured (default: 40)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each call (default: 30)")
     parser.add_argument("--codec", choices=("VP8", "H264"), default="VP8", help="what pictures are encoded to (default: VP8)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--only", choices=("runtimes", "calls"), help="only one of the two tables")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as one JSON object there")
     options = parser.parse_args()
-    result = asyncio.run(measure(options.engine, options.calls, options.seconds, options.codec))
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(f"{'real-time factor':28} {'p50':>6} {'p95':>6}")
-    for name, row in result["rtf"].items():
-        print(f"{name:28} {row['p50']:6.2f} {row['p95']:6.2f}{f'   (bar: {BAR})' if name == 'together' else ''}")
-    print(f"{'late blocks':28} {result['late_blocks']:6} of {result['blocks']}")
-    print(f"{'ms a block':28} {', '.join(f'{stage} {ms}' for stage, ms in result['ms_a_block'].items())}")
+    # For the processes that are started below: as the engine's own does it, and no GPU.
+    os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "CUDA_VISIBLE_DEVICES": ""})
+    num_threads = min(resources.num_cores(), MAX_THREADS)
+    result: dict[str, Any] = {"processor": cpu_name(), "cores": resources.num_cores(), "threads": num_threads}
+    result["codec"] = options.codec
+    print(f"{result['cores']} cores, {result['processor']}; {num_threads} threads; pictures encoded to {options.codec}")
+    if options.only != "calls":
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            result["runtimes"] = pool.submit(measure_runtimes, options.blocks, num_threads, options.codec).result()
+        print(runtimes_table(result["runtimes"], SHIPPED), "\n* what is served", sep="", flush=True)
+    if options.only != "runtimes":
+        loaders: dict[str, ModelLoader] = {
+            BASELINE: functools.partial(load_baseline, num_threads),
+            SHIPPED: model_loader(load_config(resources.server_config("pocket")).engine),
+        }
+        result["calls"] = find_most_calls(loaders, options.seconds, options.codec)
+        print(calls_table(result["calls"]))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

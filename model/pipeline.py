@@ -89,7 +89,7 @@ class PocketStream:
         self._generator = torch.Generator().manual_seed(settings.seed)
         words = torch.from_numpy(caption).unsqueeze(0).to(device)
         (self._summary,) = model.run("caption", words)
-        self._history = History(runtimes.cache_shape(model.weights), device, torch.float32)
+        self._history = History(runtimes.cache_shape(model.weights), device, model.run.memory_dtype)
         self._video_memory, self._audio_memory = model.first_video_memory, model.first_audio_memory
         self._unfinished: _Block | None = None
         self._block: _Block | None = None

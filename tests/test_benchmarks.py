@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 
 from avatar_rtc.config import load_config
+from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.resources import server_config
-from benchmarks import audio_seams, endless, lips, speech
+from benchmarks import audio_seams, endless, lips, rtf, runtimes, speech
+from benchmarks.onnx_runtime import ONNXRuntime
+from benchmarks.script import LINES, Script
+from model.checkpoint import Weights
+from model.chunk import AVChunk, Mark
 from model.data.captions import PRESETS
 from model.data.sentences import is_held_out
 from model.data.speech import VOICES
+from model.runtime import PARTS, TorchRuntime, example_inputs
+from tests.model.support import MAN, tiny_weights
 
 
 def test_the_sentences_of_the_speech_benchmark_were_held_out_of_training() -> None:
@@ -64,3 +73,61 @@ def test_a_corner_at_a_seam_is_told_from_the_noise_around_it() -> None:
     assert heard["median"] > 2
     assert heard["worst"] > 1.3
     assert endless.sound_seams(samples, 16_000, others, seams)["median"] == pytest.approx(1, abs=0.1)
+
+
+def test_half_of_what_is_typed_is_speech() -> None:
+    def chunk(speaking: bool, *marks: Mark) -> AVChunk:
+        return AVChunk(0, np.zeros((8, 24, 16), np.uint8), np.zeros(7680, np.int16), 25, 24_000, speaking, marks)
+
+    script, lines, num_speaking, left = Script(first_line=1), [], 0, 0
+    line = script.next_line(None)
+    for _ in range(400):
+        if line is not None:
+            lines.append(line)
+            left = 9
+        num_speaking += left > 0
+        end = (Mark("a", "end", 0, 0),) if left == 1 else ()
+        line = script.next_line(chunk(left > 0, *end))
+        left -= left > 0
+    assert lines[:4] == [LINES[1], LINES[2], LINES[3], LINES[0]]
+    assert num_speaking / 400 == pytest.approx(0.5, abs=0.02)
+
+
+def test_as_many_calls_are_found_as_an_engine_holds() -> None:
+    rows = rtf.find_most_calls({"slow": functools.partial(load_fake, FakeOptions(rtf=0.75))}, 2.5, "VP8")["slow"]
+    assert [row["calls"] for row in rows] == [1, 2]
+    assert (rows[0]["underruns"], rows[0]["late_blocks"]) == (0, 0)
+    assert rows[1]["underruns"] > 0
+    assert rows[1]["late_share"] > 0
+    assert rows[0]["rtf_engine"]["p50"] == pytest.approx(0.75, abs=0.15)
+    assert "slow: holds 1" in rtf.calls_table({"slow": rows})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    return tiny_weights(tmp_path_factory.mktemp("checkpoint"))
+
+
+def test_runtimes_make_the_same_blocks_in_turns(tiny: Weights) -> None:
+    lanes = {name: runtimes.Lane(tiny, TorchRuntime(tiny, torch.device("cpu")), MAN, "VP8") for name in ("torch", "torch again")}
+    runtimes.race(lanes, 5, lambda _: None)
+    rows = {name: lane.row() for name, lane in lanes.items()}
+    for name, row in rows.items():
+        num_passes = len(lanes[name].runtime.taken_s["denoise"])
+        assert row["blocks"] == 2 * runtimes.TURN_BLOCKS
+        assert num_passes == row["blocks"] * len(tiny.config.sampling.timesteps)
+        parts_ms = sum(row["ms"][part]["p50"] for part in runtimes.PARTS)
+        assert 0 < parts_ms <= 1.5 * row["ms"]["block"]["p95"]
+        row |= {"speed": 1.0, "relative_l2": {"denoise": 0.0}}
+    table = rtf.runtimes_table({**rows, "absent": {"missing": "No module named 'absent'"}}, "torch again")
+    assert "torch again *" in table
+    assert "left out: No module named 'absent'" in table
+
+
+def test_onnx_runtime_computes_the_same(tiny: Weights) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    ours, oracle = ONNXRuntime(tiny, 1), TorchRuntime(tiny, torch.device("cpu"))
+    examples = example_inputs(tiny)
+    for part in PARTS:
+        assert runtimes.error(ours, oracle, part, examples[part]) < 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -248,9 +250,7 @@ def graphs(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exact(graphs: Path) -> OpenVINORuntime:
     """All parts in float32, so that only a wrong graph can differ."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtimes, "_HALF_PRECISION", ())
-        return OpenVINORuntime(graphs, 1)
+    return OpenVINORuntime(graphs, 1, half_precision=())
 
 
 def noisy(inputs: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
@@ -299,8 +299,36 @@ def test_half_precision_stays_close(weights: Weights, graphs: Path) -> None:
     inputs = example_inputs(weights)["denoise"]
     inputs = (*noisy(inputs[:2], seed=3), *inputs[2:])
     oracle = TorchRuntime(weights, torch.device("cpu"))("denoise", *inputs)
-    for a, b in zip(OpenVINORuntime(graphs, 1)("denoise", *inputs), oracle, strict=True):
+    runtime = OpenVINORuntime(graphs, 1)
+    for a, b in zip(runtime("denoise", *with_memory(inputs, runtime.memory_dtype)), oracle, strict=True):
         assert float((a - b).norm()) <= 0.03 * float(b.norm())
+
+
+def with_memory(inputs: tuple[torch.Tensor, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Inputs of a pass, keys and values of another type."""
+    first = runtimes.FIRST_MEMORY_INPUT["denoise"]
+    return *inputs[:first], *(x.to(dtype) for x in inputs[first:])
+
+
+def test_memory_in_half_precision_is_read_as_the_same_numbers(
+    weights: Weights, graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = OpenVINORuntime(graphs, 1)
+    monkeypatch.setattr(runtimes, "_with_half_inputs", lambda graph, first: graph)
+    reading_float = OpenVINORuntime(graphs, 1)
+    inputs = with_memory(noisy(example_inputs(weights)["denoise"], seed=3), runtime.memory_dtype)
+    for part in ("denoise", "remember"):
+        ours, oracle = runtime(part, *inputs), reading_float(part, *with_memory(inputs, torch.float32))
+        assert all(torch.equal(a, b) for a, b in zip(ours, oracle, strict=True))
+
+
+def test_without_openvino_pytorch_does_its_work(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    heard: list[str] = []
+    assert isinstance(runtimes.choose_runtime(weights, 1, heard.append), TorchRuntime)
+    assert "OpenVINO" in heard[0]
 
 
 def test_graphs_are_converted_whole_or_not_at_all(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
