@@ -52,6 +52,11 @@ class TextMemory:
         video, audio = (tuple(KeyValue(*(x.clone() for x in kv)) for kv in side) for side in (self.video, self.audio))
         return TextMemory(video, audio, None if self.mask is None else self.mask.clone())
 
+    def to(self, device: torch.device) -> TextMemory:
+        """The same on another device; itself if it is there."""
+        video, audio = (tuple(KeyValue(*(x.to(device) for x in kv)) for kv in side) for side in (self.video, self.audio))
+        return TextMemory(video, audio, None if self.mask is None else self.mask.to(device))
+
     def copy_(self, other: TextMemory) -> None:
         """Overwrite this one's keys and values, which keep their addresses, by those of as long a text without a mask."""
         assert self.mask is None
@@ -145,6 +150,13 @@ class DualStreamTransformer(nn.Module):
             if isinstance(module, nn.Linear) and module not in (self.video_ends.head, self.audio_ends.head):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    def replica(self, device: torch.device) -> DualStreamTransformer:
+        """The same weights on another device. To be taken before :meth:`settle`."""
+        with torch.device("meta"):
+            other = DualStreamTransformer(self.config, self.patch_cells)
+        other.load_state_dict({name: x.to(device, copy=True) for name, x in self.state_dict().items()}, assign=True)
+        return other.requires_grad_(False).train(self.training)
 
     def settle(self, *, float8: bool = False) -> DualStreamTransformer:
         """Arrange weights as serving on a GPU wants them: side by side where products share an input, taps of 1-D convolutions
