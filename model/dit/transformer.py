@@ -61,7 +61,12 @@ class TextMemory:
         """Overwrite this one's keys and values, which keep their addresses, by those of as long a text without a mask."""
         assert self.mask is None
         assert other.mask is None
-        torch._foreach_copy_(self.tensors(), other.tensors())
+        mine, given = self.tensors(), other.tensors()
+        if mine[0].device == given[0].device:
+            torch._foreach_copy_(mine, given)
+        else:
+            for x, y in zip(mine, given, strict=True):
+                x.copy_(y, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class DualStreamTransformer(nn.Module):
             float8: round the layers' large products, whose names are then gone; see :mod:`model.dit.float8`.
         """
         if float8:
-            for layer in self._fusion_layers():
+            for layer in self.fusion_layers():
                 layer.video.round()
                 layer.audio.round()
         for module in self.modules():
@@ -215,12 +220,12 @@ class DualStreamTransformer(nn.Module):
         video = self.video_ends.text_embedding(text)
         audio = self.audio_ends.text_embedding(text if audio_text is None else audio_text)
         return TextMemory(
-            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self._fusion_layers()),
-            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self._fusion_layers()),
+            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self.fusion_layers()),
+            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self.fusion_layers()),
             mask,
         )
 
-    def _fusion_layers(self) -> list[FusionLayer]:
+    def fusion_layers(self) -> list[FusionLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
     def patchify(self, video: Tensor) -> Tensor:
