@@ -165,10 +165,13 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as directory:
                 clock = Clock()
                 model = stand_in(Path(directory), clock, cut)
-                for num_devices in (1, 2):
+                for num_devices, split in ((1, False), (2, False), (2, True)):
                     for low_water_ms in options.low_water_ms:
-                        stream = open_timed(model, SETTINGS, Devices(clock, StageTimes(), num_devices))
-                        note(f"{cut}, {num_devices} devices, {low_water_ms:.0f} ms", stream, clock, low_water_ms)
+                        devices = Devices(clock, StageTimes(), num_devices, split=split)
+                        way = f"{num_devices} devices{', split passes' if split else ''}"
+                        note(f"{cut}, {way}, {low_water_ms:.0f} ms", open_timed(model, SETTINGS, devices), clock, low_water_ms)
+                        if split:
+                            print(f"split: {devices.num_split} of {devices.num_passes} passes", flush=True)
         return
     model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, flush=True))
     parts = model.parts

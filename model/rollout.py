@@ -173,10 +173,8 @@ class Rollout:
         self._latest: tuple[Tensor, Tensor] | None = None
         self._first_latent: Tensor | None = None
 
-    def seal(self) -> None:
-        """All that a stream usually needs is recorded; see :meth:`model.graphs.Graphs.seal`."""
-        if self._graphs is not None:
-            self._graphs.seal()
+    def seal_split(self) -> None:
+        """From now on passes are split only as some have been; see :meth:`model.lockstep.Lockstep.seal`."""
         if self.can_split:
             self._lockstep.seal()
 
@@ -316,15 +314,21 @@ class Rollout:
             self._clean = self._latest
 
     def rehearse_cuts(self, num_video: int) -> None:
-        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget."""
+        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget.
+
+        Those of a full window are split too where that is possible, so that they are recorded.
+        """
         dit, batch = self.dit.config, self._no_audio.shape[0]
-        for before in range(num_video, self.config.window_latents - num_video + 1, num_video):
+        lengths = range(num_video, self.config.window_latents - num_video + 1, num_video)
+        for before in lengths:
             for kept in range(1, num_video):
-                self.context.clear()
-                self.context.commit(before - kept)
+                for side in self._sides:
+                    side.context.clear()
+                    side.context.commit(before - kept)
                 video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
                 audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
-                self._pass(video, audio, self.config.context_timestep, 0)
+                for split in (False, True) if before == lengths[-1] else (False,):
+                    self._pass(video, audio, self.config.context_timestep, 0, split=split)
         self.reset()
 
     def denoise(self, draw: Draw, *, leave: bool = False, split: bool = False) -> Latents | None:

@@ -181,7 +181,7 @@ def test_unused_room_is_never_read() -> None:
 def test_sealed_what_has_no_record_runs_on_the_first_device() -> None:
     dit, noises = tiny_dit(), noise(6)
     rollout, lockstep = open_split(dit, records=True)
-    rollout.seal()
+    rollout.seal_split()
     check_same(stream(rollout, noises, always), stream(open_rollout(dit), noises, never))
     assert len(lockstep) == lockstep.num_played == 0
     check_both_remember(rollout)
