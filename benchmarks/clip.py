@@ -12,16 +12,20 @@ wait. From stage times on an H100 (80 GB; ms: passes 66, 72, 80, 85 and 96 at 6 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.config import HalloLiveConfig, load_yaml
 from model.decoding import Decoders, Piece
 from model.graphs import Ahead
 from model.rollout import Draw, Rollout, audio_window
+from tests.support.published_files import write_config
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class StageTimes:
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
+
+
+def split_network(network: Path) -> Path:
+    """A config like ``network`` by which two devices share passes, in a directory of its own."""
+    config = load_yaml(network, HalloLiveConfig)
+    rollout = config.rollout.model_copy(update={"split_passes": True})
+    path = Path(tempfile.mkdtemp()) / network.name
+    write_config(path, config.model_copy(update={"rollout": rollout}))
+    return path
 
 
 def predict(times: StageTimes, num_devices: int, *, split: bool = False, block: int = 6, num_passes: int = 4) -> dict[str, float]:

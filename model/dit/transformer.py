@@ -157,7 +157,7 @@ class DualStreamTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def replica(self, device: torch.device) -> DualStreamTransformer:
-        """The same weights on another device. To be taken before :meth:`settle`."""
+        """The same weights on another device. To be taken before :meth:`settle` rounds any."""
         with torch.device("meta"):
             other = DualStreamTransformer(self.config, self.patch_cells)
         other.load_state_dict({name: x.to(device, copy=True) for name, x in self.state_dict().items()}, assign=True)
