@@ -441,8 +441,8 @@ class Bench:
         return rows
 
     def split(self) -> Any:
-        """Passes that the first and the last device share, against those of the first alone: milliseconds at each context, how far
-        apart their latents are, how long the host is at work for one. History comes from either in turns."""
+        """Passes that the first and the last device share, against those of the first alone: milliseconds at each context, how
+        far apart their velocities are, how long the host is at work for one. History comes from either in turns."""
         if len(self.devices) < 2:
             return "needs two devices"
         rows: list[dict[str, Any]] = []
@@ -462,8 +462,10 @@ class Bench:
                 rollout.begin(video, window)
                 rollout.denoise(self.draw, split=split)
 
-            def flow(split: bool, video: Tensor = video, audio: Tensor = audio) -> tuple[Tensor, Tensor]:
-                made = rollout._pass(video.to(HALF), audio.to(HALF), 1000.0, 0, split=split)
+            def flow(split: bool, video: Tensor = video, window: Tensor = window) -> tuple[Tensor, Tensor]:
+                history = rollout._finished_audio
+                whole = torch.cat((history, window.to(HALF)), dim=1)
+                made = rollout._pass(video.to(HALF), whole, 1000.0, history.shape[1], split=split)
                 return made.video.clone(), made.audio.clone()
 
             row: dict[str, Any] = {"context_latents": (number + 1) * self.block}

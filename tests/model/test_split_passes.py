@@ -271,7 +271,7 @@ def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: R
     clip, cuts = gpu_noise(shape, 16), {4: 1, 5: 2}
     expected = stream(solo, clip, never, cuts=cuts, draw=gpu_zeros)
     found = stream(shared, clip, splits, cuts=cuts, draw=gpu_zeros)
-    assert apart(found, expected) < 0.05
+    assert apart(found, expected) < 0.1
     shared.reset()
     first = stream(shared, clip, always, cuts=cuts, draw=gpu_zeros)
     for _ in range(2):
@@ -285,7 +285,8 @@ def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: R
 @pytest.mark.parametrize(("config", "shape", "last"), CASES[:2])
 def test_shared_blocks_never_wait_for_a_gpu(config: DiTConfig, shape: RolloutShape, last: str) -> None:
     _, shared = on_gpus(config, shape, last)
-    stream(shared, gpu_noise(shape, 12), always, draw=gpu_zeros)
+    for splits in (never, always):
+        stream(shared, gpu_noise(shape, 12), splits, draw=gpu_zeros)
     clip = gpu_noise(shape, BLOCK, seed=3)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
