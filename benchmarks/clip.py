@@ -88,7 +88,7 @@ def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_
     for number in range(num_blocks):
         if not rollout.remembers:
             ahead.wait()
-            rollout.remember(split=decoders.at_rest)
+            rollout.remember(split=decoders.num_coming == 0)
             ahead.mark()
         place = number * block
         window = audio_window(audio, place * ratio, block * ratio, rollout.dit.config.future_audio_latents)
@@ -96,7 +96,7 @@ def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_
         finished = None
         while finished is None:
             ahead.wait()
-            finished = rollout.denoise(draw, split=decoders.at_rest)
+            finished = rollout.denoise(draw, split=decoders.num_coming == 0)
             ahead.mark()
         finished_at.append(_event(device))
         pieces.append((watch(decoders.submit(finished)), [watch(piece) for piece in decoders.ask()]))

@@ -20,8 +20,8 @@ before a stream's first chunk included:
     one device, block      mean 1277, p50 1321, p95 1628, held 1208
     one device, latent     mean 1057, p50 1064, p95 1213, held  911
     two devices that share passes while the decoders rest, by an estimate of such passes:
-    latent, at 600 ms      mean  690, p50  694, p95  767, held  247
-    latent, at 400 ms      mean  659, p50  665, p95  782, held 2149
+    latent, at 600 ms      mean  683, p50  689, p95  748, held  247
+    latent, at 500 ms      mean  617, p50  608, p95  743, held  314
 
 A cut cannot be faster than a clean pass, four others, the text, a block's sound and a latent's pictures: 0.58 s with these times,
 and what is left of a latent on top. At 900 ms two devices answer 150 ms later and hold pictures for 390 ms.

@@ -81,9 +81,9 @@ class Decoders:
         return len(self._held) + len(self.pictures)
 
     @property
-    def at_rest(self) -> bool:
-        """Whether all that was asked for is decoded."""
-        return all(piece.done() for piece in self._coming)
+    def num_coming(self) -> int:
+        """Pieces that were asked for and are not decoded."""
+        return sum(not piece.done() for piece in self._coming)
 
     @property
     def _coming(self) -> list[Piece]:

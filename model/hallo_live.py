@@ -306,7 +306,7 @@ class HalloLiveStream:
         if self._ahead.full:
             self._decoders.wait(PATIENCE_S)
         elif not self._rollout.remembers:
-            self._rollout.remember(split=self._decoders.at_rest)
+            self._rollout.remember(split=self._second_rests)
             self._ahead.mark()
         elif self._in_work:
             self._denoise()
@@ -320,6 +320,12 @@ class HalloLiveStream:
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._device)
+
+    @property
+    def _second_rests(self) -> bool:
+        """Whether the decoders leave their device to the next pass. What they have before them was asked for before passes go on,
+        and behind a pass that runs the next one begins about when a single piece is decoded."""
+        return self._decoders.num_coming <= min(1, self._ahead.num_launched)
 
     @property
     def _num_left(self) -> int:
@@ -365,8 +371,7 @@ class HalloLiveStream:
             self._read = prompt
 
     def _denoise(self) -> None:
-        # A chunk is asked for before passes go on, so that decoders at rest have nothing left but the block in work.
-        finished = self._rollout.denoise(self._draw, split=self._decoders.at_rest)
+        finished = self._rollout.denoise(self._draw, split=self._second_rests)
         self._ahead.mark()
         if finished is None:
             return

@@ -74,6 +74,8 @@ class Devices:
 
     def one_pass(self, num_latents: int, block: int, split: bool) -> None:
         times = self.times.split_passes if split else self.times.passes
+        if split:  # no sooner than what is being decoded is done
+            self.passes_until_s = max(self.passes_until_s, self.decoders_until_s)
         self.work(times[min(len(times), max(1, -(-num_latents // block))) - 1])
         self.num_passes += 1
         if split:
