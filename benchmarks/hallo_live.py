@@ -48,7 +48,7 @@ PROMPT = (
     "<AUDCAP>A clear female voice.<ENDAUDCAP>"
 )
 CLIP_BLOCKS = 5
-PARTS = ("stages", "passes", "clip", "first_chunk", "stream")
+PARTS = ("stages", "passes", "clip", "first_chunk", "stream", "sustained")
 
 
 def draws(generator: torch.Generator, device: torch.device) -> Draw:
@@ -329,6 +329,32 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
     return figures, Streamed(frames, samples)
 
 
+def sustained(model: HalloLive, seconds: float) -> dict[str, Any]:
+    """A stream whose window is full, as fast as it goes, and whether somebody who watches from the first of these chunks on would
+    ever have to wait."""
+    stream = model.open(StreamSettings("A woman in a bright office.", "a clear voice", seed=1))
+
+    def leaves() -> float:
+        while stream.step() is None:
+            pass
+        return time.perf_counter()
+
+    for _ in range(model.warm_up_chunks):
+        leaves()
+    num_chunks, duration_s = round(seconds / model.info.block_duration_s), model.info.block_duration_s
+    left_s = [leaves() for _ in range(num_chunks)]
+    stream.close()
+    spare_s = [left_s[0] + number * duration_s - at_s for number, at_s in enumerate(left_s)]
+    taken_s = left_s[-1] - left_s[0]
+    return {
+        "seconds": round(num_chunks * duration_s, 2),
+        "rtf": round(taken_s / ((num_chunks - 1) * duration_s), 3),
+        "fps": round((num_chunks - 1) * duration_s * model.info.fps / taken_s, 2),
+        "underruns": sum(spare < 0 for spare in spare_s),
+        "least_spare_ms": round(1000 * min(spare_s[1:]), 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="as 'avatar-rtc download inference' leaves it")
@@ -338,6 +364,7 @@ def main() -> None:
     parser.add_argument("--split", action="store_true", help="both devices share passes while the decoders rest")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--seconds", type=float, default=60, help="of the sustained stream")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep what the stream shows and sounds")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="compare it with what another run kept")
     parser.add_argument("--precision", action="store_true", help="only compare bfloat16 with float32")
@@ -388,9 +415,11 @@ def main() -> None:
                 note(f"compared_with_{options.compare.stem}", heard.compared(Streamed(**load_file(options.compare))))
             if options.keep:
                 save_file({"frames": heard.frames, "samples": heard.samples}, options.keep)
+        if "sustained" in options.parts:
+            note("sustained", sustained(model, options.seconds))
         with torch.inference_mode():
             for part in PARTS:
-                if part in options.parts and part != "stream":
+                if part in options.parts and part not in ("stream", "sustained"):
                     note(part, getattr(bench, part)())
     note("peak_host_gb", round(host.gb, 2))
     note("peak_device_gb", peak_device_gb())

@@ -206,6 +206,7 @@ class HalloLive:
             for _ in range(num_blocks):
                 make(split=True)
         if seat.graphs is not None and config.rollout.cut == "latent":
+            make()
             for num_latents in range(1, block + 1):  # sound, whose window is full from now on
                 decoders.cut(num_latents, ratio)
                 for _ in range(2):

@@ -97,7 +97,7 @@ class Projections:
 
     def join(self) -> None:
         """Lay the layers' parameters end to end; theirs become views. For weights that neither move nor change any more."""
-        if self._joined is not None:
+        if self._joined is not None or self._rounded is not None:
             return
         weight, bias = (torch.cat([getattr(layer, name) for layer in self.layers]) for name in ("weight", "bias"))
         start = 0

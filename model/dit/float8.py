@@ -1,8 +1,9 @@
 """Linear layers in 8 bits: an option that is faster and not exact.
 
 Weights are float8 (e4m3) with one scale for each output, inputs are rounded as they come with one scale for each token, sums are
-wide. Large products only: what is small, or sets the scale of everything after it, stays as it is: embeddings, timesteps, heads,
-keys and values of text and of the other stream.
+wide. Large products only: what is small, or sets the scale of everything after it, stays as it is: the audio tower (its few rows
+cost what reading its weights costs, and cuBLAS has no such product for 30 of them), embeddings, timesteps, heads, keys and values
+of text and of the other stream.
 """
 
 from __future__ import annotations

@@ -168,14 +168,13 @@ class DualStreamTransformer(nn.Module):
         outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself.
 
         Args:
-            float8: round the layers' large products, whose names are then gone; see :mod:`model.dit.float8`.
+            float8: round the video layers' large products, whose names are then gone; see :mod:`model.dit.float8`.
         """
         if float8:
             for layer in self.fusion_layers():
                 layer.video.round()
-                layer.audio.round()
         for module in self.modules():
-            if isinstance(module, SelfAttention) and not float8:
+            if isinstance(module, SelfAttention):
                 module.qkv.join()
             elif isinstance(module, CrossAttention):
                 module.kv_fusion.join()

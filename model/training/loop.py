@@ -23,13 +23,20 @@ M = TypeVar("M", bound=nn.Module)
 SAVE_EVERY_S = 120.0
 
 
+def _more_than_none(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time to train for: give more than 0")
+    return value
+
+
 def arguments(description: str) -> argparse.ArgumentParser:
     """The flags that every stage has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/model/pocket.yaml"), help="model config")
     parser.add_argument("--data", type=Path, required=True, help="directory made by model.training.prepare")
     parser.add_argument("--run", type=Path, required=True, help="where state and weights live; the same command resumes from it")
-    parser.add_argument("--minutes", type=float, required=True, help="stop, and save, after so long")
+    parser.add_argument("--minutes", type=_more_than_none, required=True, help="stop, and save, after so long")
     parser.add_argument(
         "--cooldown", type=float, default=0.0, help="share of this piece over which the learning rate falls to 5 %%"
     )

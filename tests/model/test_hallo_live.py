@@ -18,8 +18,9 @@ from torch import Tensor
 from model import hallo_live
 from model.chunk import AVChunk, Still, StreamSettings
 from model.config import RolloutConfig
-from model.decoding import Piece
+from model.decoding import Decoders, Piece
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
+from model.graphs import Graphs
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
 from model.vae.pictures import i420_from_frames
@@ -147,6 +148,25 @@ def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
     assert stream._decoders.num_waiting <= 2 * TINY.geometry.block_video_latents
     assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
     stream.close()
+
+
+def test_what_a_cut_needs_is_rehearsed_before_streams_come(model_dir: Path) -> None:
+    """A GPU does so as it records; here nothing is recorded, but the same is run."""
+    fresh = hallo_live.load(model_dir, model_dir / "config.yaml", ("cpu",), lambda line: None)
+    seat = fresh.take_seat()
+    seat.graphs = Graphs()
+    fresh.free_seat(seat)
+    cuts: list[int] = []
+    whole = Decoders.cut
+
+    def cut(self: Decoders, num_latents: int, audio_per_video: int) -> None:
+        cuts.append(num_latents)
+        whole(self, num_latents, audio_per_video)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoders, "cut", cut)
+        fresh.warm_up()
+    assert cuts == list(range(1, fresh.geometry.block_video_latents + 1))
 
 
 def test_a_missing_file_and_a_missing_device_are_named(tmp_path: Path, model_dir: Path) -> None:
