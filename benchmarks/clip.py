@@ -12,32 +12,49 @@ wait. From stage times on an H100 (80 GB; ms: passes 66, 72, 80, 85 and 96 at 6 
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.config import HalloLiveConfig, load_yaml
 from model.decoding import Decoders, Piece
 from model.graphs import Ahead
 from model.rollout import Draw, Rollout, audio_window
+from tests.support.published_files import write_config
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Milliseconds: a pass of each block of a clip, a block's sound, pictures of a stream's first latent and of another."""
+    """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
+    first latent and of another. That of shared passes is an estimate: half of what is not the audio tower, and 4 ms on top."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
+    split_passes: tuple[float, ...] = (43, 46, 50, 53, 57)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
 
 
-def predict(times: StageTimes, num_devices: int, *, block: int = 6, num_passes: int = 4) -> dict[str, float]:
-    """Milliseconds of a clip, and until its first pictures."""
+def split_network(network: Path) -> Path:
+    """A config like ``network`` by which two devices share passes, in a directory of its own."""
+    config = load_yaml(network, HalloLiveConfig)
+    rollout = config.rollout.model_copy(update={"split_passes": True})
+    path = Path(tempfile.mkdtemp()) / network.name
+    write_config(path, config.model_copy(update={"rollout": rollout}))
+    return path
+
+
+def predict(times: StageTimes, num_devices: int, *, split: bool = False, block: int = 6, num_passes: int = 4) -> dict[str, float]:
+    """Milliseconds of a clip, and until its first pictures; ``split``: two devices share the first block's passes."""
     made = decoded = first = 0.0
     for number, one_pass in enumerate(times.passes):
+        if split and number == 0:
+            one_pass = times.split_passes[0]
         made += num_passes * one_pass + (times.passes[number - 1] if number else 0)  # the clean pass over the block before
         pictures = [times.first_latent if number == 0 else times.latent] + [times.latent] * (block - 1)
         start = max(made, decoded)
@@ -50,7 +67,7 @@ def predict(times: StageTimes, num_devices: int, *, block: int = 6, num_passes: 
 
 
 def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_blocks: int, draw: Draw) -> dict[str, Any]:
-    """Make a clip. The devices have nothing else to do.
+    """Make a clip. The devices have nothing else to do. Passes are split while the decoders rest, where the rollout can.
 
     Returns:
         Milliseconds from the start, for each block: when its latents were finished on the device (on GPUs), its sound decoded,
@@ -71,7 +88,7 @@ def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_
     for number in range(num_blocks):
         if not rollout.remembers:
             ahead.wait()
-            rollout.remember()
+            rollout.remember(split=decoders.num_coming == 0)
             ahead.mark()
         place = number * block
         window = audio_window(audio, place * ratio, block * ratio, rollout.dit.config.future_audio_latents)
@@ -79,7 +96,7 @@ def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_
         finished = None
         while finished is None:
             ahead.wait()
-            finished = rollout.denoise(draw)
+            finished = rollout.denoise(draw, split=decoders.num_coming == 0)
             ahead.mark()
         finished_at.append(_event(device))
         pieces.append((watch(decoders.submit(finished)), [watch(piece) for piece in decoders.ask()]))
@@ -110,9 +127,9 @@ def _event(device: torch.device) -> Any:
 def main() -> None:
     times = StageTimes()
     frames = 4 * 6 * len(times.passes) - 3
-    for num_devices in (1, 2):
-        found = predict(times, num_devices)
-        print(json.dumps({"devices": num_devices, **found, "fps": round(1000 * frames / found["clip_ms"], 1)}))
+    for num_devices, split in ((1, False), (2, False), (2, True)):
+        found = predict(times, num_devices, split=split)
+        print(json.dumps({"devices": num_devices, "split": split, **found, "fps": round(1000 * frames / found["clip_ms"], 1)}))
 
 
 if __name__ == "__main__":

@@ -361,6 +361,7 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="write seeded random weights there first, if there are none")
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
+    parser.add_argument("--split", action="store_true", help="both devices share passes while the decoders rest")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
     parser.add_argument("--seconds", type=float, default=60, help="of the sustained stream")
@@ -370,6 +371,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=CLIP_BLOCKS, help="of --precision")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
     options = parser.parse_args()
+    if options.split:
+        options.network = clip.split_network(options.network)
     config = load_yaml(options.network, HalloLiveConfig)
     result: dict[str, Any] = {"network": config.name, "devices": options.devices, "torch": torch.__version__}
     on_gpu = options.devices[0].startswith("cuda")

@@ -86,7 +86,20 @@ def distance(found: Tensor, exact: Tensor) -> float:
 class Bench:
     """The sections, in the order in which they run. What one builds, later ones use."""
 
-    SECTIONS = ("parity", "attention", "passes", "profile", "checks", "roll", "decoder", "sound", "clip", "precision", "float8")
+    SECTIONS = (
+        "parity",
+        "attention",
+        "passes",
+        "split",
+        "profile",
+        "checks",
+        "roll",
+        "decoder",
+        "sound",
+        "clip",
+        "precision",
+        "float8",
+    )
 
     def __init__(self, config: HalloLiveConfig, devices: list[torch.device], repeats: int) -> None:
         self.config, self.devices, self.repeats = config, devices, repeats
@@ -106,14 +119,18 @@ class Bench:
     def half(self, *shape: int) -> Tensor:
         return self.draw(shape).to(HALF)
 
+    def wait(self) -> None:
+        for device in self.devices:
+            torch.cuda.synchronize(device)
+
     def time(self, work: Callable[[], object], repeats: int | None = None) -> dict[str, float]:
-        """Milliseconds by the host's clock between two waits for the device; two runs go before."""
+        """Milliseconds by the host's clock between two waits for the devices; two runs go before."""
         taken = []
         for _ in range((repeats or self.repeats) + 2):
-            torch.cuda.synchronize(self.device)
+            self.wait()
             start_s = time.perf_counter()
             work()
-            torch.cuda.synchronize(self.device)
+            self.wait()
             taken.append(1000 * (time.perf_counter() - start_s))
         kept = taken[2:]
         return {"median": round(statistics.median(kept), 3), "min": round(min(kept), 3), "max": round(max(kept), 3)}
@@ -421,6 +438,57 @@ class Bench:
             rollout.remember()
             rows.append(row)
             print(json.dumps(row), flush=True)
+        return rows
+
+    def split(self) -> Any:
+        """Passes that the first and the last device share, against those of the first alone: milliseconds at each context, how
+        far apart their velocities are, how long the host is at work for one. History comes from either in turns."""
+        if len(self.devices) < 2:
+            return "needs two devices"
+        rows: list[dict[str, Any]] = []
+        self.rows = rows
+        second = self.dit().replica(self.devices[-1]).settle()
+        dit = self.dit().settle()
+        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs(), second=second)
+
+        def zeros(shape: tuple[int, ...]) -> Tensor:
+            return torch.zeros(shape, device=self.device)
+
+        for number in range(self.config.rollout.window_latents // self.block):
+            video, audio = self.noise(self.block)
+            window = audio_window(audio, 0, audio.shape[1], self.config.dit.future_audio_latents)
+
+            def denoise(split: bool, video: Tensor = video, window: Tensor = window) -> None:
+                rollout.begin(video, window)
+                rollout.denoise(self.draw, split=split)
+
+            def flow(split: bool, video: Tensor = video, window: Tensor = window) -> tuple[Tensor, Tensor]:
+                history = rollout._finished_audio
+                whole = torch.cat((history, window.to(HALF)), dim=1)
+                made = rollout._pass(video.to(HALF), whole, 1000.0, history.shape[1], split=split)
+                return made.video.clone(), made.audio.clone()
+
+            row: dict[str, Any] = {"context_latents": (number + 1) * self.block}
+            start_s = time.perf_counter()
+            denoise(True)
+            self.wait()
+            row["record_s"] = round(time.perf_counter() - start_s, 2)
+            for name, split in (("solo", False), ("split", True)):
+                row[f"{name}_ms"] = self.time(partial(denoise, split), max(10, self.repeats))
+            self.wait()
+            start_s = time.perf_counter()
+            denoise(True)
+            row["split_host_ms"] = round(1000 * (time.perf_counter() - start_s), 2)
+            self.wait()
+            solo, shared, again = flow(False), flow(True), flow(True)
+            row["relative_l2"] = {name: distance(shared[i], solo[i]) for i, name in enumerate(("video", "audio"))}
+            row["same_twice"] = all(torch.equal(x, y) for x, y in zip(shared, again, strict=True))
+            rollout.begin(video, window)
+            rollout.denoise(zeros, leave=True, split=True)
+            rollout.remember(split=number % 2 == 1)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+        rows.append({"peak_gb": [round(torch.cuda.max_memory_allocated(device) / 1e9, 2) for device in self.devices]})
         return rows
 
     def replayed(self) -> Rollout:

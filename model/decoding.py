@@ -80,6 +80,16 @@ class Decoders:
         """Latents whose pictures have not been taken."""
         return len(self._held) + len(self.pictures)
 
+    @property
+    def num_coming(self) -> int:
+        """Pieces that were asked for and are not decoded."""
+        return sum(not piece.done() for piece in self._coming)
+
+    @property
+    def _coming(self) -> list[Piece]:
+        """Asked for and not taken."""
+        return [*self.pictures, *(sound.piece for sound in self.sound)]
+
     def submit(self, latents: Latents) -> Piece:
         """Hand over a finished block. Its sound, which is decoded at once; its pictures are held."""
         made = torch.cuda.Event() if latents.video.is_cuda else None
@@ -105,7 +115,7 @@ class Decoders:
 
     def wait(self, timeout_s: float) -> None:
         """Until something that was asked for is decoded, but no longer than this."""
-        coming = [piece for piece in (*self.pictures, *(sound.piece for sound in self.sound)) if not piece.done()]
+        coming = [piece for piece in self._coming if not piece.done()]
         if coming:
             wait(coming, timeout_s, "FIRST_COMPLETED")
         else:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
 
-_WARM_UPS = 2
+WARM_UPS = 2
 """Calls before a record is made: kernels are compiled and chosen in them, which a record cannot hold."""
 
-_RECORDING = threading.Lock()
+RECORDING = threading.Lock()
 """One record at a time in a process: to begin one waits for the device, which another that is being made would not survive."""
 
 
@@ -77,7 +77,7 @@ class Graphs:
         if record is None and self._sealed:
             return _untried(function, inputs)
         if record is None:
-            with _RECORDING, torch.cuda.device(inputs[0].device):
+            with RECORDING, torch.cuda.device(inputs[0].device):
                 record = self._records[shapes] = self._recorded(function, inputs)
         for mine, given in zip(record.inputs, inputs, strict=True):
             mine.copy_(given, non_blocking=True)
@@ -87,7 +87,7 @@ class Graphs:
     def _recorded(self, function: Function, given: tuple[Tensor, ...]) -> _Record:
         inputs = tuple(x.clone() for x in given)
         before = [x.clone() for x in self._state]
-        for _ in range(_WARM_UPS):
+        for _ in range(WARM_UPS):
             function(*inputs)
         for mine, kept in zip(self._state, before, strict=True):
             mine.copy_(kept)

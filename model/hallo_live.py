@@ -62,7 +62,8 @@ MAX_KEPT_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Parts:
-    """The published networks, loaded: the transformer on one device, the decoders on theirs, text on either."""
+    """The published networks, loaded: the transformer on one device, the decoders on theirs, text on either. ``second`` is a
+    replica of the transformer on the decoders' device, which shares passes with it."""
 
     config: HalloLiveConfig
     dit: DualStreamTransformer
@@ -70,6 +71,7 @@ class Parts:
     encoder: WanEncoder
     video: WanDecoder
     audio: AudioStreamDecoder
+    second: DualStreamTransformer | None = None
 
 
 class Reader:
@@ -114,7 +116,7 @@ class Seat:
         on_gpu, decoders_on_gpu = (x.is_cuda for x in (parts.dit.video_ends.head.weight, parts.video.latent_mean))
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
         self.graphs = Graphs() if on_gpu else None
-        self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=self.graphs)
+        self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=self.graphs, second=parts.second)
         self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY)
         self.sound = SoundStream(parts.audio, records=decoders_on_gpu, priority=PRIORITY)
         self.lead_s = float(g.block_duration_s)
@@ -184,13 +186,13 @@ class HalloLive:
         seat = self.take_seat()
         rollout, decoders = seat.rollout, seat.decoders(self.parts, g)
 
-        def make() -> None:
+        def make(*, split: bool = False) -> None:
             if not rollout.remembers:
-                rollout.remember()
+                rollout.remember(split=split)
             video = draw((1, config.dit.video.latent_channels, block, g.latent_height, g.latent_width))
             audio = draw((1, g.block_audio_latents + config.dit.future_audio_latents, config.dit.audio.latent_channels))
             rollout.begin(video, audio)
-            latents = rollout.denoise(draw, leave=True)
+            latents = rollout.denoise(draw, leave=True, split=split)
             assert latents is not None
             decoders.submit(latents).result()
 
@@ -199,6 +201,10 @@ class HalloLive:
             make()
             for piece in decoders.ask():
                 piece.result()
+        if rollout.can_split:
+            rollout.reset()
+            for _ in range(num_blocks):
+                make(split=True)
         if seat.graphs is not None and config.rollout.cut == "latent":
             make()
             for num_latents in range(1, block + 1):  # sound, whose window is full from now on
@@ -207,6 +213,7 @@ class HalloLive:
                     make()
             seat.seal()
             rollout.rehearse_cuts(block)
+        rollout.seal_split()
         decoders.close()
         self.free_seat(seat)
 
@@ -300,7 +307,7 @@ class HalloLiveStream:
         if self._ahead.full:
             self._decoders.wait(PATIENCE_S)
         elif not self._rollout.remembers:
-            self._rollout.remember()
+            self._rollout.remember(split=self._second_rests)
             self._ahead.mark()
         elif self._in_work:
             self._denoise()
@@ -314,6 +321,12 @@ class HalloLiveStream:
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._device)
+
+    @property
+    def _second_rests(self) -> bool:
+        """Whether the decoders leave their device to the next pass. What they have before them was asked for before passes go on,
+        and behind a pass that runs the next one begins about when a single piece is decoded."""
+        return self._decoders.num_coming <= min(1, self._ahead.num_launched)
 
     @property
     def _num_left(self) -> int:
@@ -359,7 +372,7 @@ class HalloLiveStream:
             self._read = prompt
 
     def _denoise(self) -> None:
-        finished = self._rollout.denoise(self._draw)
+        finished = self._rollout.denoise(self._draw, split=self._second_rests)
         self._ahead.mark()
         if finished is None:
             return
@@ -467,15 +480,20 @@ def load(
     Args:
         model_dir: as ``avatar-rtc download inference --dir`` leaves it.
         config_path: see ``configs/model/hallo_live.yaml``.
-        devices: the transformer's first; the decoders and the text encoder use the last.
+        devices: the transformer's first; the decoders and the text encoder use the last, and so does the transformer's replica
+            where passes are split.
         report: hears what is being loaded.
         dtype: of all weights; bfloat16 on GPUs and float32 on CPUs if None.
 
     Raises:
         model.errors.CheckpointError: a file is missing, damaged or not what it should be.
-        model.errors.ConfigError: so is the config, or this machine has no such device.
+        model.errors.ConfigError: so is the config, or this machine has no such device, or passes are to be split over one device.
     """
     config = load_yaml(config_path, HalloLiveConfig)
+    if config.rollout.split_passes and len(devices) < 2:
+        raise ConfigError(
+            f"{config_path}: rollout.split_passes needs two devices, got {devices[0]} alone: name another or set it off"
+        )
     first, last = (_device(name) for name in (devices[0], devices[-1]))
     if dtype is None:
         dtype = torch.bfloat16 if first.type == "cuda" else torch.float32
@@ -490,6 +508,7 @@ def load(
     umt5 = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
     report("loading the transformer")
     dit = load_generator(model_dir / GENERATOR, config.dit, config.geometry.patch_cells, device=first, dtype=dtype)
+    second = dit.replica(last) if config.rollout.split_passes else None
     return serving(
         Parts(
             config,
@@ -498,6 +517,7 @@ def load(
             encoder,
             video.requires_grad_(False).eval(),
             AudioStreamDecoder(audio_vae, vocoder, config.audio_stream),
+            second,
         ),
         dtype,
         report,
@@ -519,7 +539,8 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
     parts.video.to(dtype)
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
-        parts.dit.settle(float8=parts.config.float8).side_by_side = parts.config.rollout.side_by_side
+        for dit in (parts.dit, *([] if parts.second is None else [parts.second])):
+            dit.settle(float8=parts.config.float8).side_by_side = parts.config.rollout.side_by_side
         if warm:
             report("compiling and recording")
             parts.text.warm_up()

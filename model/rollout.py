@@ -12,8 +12,10 @@ Lengths are counted in latents; one video latent goes with a fixed number of aud
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +23,11 @@ from torch import Tensor
 from model.config import RolloutConfig
 from model.dit.block import LayerPast, StreamView
 from model.dit.cache import VideoContext
+from model.dit.halves import can_halve, half_pass
+from model.dit.rope import RotaryTable
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.graphs import Graphs
+from model.lockstep import Half, Lockstep
 from model.sampling import NoiseTable, add_noise, clean_from_velocity
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -63,6 +68,26 @@ class Context(Protocol):
 
 
 @dataclass
+class _Side:
+    """What one device has of a stream."""
+
+    dit: DualStreamTransformer
+    context: Context
+    text: TextMemory
+    video_table: RotaryTable
+    audio_table: RotaryTable
+
+    def given(self, start: int, num_tokens: int, num_audio: int) -> tuple[Any, ...]:
+        """What a pass is given besides its inputs, over so many tokens and audio latents; the first token's place."""
+        return (
+            StreamView(self.video_table.span(start, start + num_tokens), None, None, self.text.mask, None),
+            StreamView(self.audio_table.span(0, num_audio), None, None, self.text.mask, None),
+            self.text,
+            self.context.past(),
+        )
+
+
+@dataclass
 class _Block:
     """A block in work: what the next pass denoises."""
 
@@ -77,6 +102,9 @@ class Rollout:
     block, ``remember``. Between finishing and remembering there is time to hand out what is finished; until the next block is
     finished, :meth:`cut` may take the end of it back.
 
+    With a second transformer a pass may be split over both devices, and the next one not: of what the second has not computed of
+    the history, it is given copies.
+
     Nothing here waits for the device: all that decides what runs is a host integer. Tables and buffers are made once. With
     graphs, one for each length of the context serves all passes, the clean one too; then text has one length.
 
@@ -87,6 +115,8 @@ class Rollout:
         text: what is to be said; it may be replaced between blocks.
         context: where earlier video is kept; buffers for a whole window if None.
         graphs: records passes over these buffers and replays them; None runs each pass anew.
+        second: a replica of the transformer, on a second device as a rule; None computes every pass on the first.
+        lockstep: what drives both devices in a pass that is split; made here if None.
     """
 
     def __init__(
@@ -97,10 +127,11 @@ class Rollout:
         text: TextMemory,
         context: Context | None = None,
         graphs: Graphs | None = None,
+        second: DualStreamTransformer | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self.dit, self.config, self.shape = dit, config, shape
         self._graphs = graphs
-        self._text = text if graphs is None else text.clone()
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
         self._device, self._dtype = parameter.device, parameter.dtype
         self._grid = shape.height // dit.patch_cells, shape.width // dit.patch_cells
@@ -110,35 +141,65 @@ class Rollout:
         self._levels = [table.level_of(t) for t in self.timesteps]
         self._context_level = table.level_of(config.context_timestep)
         window = config.window_latents
-        self.context: Context = context or VideoContext(dit.config, batch, self._tokens, window, self._device, self._dtype)
         num_audio = window * shape.audio_per_video
         self._no_audio = torch.zeros(batch, 0, dit.config.audio.latent_channels, device=self._device, dtype=self._dtype)
-        self._video_table = dit.video_tables(torch.arange(window), *self._grid)[0].to(self._device)
-        self._audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0].to(self._device)
+        video_table = dit.video_tables(torch.arange(window), *self._grid)[0]
+        audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0]
+
+        def side(dit: DualStreamTransformer, context: Context | None) -> _Side:
+            device = dit.video_ends.head.weight.device
+            own_text = text.to(device) if graphs is None else text.to(device).clone()
+            context = context or VideoContext(dit.config, batch, self._tokens, window, device, self._dtype)
+            return _Side(dit, context, own_text, video_table.to(device), audio_table.to(device))
+
+        self._sides = [side(dit, context)]
+        if second is not None:
+            self._sides.append(side(second, None))
+            devices = self._device, second.video_ends.head.weight.device
+            self._lockstep = Lockstep(devices, records=graphs is not None) if lockstep is None else lockstep
         self.reset(text)
 
     def reset(self, text: TextMemory | None = None) -> None:
         """Begin a new stream in the same buffers; with the text of the one before if none is given."""
         if text is not None:
             self.text = text
-        self.context.clear()
+        if self.can_split:
+            self._lockstep.meet()  # what is on its way would come into the new one
+        for side in self._sides:
+            side.context.clear()
         self._finished_audio = self._no_audio
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
         self._latest: tuple[Tensor, Tensor] | None = None
         self._first_latent: Tensor | None = None
 
+    def seal_split(self) -> None:
+        """From now on passes are split only as some have been; see :meth:`model.lockstep.Lockstep.seal`."""
+        if self.can_split:
+            self._lockstep.seal()
+
+    @property
+    def can_split(self) -> bool:
+        """Whether there is a second device to share passes with."""
+        return len(self._sides) > 1
+
+    @property
+    def context(self) -> Context:
+        """Earlier video, on the first device."""
+        return self._sides[0].context
+
     @property
     def text(self) -> TextMemory:
         """What is being said."""
-        return self._text
+        return self._sides[0].text
 
     @text.setter
     def text(self, text: TextMemory) -> None:
-        if self._graphs is None:
-            self._text = text
-        else:  # where the graphs read it
-            self._text.copy_(text)
+        for side in self._sides:
+            if self._graphs is None:
+                side.text = text.to(side.dit.video_ends.head.weight.device)
+            else:  # where the graphs read it
+                side.text.copy_(text)
 
     @property
     def num_latents(self) -> int:
@@ -194,7 +255,28 @@ class Rollout:
             video, audio = self._latest
             gone = stop > self.num_latents - (video.shape[2] if self.remembers else 0)
             self._latest = None if gone else (video, torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1))
-        self.context.drop(start, stop)
+        self._forget(start, stop)
+
+    def _forget(self, start: int, stop: int) -> None:
+        """Latents leave the contexts; the second device's may not have all of them."""
+        if self.can_split:
+            self._lockstep.meet()  # what moves may be on its way there
+        for i, side in enumerate(self._sides):
+            last = min(stop, side.context.num_latents)
+            if start < last:
+                with self._lockstep.on(i) if i else nullcontext():
+                    side.context.drop(start, last)
+
+    def _share(self) -> None:
+        """Give the second device what it does not have of the history, beside what either computes."""
+        first, second = (side.context for side in self._sides)
+        missing = first.num_latents - second.num_latents
+        if missing:
+            span = second.num_latents, first.num_latents
+            assert isinstance(first, VideoContext)
+            assert isinstance(second, VideoContext)
+            self._lockstep.send(zip(second.tensors(*span), first.tensors(*span), strict=True))
+            second.commit(missing)
 
     @property
     def num_cuttable(self) -> int:
@@ -221,7 +303,7 @@ class Rollout:
         assert self._latest is not None
         video, audio = self._latest
         if self.remembers:
-            self.context.drop(self.num_latents - video.shape[2], self.num_latents)
+            self._forget(self.num_latents - video.shape[2], self.num_latents)
         num_audio = self._finished_audio.shape[1] - num_latents * self.shape.audio_per_video
         self._finished_audio = self._finished_audio[:, :num_audio]
         num_kept = video.shape[2] - num_latents
@@ -232,29 +314,37 @@ class Rollout:
             self._clean = self._latest
 
     def rehearse_cuts(self, num_video: int) -> None:
-        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget."""
+        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget.
+
+        Those of a full window are split too where that is possible, so that they are recorded.
+        """
         dit, batch = self.dit.config, self._no_audio.shape[0]
-        for before in range(num_video, self.config.window_latents - num_video + 1, num_video):
+        lengths = range(num_video, self.config.window_latents - num_video + 1, num_video)
+        for before in lengths:
             for kept in range(1, num_video):
-                self.context.clear()
-                self.context.commit(before - kept)
+                for side in self._sides:
+                    side.context.clear()
+                    side.context.commit(before - kept)
                 video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
                 audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
-                self._pass(video, audio, self.config.context_timestep, 0)
+                for split in (False, True) if before == lengths[-1] else (False,):
+                    self._pass(video, audio, self.config.context_timestep, 0, split=split)
         self.reset()
 
-    def denoise(self, draw: Draw, *, leave: bool = False) -> Latents | None:
+    def denoise(self, draw: Draw, *, leave: bool = False, split: bool = False) -> Latents | None:
         """One pass over the block in work; the finished block if it was the last.
 
         Args:
             draw: noise for the next pass; not called in the last one.
             leave: finish the block with this pass, whatever its noise.
+            split: share the pass with the second device, if there is one and it can be shared. To be asked for only while that
+                device rests: a pass is done when the slower half is.
         """
         block, history = self._block, self._finished_audio.shape[1]
         assert block is not None, "no block has begun"
         audio = torch.cat((self._finished_audio, block.audio), dim=1)
         timestep, level = self.timesteps[block.passes], self._levels[block.passes]
-        flow = self._pass(block.video, audio, timestep, history)
+        flow = self._pass(block.video, audio, timestep, history, split=split)
         video = self._started(clean_from_velocity(block.video, flow.video, level))
         audio_levels = self._per_latent(history, self._context_level, block.audio.shape[1], level)
         audio = clean_from_velocity(audio, flow.audio, audio_levels.float().unsqueeze(-1))
@@ -277,12 +367,15 @@ class Rollout:
         noise = draw((batch * audio.shape[1], audio.shape[2])).unflatten(0, (batch, -1))
         block.audio = add_noise(audio, noise, level)
 
-    def remember(self) -> None:
-        """The clean pass: the finished block becomes history."""
+    def remember(self, *, split: bool = False) -> None:
+        """The clean pass: the finished block becomes history. ``split`` as in :meth:`denoise`."""
         assert self._clean is not None, "no block is finished"
         video, audio = self._clean
-        self._pass(video, audio, self.config.context_timestep, 0)
-        self.context.commit(video.shape[2])
+        self._pass(video, audio, self.config.context_timestep, 0, split=split)
+        for side in self._sides if self._was_split else self._sides[:1]:
+            side.context.commit(video.shape[2])
+        if self.can_split:
+            self._share()
         self._clean = self._first_latent = None
 
     def _per_latent(self, num_past: int, past: float, num_new: int, new: float) -> Tensor:
@@ -293,7 +386,7 @@ class Rollout:
     def _full(self, num: int, value: float) -> Tensor:
         return torch.full((1, num), value, device=self._device, dtype=torch.float64)
 
-    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int) -> Flow:
+    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
         """One forward; the first ``num_history`` audio latents are finished."""
         batch, first, num_video = video.shape[0], self.num_latents, video.shape[2]
         context = self.config.context_timestep
@@ -303,6 +396,11 @@ class Rollout:
         if self._first_latent is not None:
             video_timesteps = self._per_latent(1, context, num_video - 1, timestep)
         inputs = video, audio, video_timesteps.expand(batch, -1), audio_timesteps.expand(batch, -1)
+        self._was_split = split and self._splits(first, inputs)
+        if self._was_split:
+            self._share()
+            flow_video, flow_audio = self._lockstep(first, partial(self._half, first), *inputs)
+            return Flow(flow_video, flow_audio, memory=())
         if self._graphs is None:
             return self._forward(first, *inputs)
 
@@ -313,19 +411,21 @@ class Rollout:
         flow_video, flow_audio = self._graphs(first, flow, *inputs)
         return Flow(flow_video, flow_audio, memory=())
 
-    def _forward(self, first: int, video: Tensor, audio: Tensor, video_timesteps: Tensor, audio_timesteps: Tensor) -> Flow:
+    def _forward(self, first: int, video: Tensor, audio: Tensor, *timesteps: Tensor) -> Flow:
         """One forward over video latents that begin at the place ``first``."""
-        table = self._video_table.span(first * self._tokens, (first + video.shape[2]) * self._tokens)
-        return self.dit(
-            video,
-            audio,
-            video_timesteps,
-            audio_timesteps,
-            StreamView(table, None, None, self.text.mask, None),
-            StreamView(self._audio_table.span(0, audio.shape[1]), None, None, self.text.mask, None),
-            self.text,
-            self.context.past(),
-        )
+        return self.dit(video, audio, *timesteps, *self._given(0, first, video, audio))
+
+    def _half(self, first: int, side: int, video: Tensor, audio: Tensor, *timesteps: Any) -> Half:
+        """What one device computes of it."""
+        return half_pass(self._sides[side].dit, side, video, audio, *timesteps, *self._given(side, first, video, audio))
+
+    def _given(self, side: int, first: int, video: Tensor, audio: Tensor) -> tuple[Any, ...]:
+        return self._sides[side].given(first * self._tokens, video.shape[2] * self._tokens, audio.shape[1])
+
+    def _splits(self, first: int, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether a pass can be shared, and both devices are ready for it."""
+        video, _, video_timesteps, _ = inputs
+        return self.can_split and can_halve(video.shape[2], video_timesteps) and self._lockstep.ready(first, *inputs)
 
 
 def audio_window(noise: Tensor, start: int, num_audio: int, ahead: int) -> Tensor:

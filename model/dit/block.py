@@ -6,6 +6,7 @@ and the audio *as it was before* audio read video.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -81,6 +82,20 @@ class TowerBlock(nn.Module):
     def norm_modulate(self, x_BTD: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return kernels.on(x_BTD).norm_modulate(x_BTD, shift, scale, self.eps)
 
+    def project(self, x_BTD: Tensor, m: Sequence[Tensor], table: RotaryTable, past: Past) -> tuple[Tensor, KeyValue]:
+        """Queries, keys and values of the tower's attention to itself; ``m`` is what :meth:`modulate` gave."""
+        return self.self_attn.project(self.norm_modulate(x_BTD, m[0], m[1]), table, past)
+
+    def look(self, x_BTD: Tensor, m: Sequence[Tensor], q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
+        """Attend to the tower itself."""
+        return kernels.on(x_BTD).add_gated(x_BTD, self.self_attn.o(attend(q_BHTK, memory, mask)), m[2])
+
+    def read(self, x_BTD: Tensor, m: Sequence[Tensor], view: StreamView, text: KeyValue, other: KeyValue) -> Tensor:
+        """Attend to text and to the other tower, then the feed-forward part."""
+        normed = self.norm3(x_BTD)
+        x = x_BTD + self.cross_attn(normed, view.table, text, view.text_query_table, view.text_mask, other, view.other_mask)
+        return self.feed_forward(x, m[3], m[4], m[5])
+
     def feed_forward(self, x_BTD: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         ops, x = kernels.on(x_BTD), self.norm_modulate(x_BTD, shift, scale)
         y = ops.mlp(x, self.ffn) if self.rounded_ffn is None else self.rounded_ffn[1](self.rounded_ffn[0](x), gelu=True)
@@ -125,24 +140,20 @@ class FusionLayer(nn.Module):
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
             beside: where the audio tower computes; ``audio`` is made there and stays there.
         """
-        ops = kernels.on(video)
         past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
 
         with beside():
             am = self.audio.modulate(audio_e0)
-            x = self.audio.norm_modulate(audio, am[0], am[1])
-            q, audio_self = self.audio.self_attn.project(x, audio_view.table, past_audio)
-            heard = attend(q, seen(past_audio, audio_self), audio_view.self_mask)
-            audio = ops.add_gated(audio, self.audio.self_attn.o(heard), am[2])
+            q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
+            audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
 
         vm = self.video.modulate(video_e0)
 
-        q, video_self = self.video.self_attn.project(self.video.norm_modulate(video, vm[0], vm[1]), video_view.table, past_video)
+        q, video_self = self.video.project(video, vm, video_view.table, past_video)
         visible = seen(past_video, video_self)
         if num_sink_tokens:
             visible = video_self.after(self.sink(video_self, num_sink_tokens))
-        looked = attend(q, visible, video_view.self_mask)
-        video = ops.add_gated(video, self.video.self_attn.o(looked), vm[2])
+        video = self.video.look(video, vm, q, visible, video_view.self_mask)
 
         video_cross = self.audio.cross_attn.project_other(video, video_view.table, past_video_cross)
         beside.after_main()  # audio reads video as it is now,
@@ -150,27 +161,9 @@ class FusionLayer(nn.Module):
         audio_cross = self.video.cross_attn.project_other(audio, audio_view.table, past_audio_cross)
         beside.keep(audio, *video_cross)
         with beside():
-            audio = audio + self.audio.cross_attn(
-                self.audio.norm3(audio),
-                audio_view.table,
-                audio_text,
-                audio_view.text_query_table,
-                audio_view.text_mask,
-                seen(past_video_cross, video_cross),
-                audio_view.other_mask,
-            )
-            audio = self.audio.feed_forward(audio, am[3], am[4], am[5])
+            audio = self.audio.read(audio, am, audio_view, audio_text, seen(past_video_cross, video_cross))
 
-        video = video + self.video.cross_attn(
-            self.video.norm3(video),
-            video_view.table,
-            video_text,
-            video_view.text_query_table,
-            video_view.text_mask,
-            seen(past_audio_cross, audio_cross),
-            video_view.other_mask,
-        )
-        video = self.video.feed_forward(video, vm[3], vm[4], vm[5])
+        video = self.video.read(video, vm, video_view, video_text, seen(past_audio_cross, audio_cross))
         return video, audio, LayerMemory(video_self, audio_self, video_cross, audio_cross)
 
     def sink(self, video_self: KeyValue, num_tokens: int) -> KeyValue:

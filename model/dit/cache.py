@@ -122,6 +122,11 @@ class VideoContext:
     def num_bytes(self) -> int:
         return sum(x.numel() * x.element_size() for layer in self.buffers for kv in layer for x in kv)
 
+    def tensors(self, start: int, stop: int) -> list[Tensor]:
+        """Views of the keys and values of latents ``start`` to ``stop``, all layers'."""
+        span = start * self._tokens, stop * self._tokens
+        return [x for layer in self.buffers for kv in layer for x in kv.span(*span)]
+
     def past(self) -> list[LayerPast]:
         """What a pass over the latents after the committed ones reads and writes."""
         length = self.num_latents * self._tokens

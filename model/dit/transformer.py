@@ -52,11 +52,21 @@ class TextMemory:
         video, audio = (tuple(KeyValue(*(x.clone() for x in kv)) for kv in side) for side in (self.video, self.audio))
         return TextMemory(video, audio, None if self.mask is None else self.mask.clone())
 
+    def to(self, device: torch.device) -> TextMemory:
+        """The same on another device; itself if it is there."""
+        video, audio = (tuple(KeyValue(*(x.to(device) for x in kv)) for kv in side) for side in (self.video, self.audio))
+        return TextMemory(video, audio, None if self.mask is None else self.mask.to(device))
+
     def copy_(self, other: TextMemory) -> None:
         """Overwrite this one's keys and values, which keep their addresses, by those of as long a text without a mask."""
         assert self.mask is None
         assert other.mask is None
-        torch._foreach_copy_(self.tensors(), other.tensors())
+        mine, given = self.tensors(), other.tensors()
+        if mine[0].device == given[0].device:
+            torch._foreach_copy_(mine, given)
+        else:
+            for x, y in zip(mine, given, strict=True):
+                x.copy_(y, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,13 @@ class DualStreamTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
+    def replica(self, device: torch.device) -> DualStreamTransformer:
+        """The same weights on another device. To be taken before :meth:`settle` rounds any."""
+        with torch.device("meta"):
+            other = DualStreamTransformer(self.config, self.patch_cells)
+        other.load_state_dict({name: x.to(device, copy=True) for name, x in self.state_dict().items()}, assign=True)
+        return other.requires_grad_(False).train(self.training)
+
     def settle(self, *, float8: bool = False) -> DualStreamTransformer:
         """Arrange weights as serving on a GPU wants them: side by side where products share an input, taps of 1-D convolutions
         outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself.
@@ -154,7 +171,7 @@ class DualStreamTransformer(nn.Module):
             float8: round the video layers' large products, whose names are then gone; see :mod:`model.dit.float8`.
         """
         if float8:
-            for layer in self._fusion_layers():
+            for layer in self.fusion_layers():
                 layer.video.round()
         for module in self.modules():
             if isinstance(module, SelfAttention):
@@ -202,12 +219,12 @@ class DualStreamTransformer(nn.Module):
         video = self.video_ends.text_embedding(text)
         audio = self.audio_ends.text_embedding(text if audio_text is None else audio_text)
         return TextMemory(
-            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self._fusion_layers()),
-            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self._fusion_layers()),
+            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self.fusion_layers()),
+            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self.fusion_layers()),
             mask,
         )
 
-    def _fusion_layers(self) -> list[FusionLayer]:
+    def fusion_layers(self) -> list[FusionLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
     def patchify(self, video: Tensor) -> Tensor:

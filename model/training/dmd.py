@@ -101,8 +101,8 @@ class SelfRollout(Rollout):
         self._exit_pass, self._detached = exit_pass, detached
         self._memory: Memory = ()
 
-    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int) -> Flow:
-        flow = super()._pass(video, audio, timestep, num_history)
+    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
+        flow = super()._pass(video, audio, timestep, num_history, split=split)
         self._memory = flow.memory
         return flow
 

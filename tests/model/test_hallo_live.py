@@ -287,3 +287,28 @@ def test_a_line_is_seen_sooner_where_latents_can_be_taken_back(model_dir: Path) 
         return number
 
     assert chunks_until_it_speaks("latent") < chunks_until_it_speaks("block")
+
+
+def test_two_devices_that_share_passes_make_the_same_stream(model_dir: Path) -> None:
+    rollout = TINY.rollout.model_copy(update={"split_passes": True})
+    write_config(model_dir / "split.yaml", TINY.model_copy(update={"rollout": rollout}))
+    made = []
+    for config, devices in (("config.yaml", ("cpu",)), ("split.yaml", ("cpu", "cpu"))):
+        loaded = hallo_live.load(model_dir, model_dir / config, devices, lambda message: None)
+        loaded.warm_up()
+        stream = loaded.open(SETTINGS)
+        stream.push("a", "Hello there.")
+        made.append(take(stream, 8))
+        assert stream._rollout.can_split == (len(devices) == 2)
+        stream.close()
+    for one, other in zip(*made, strict=True):
+        assert np.abs(one.frames.astype(int) - other.frames).max() <= 1
+        assert np.abs(one.samples.astype(int) - other.samples).max() <= 8
+
+
+def test_passes_cannot_be_shared_by_one_device_or_by_towers_side_by_side(model_dir: Path) -> None:
+    for update, message in (({}, "needs two devices"), ({"side_by_side": True}, "exclude each other")):
+        rollout = TINY.rollout.model_copy(update={"split_passes": True, **update})
+        write_config(model_dir / "split.yaml", TINY.model_copy(update={"rollout": rollout}))
+        with pytest.raises(ConfigError, match=message):
+            hallo_live.load(model_dir, model_dir / "split.yaml", ("cpu",), lambda line: None)

@@ -59,26 +59,38 @@ class Devices:
 
     Args:
         times: of stages; a pass takes what the nearest context given takes.
+        split: whether two devices share passes while the decoders rest; what is decoded meanwhile goes first, and they wait.
     """
 
-    def __init__(self, clock: Clock, times: StageTimes, num_devices: int) -> None:
-        self.clock, self.times, self.num_devices = clock, times, num_devices
-        self.passes_until_s = self.decoders_until_s = 0.0
+    def __init__(self, clock: Clock, times: StageTimes, num_devices: int, *, split: bool = False) -> None:
+        self.clock, self.times, self.num_devices, self.split = clock, times, num_devices, split
+        self.passes_until_s = self.decoders_until_s = self.split_until_s = 0.0
+        self.num_split = self.num_passes = 0
 
     def work(self, milliseconds: float) -> float:
         """On the transformer's device; when it is done."""
         self.passes_until_s = max(self.clock.now_s, self.passes_until_s) + milliseconds / 1000
         return self.passes_until_s
 
+    def one_pass(self, num_latents: int, block: int, split: bool) -> None:
+        times = self.times.split_passes if split else self.times.passes
+        if split:  # no sooner than what is being decoded is done
+            self.passes_until_s = max(self.passes_until_s, self.decoders_until_s)
+        self.work(times[min(len(times), max(1, -(-num_latents // block))) - 1])
+        self.num_passes += 1
+        if split:
+            self.num_split += 1
+            self.split_until_s = self.passes_until_s
+
     def decode(self, milliseconds: float, made_s: float) -> float:
         start_s = max(self.clock.now_s, self.decoders_until_s, made_s)
         self.decoders_until_s = start_s + milliseconds / 1000
         if self.num_devices == 1 and self.passes_until_s > start_s:
             self.passes_until_s += milliseconds / 1000
+        if self.split_until_s > start_s:
+            self.split_until_s += milliseconds / 1000
+            self.passes_until_s = max(self.passes_until_s, self.split_until_s)
         return self.decoders_until_s
-
-    def pass_ms(self, num_latents: int, block: int) -> float:
-        return self.times.passes[min(len(self.times.passes), max(1, -(-num_latents // block))) - 1]
 
 
 class _TimedAhead(Ahead):
@@ -158,8 +170,8 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
     vars(stream._decoders).update(facts, devices=devices)
     forward, say = rollout._pass, stream._say
 
-    def run(video: torch.Tensor, *rest: Any) -> Any:
-        devices.work(devices.pass_ms(rollout.num_latents + video.shape[2], block))
+    def run(video: torch.Tensor, *rest: Any, split: bool = False) -> Any:
+        devices.one_pass(rollout.num_latents + video.shape[2], block, split and devices.split)
         return forward(video, *rest)
 
     def read(prompt: str) -> None:
