@@ -68,10 +68,10 @@ class Positions:
         rollout = stream._rollout
         run = rollout._pass
 
-        def watch(video: torch.Tensor, audio: torch.Tensor, timestep: float, num_history: int) -> Any:
+        def watch(video: torch.Tensor, audio: torch.Tensor, timestep: float, num_history: int, **more: Any) -> Any:
             self.video = max(self.video, rollout.num_latents + video.shape[2] - 1)
             self.audio = max(self.audio, audio.shape[1] - 1)
-            return run(video, audio, timestep, num_history)
+            return run(video, audio, timestep, num_history, **more)
 
         rollout._pass = watch  # type: ignore[method-assign]
 

@@ -15,9 +15,10 @@ their own, so that they pass beside the kernels:
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ class Lockstep:
             return self._run(half, (inputs, self._on_the_other(inputs)))
         shapes = _shapes(key, inputs)
         if shapes not in self._records:
-            with RECORDING:
+            with RECORDING, _no_garbage():
                 self._records[shapes] = self._recorded(half, inputs)
         record = self._records[shapes]
         for mine in record.inputs:
@@ -261,6 +262,19 @@ class Lockstep:
             finally:
                 graph.capture_end()
         return graph.replay, made
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Collected before, and not meanwhile: to free another record's memory ends a capture in an error."""
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _shapes(key: Hashable, inputs: Sequence[Tensor]) -> Hashable:

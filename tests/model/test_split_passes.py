@@ -230,19 +230,25 @@ CASES = [
 ]
 
 
-def on_gpus(config: DiTConfig, shape: RolloutShape, last: str) -> tuple[Rollout, Rollout]:
-    """Two streams of the same weights, of which the second one may be split."""
+def on_gpus(config: DiTConfig, shape: RolloutShape, last: str) -> tuple[Rollout, Rollout, Rollout]:
+    """Three streams of the same weights: in float32, in bfloat16, and one in bfloat16 that may be split."""
     if int(last[-1]) >= torch.cuda.device_count():
         pytest.skip("one GPU")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         dit = DualStreamTransformer(config, 2)
     randomise(dit)
-    dit = dit.requires_grad_(False).eval().to("cuda:0", torch.bfloat16)
+    wide = dit.requires_grad_(False).eval().to("cuda:0")
+    dit = copy.deepcopy(wide).to(torch.bfloat16)
     second = dit.replica(torch.device(last)).settle()
-    text = dit.settle().read_text(normal(1, 64, 16).to("cuda:0", torch.bfloat16), (None, None), None)
-    rule = RolloutConfig(window_latents=6)
-    return Rollout(dit, rule, shape, text, graphs=Graphs()), Rollout(dit, rule, shape, text, graphs=Graphs(), second=second)
+    prompt, rule = normal(1, 64, 16).to("cuda:0"), RolloutConfig(window_latents=6)
+    text = dit.settle().read_text(prompt.to(torch.bfloat16), (None, None), None)
+    exact = Rollout(wide, rule, shape, wide.read_text(prompt, (None, None), None))
+    return (
+        exact,
+        Rollout(dit, rule, shape, text, graphs=Graphs()),
+        Rollout(dit, rule, shape, text, graphs=Graphs(), second=second),
+    )
 
 
 def gpu_noise(shape: RolloutShape, num_video: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -265,13 +271,14 @@ def apart(actual: list[Latents], expected: list[Latents]) -> float:
 @pytest.mark.parametrize(("config", "shape", "last"), CASES)
 @pytest.mark.parametrize("splits", [always, at_random(6)], ids=["always", "mixed"])
 def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: RolloutShape, last: str, splits: Chooses) -> None:
-    """The window turns, every record is replayed; what is left between the two is the rounding of other matrix kernels. Twice the
-    same is the same to the last digit, or something was read too early."""
-    solo, shared = on_gpus(config, shape, last)
+    """The window turns, every record is replayed. Other matrix kernels round otherwise, and a network of random weights makes much
+    of it, so the measure is how far one device alone is from float32. Twice the same is the same to the last digit, or something
+    was read too early."""
+    exact, solo, shared = on_gpus(config, shape, last)
     clip, cuts = gpu_noise(shape, 16), {4: 1, 5: 2}
-    expected = stream(solo, clip, never, cuts=cuts, draw=gpu_zeros)
-    found = stream(shared, clip, splits, cuts=cuts, draw=gpu_zeros)
-    assert apart(found, expected) < 0.1
+    expected = stream(exact, clip, never, cuts=cuts, draw=gpu_zeros)
+    alone = apart(stream(solo, clip, never, cuts=cuts, draw=gpu_zeros), expected)
+    assert apart(stream(shared, clip, splits, cuts=cuts, draw=gpu_zeros), expected) < 1.5 * alone
     shared.reset()
     first = stream(shared, clip, always, cuts=cuts, draw=gpu_zeros)
     for _ in range(2):
@@ -284,7 +291,7 @@ def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: R
 @torch.inference_mode()
 @pytest.mark.parametrize(("config", "shape", "last"), CASES[:2])
 def test_shared_blocks_never_wait_for_a_gpu(config: DiTConfig, shape: RolloutShape, last: str) -> None:
-    _, shared = on_gpus(config, shape, last)
+    shared = on_gpus(config, shape, last)[2]
     for splits in (never, always):
         stream(shared, gpu_noise(shape, 12), splits, draw=gpu_zeros)
     clip = gpu_noise(shape, BLOCK, seed=3)
