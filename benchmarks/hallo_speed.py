@@ -368,12 +368,10 @@ class Bench:
         self.rows = rows
         cells = self.config.geometry.patch_cells
         dit = on_device(lambda: DualStreamTransformer(self.config.dit, cells), self.device, HALF, 1).settle(float8=True)
-        for side_by_side in (False, True):
-            dit.side_by_side = side_by_side
-            rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs())
-            rows += self._passes(rollout, "float8, side by side" if side_by_side else "float8", self.repeats)
-            rollout.begin(*self.noise(self.block))
-            rows.append({"kernels": self.kernel_table(partial(rollout.denoise, self.draw), 20)})
+        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs())
+        rows += self._passes(rollout, "float8", self.repeats)
+        rollout.begin(*self.noise(self.block))
+        rows.append({"kernels": self.kernel_table(partial(rollout.denoise, self.draw), 20)})
         return rows
 
     def full_rollout(self, graphs: Graphs | None) -> Rollout:
@@ -395,26 +393,8 @@ class Bench:
         self._rollout = self.full_rollout(Graphs())
         rows += self._passes(self._rollout, "graphed", self.repeats)
         rows.append({"way": "graphed", "all_s": round(time.perf_counter() - start_s, 1)})
-        self.dit().side_by_side = True
-        beside = self.full_rollout(Graphs())
-        rows += self._passes(beside, "graphed, towers side by side", self.repeats)
-        noise = self.noise(self.block)
-        apart = [self._one_pass(rollout, noise) for rollout in (self._rollout, beside)]
-        rows.append({"side_by_side_moves_latents_by": distance(apart[1], apart[0])})
-        self.dit().side_by_side = False
-        del beside
         rows.append({"peak_gb": round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)})
         return rows
-
-    @staticmethod
-    def _one_pass(rollout: Rollout, noise: tuple[Tensor, Tensor]) -> Tensor:
-        """Video latents of a pass at an empty context."""
-        rollout.reset()
-        rollout.begin(*noise)
-        block = rollout.denoise(lambda shape: torch.zeros(shape, device=noise[0].device), leave=True)
-        assert block is not None
-        rollout.reset()
-        return block.video.clone()
 
     def _passes(self, rollout: Rollout, way: str, repeats: int) -> list[dict[str, Any]]:
         rollout.context.clear()

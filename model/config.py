@@ -335,7 +335,6 @@ class RolloutConfig(Strict):
         continuation: what leaves a full window. ``roll``: the oldest block after the sink; ``restart``: all but the last latent.
         cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
             together; ``block``: after the block that was made last.
-        side_by_side: whether the audio tower computes beside the video tower on a GPU, on a CUDA stream of its own.
         split_passes: whether two devices share a pass while the decoders, which have the second one, rest: a line is answered
             sooner. The second device holds the transformer's weights and a stream's memory once more, 36 GB at the published
             size.
@@ -348,7 +347,6 @@ class RolloutConfig(Strict):
     sink_latents: int = Field(default=0, ge=0)
     continuation: str = Field(default="roll", pattern="^(roll|restart)$")
     cut: str = Field(default="latent", pattern="^(latent|block)$")
-    side_by_side: bool = False
     split_passes: bool = False
 
     @field_validator("steps")
@@ -357,12 +355,6 @@ class RolloutConfig(Strict):
         if not steps or steps[0] > 1000 or any(a <= b for a, b in pairwise((*steps, 0))):
             raise ValueError(f"must fall from at most 1000 and stay above 0, got {list(steps)}")
         return steps
-
-    @model_validator(mode="after")
-    def _one_way_to_share(self) -> RolloutConfig:
-        if self.side_by_side and self.split_passes:
-            raise ValueError("side_by_side and split_passes exclude each other: choose one")
-        return self
 
 
 class HalloLiveConfig(Strict):

@@ -11,9 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -98,51 +96,6 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             outputs = function(*inputs)
         return _Record(graph, inputs, outputs)
-
-
-@cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One a device, so that what libraries keep for each stream is kept once."""
-    return torch.cuda.Stream(device)
-
-
-class Beside:
-    """A second CUDA stream beside the current one, for small work that large work leaves room for; may be recorded.
-
-    What one of the two makes for the other has to be kept until both meet: its memory is free for its own stream again as soon as
-    Python forgets it, while the other may not have read it. :meth:`keep` does that, up to :meth:`meet`.
-
-    Args:
-        device: elsewhere than on a GPU, or if None, there is no second stream, and everything runs in order.
-    """
-
-    def __init__(self, device: torch.device | None) -> None:
-        self._stream = _side_stream(device) if device is not None and device.type == "cuda" else None
-        self._kept: list[Tensor] = []
-
-    def __call__(self) -> AbstractContextManager[object]:
-        """What is launched inside goes to the second stream."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-
-    def after_main(self) -> None:
-        """The second stream waits for what the current one has been given so far."""
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-
-    def main_after(self) -> None:
-        """The current stream waits for what the second one has been given so far."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
-
-    def keep(self, *tensors: Tensor) -> None:
-        """Until both meet."""
-        if self._stream is not None:
-            self._kept += tensors
-
-    def meet(self) -> None:
-        """The current stream waits for all of the second, which does nothing more before it is told to wait in its turn."""
-        self.main_after()
-        self._kept.clear()
 
 
 class Ahead:

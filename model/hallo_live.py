@@ -540,7 +540,7 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
         for dit in (parts.dit, *([] if parts.second is None else [parts.second])):
-            dit.settle(float8=parts.config.float8).side_by_side = parts.config.rollout.side_by_side
+            dit.settle(float8=parts.config.float8)
         if warm:
             report("compiling and recording")
             parts.text.warm_up()

@@ -18,7 +18,6 @@ from model.config import DiTConfig, TowerConfig
 from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, seen
 from model.dit.float8 import Float8Linear
 from model.dit.rope import Rope, RotaryTable
-from model.graphs import Beside
 
 
 @dataclass(frozen=True)
@@ -131,38 +130,30 @@ class FusionLayer(nn.Module):
         audio_text: KeyValue,
         past: LayerMemory | LayerPast | None,
         num_sink_tokens: int,
-        beside: Beside,
     ) -> tuple[Tensor, Tensor, LayerMemory]:
         """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
 
         Args:
             past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
-            beside: where the audio tower computes; ``audio`` is made there and stays there.
         """
         past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
 
-        with beside():
-            am = self.audio.modulate(audio_e0)
-            q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
-            audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
+        am = self.audio.modulate(audio_e0)
+        q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
+        audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
 
         vm = self.video.modulate(video_e0)
-
         q, video_self = self.video.project(video, vm, video_view.table, past_video)
         visible = seen(past_video, video_self)
         if num_sink_tokens:
             visible = video_self.after(self.sink(video_self, num_sink_tokens))
         video = self.video.look(video, vm, q, visible, video_view.self_mask)
 
+        # Each reads the other as it is now.
         video_cross = self.audio.cross_attn.project_other(video, video_view.table, past_video_cross)
-        beside.after_main()  # audio reads video as it is now,
-        beside.main_after()  # and video the audio
         audio_cross = self.video.cross_attn.project_other(audio, audio_view.table, past_audio_cross)
-        beside.keep(audio, *video_cross)
-        with beside():
-            audio = self.audio.read(audio, am, audio_view, audio_text, seen(past_video_cross, video_cross))
-
+        audio = self.audio.read(audio, am, audio_view, audio_text, seen(past_video_cross, video_cross))
         video = self.video.read(video, vm, video_view, video_text, seen(past_audio_cross, audio_cross))
         return video, audio, LayerMemory(video_self, audio_self, video_cross, audio_cross)
 

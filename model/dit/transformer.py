@@ -21,7 +21,6 @@ from model.config import DiTConfig, TowerConfig
 from model.dit.attention import CrossAttention, KeyValue, SelfAttention
 from model.dit.block import FusionLayer, LayerMemory, LayerPast, StreamView
 from model.dit.rope import Rope, RotaryTable
-from model.graphs import Beside
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,6 @@ class DualStreamTransformer(nn.Module):
     def __init__(self, config: DiTConfig, patch_cells: int) -> None:
         super().__init__()
         self.config, self.patch_cells = config, patch_cells
-        self.side_by_side = False
-        """Whether the towers compute beside each other on a GPU, on two CUDA streams, where no gradients are wanted."""
         self.video_ends = TowerEnds(config.video, config, patch_cells**2)
         self.audio_ends = TowerEnds(config.audio, config, 1)
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
@@ -263,24 +260,19 @@ class DualStreamTransformer(nn.Module):
             num_sink_tokens: for masked forwards, see :class:`FusionLayer`.
             skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.
         """
-        beside = Beside(video.device if self.side_by_side and not torch.is_grad_enabled() else None)
         v = self.video_ends.stem(self.patchify(video))
         video_e, video_e0 = self.video_ends.time(video_timesteps)
-        beside.after_main()  # the audio may be new
-        with beside():
-            a = self.audio_ends.stem(audio)
-            audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
+        a = self.audio_ends.stem(audio)
+        audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
         memory = []
         for i, layer in enumerate(self.layers):
             if i == skip_layer:
                 continue
             earlier = None if past is None else past[i]
             v, a, layer_memory = layer(
-                v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens, beside
+                v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
             )
             memory.append(layer_memory)
         flow_video = self.unpatchify(self.video_ends.out(v, video_e), video.shape)
-        with beside():
-            flow_audio = self.audio_ends.out(a, audio_e)
-        beside.meet()
+        flow_audio = self.audio_ends.out(a, audio_e)
         return Flow(flow_video, flow_audio, tuple(memory))

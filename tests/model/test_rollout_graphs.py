@@ -174,18 +174,6 @@ def test_graphs_equal_passes_that_run_and_both_are_near_float32() -> None:
 
 @pytest.mark.gpu
 @torch.inference_mode()
-@pytest.mark.parametrize("replay", [True, False])
-def test_towers_side_by_side_are_towers_in_order(replay: bool) -> None:
-    dit = gpu_dit(torch.bfloat16)
-    in_order = gpu_run(on_gpu(dit, None))
-    dit.side_by_side = True
-    for a, b in zip(gpu_run(on_gpu(dit, Graphs() if replay else None)), in_order, strict=True):
-        assert torch.equal(a.video, b.video)
-        assert torch.equal(a.audio, b.audio)
-
-
-@pytest.mark.gpu
-@torch.inference_mode()
 def test_a_replay_reads_the_cache_as_it_is_now() -> None:
     rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs())
     gpu_run(rollout, 4)

@@ -271,9 +271,9 @@ def apart(actual: list[Latents], expected: list[Latents]) -> float:
 @pytest.mark.parametrize(("config", "shape", "last"), CASES)
 @pytest.mark.parametrize("splits", [always, at_random(6)], ids=["always", "mixed"])
 def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: RolloutShape, last: str, splits: Chooses) -> None:
-    """The window turns, every record is replayed. Other matrix kernels round otherwise, and a network of random weights makes much
-    of it, so the measure is how far one device alone is from float32. Twice the same is the same to the last digit, or something
-    was read too early."""
+    """The window turns, every record is replayed. Other matrix kernels round otherwise, and a network of random weights makes
+    much of it, so the measure is how far one device alone is from float32. Twice the same is the same to the last digit, or
+    something was read too early."""
     exact, solo, shared = on_gpus(config, shape, last)
     clip, cuts = gpu_noise(shape, 16), {4: 1, 5: 2}
     expected = stream(exact, clip, never, cuts=cuts, draw=gpu_zeros)
