@@ -361,7 +361,7 @@ class HalloLiveConfig(Strict):
     """Everything about the published model, in one of its sizes.
 
     Attributes:
-        float8: round the transformer's large products to 8 bits when it is loaded: faster on GPUs that have them, and not exact.
+        float8: round the video tower's large products to 8 bits when it is loaded: faster on GPUs that have them, and not exact.
     """
 
     name: str
