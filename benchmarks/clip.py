@@ -34,7 +34,7 @@ class StageTimes:
     first latent and of another. That of shared passes is an estimate: half of what is not the audio tower, and 4 ms on top."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
-    split_passes: tuple[float, ...] = (43, 46, 50, 53, 57)
+    split_passes: tuple[float, ...] = (41, 45, 49, 53, 60)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
