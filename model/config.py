@@ -336,7 +336,7 @@ class RolloutConfig(Strict):
         cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
             together; ``block``: after the block that was made last.
         split_passes: whether two devices share a pass while the decoders, which have the second one, rest: a line is answered
-            sooner. The second device holds the transformer's weights and a stream's memory once more, 36 GB at the published
+            sooner. The second device holds the transformer's weights and a stream's memory once more, 35 GB at the published
             size.
     """
 

@@ -16,6 +16,15 @@ SHAPE = RolloutShape(height=4, width=6, audio_per_video=5)
 PATCH_CELLS = 2
 BLOCK = 2
 
+GPU_CONFIG = DiTConfig(
+    video=TowerConfig(dim=256, ffn_dim=512, num_heads=2, latent_channels=6),
+    audio=TowerConfig(dim=128, ffn_dim=256, num_heads=1, latent_channels=5, stem="conv", time_scale=0.2),
+    num_layers=2,
+    text_dim=16,
+    freq_dim=16,
+)
+"""Small, with heads as wide as GPU kernels want them."""
+
 
 def tiny_dit_config(ahead: int = 0, num_layers: int = 2) -> DiTConfig:
     return DiTConfig(

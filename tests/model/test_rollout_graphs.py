@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import DiTConfig, RolloutConfig, TowerConfig
+from model.config import RolloutConfig
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.graphs import Graphs
 from model.rollout import Latents, Rollout, roll_out
-from tests.model.published import BLOCK, SHAPE, drawing, noise, open_rollout, read, run, tiny_dit
+from tests.model.published import BLOCK, GPU_CONFIG, SHAPE, drawing, noise, open_rollout, read, run, tiny_dit
 from tests.model.support import normal, randomise
 from tests.support.traced_graphs import TracedGraphs
 
@@ -130,14 +130,6 @@ def test_rounded_weights_compute_about_the_same() -> None:
 
 
 # On a GPU
-
-GPU_CONFIG = DiTConfig(
-    video=TowerConfig(dim=256, ffn_dim=512, num_heads=2, latent_channels=6),
-    audio=TowerConfig(dim=128, ffn_dim=256, num_heads=1, latent_channels=5, stem="conv", time_scale=0.2),
-    num_layers=2,
-    text_dim=16,
-    freq_dim=16,
-)
 
 
 def gpu_dit(dtype: torch.dtype) -> DualStreamTransformer:

@@ -15,7 +15,7 @@ from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.graphs import Graphs
 from model.rollout import Latents, Rollout, RolloutShape
-from tests.model.published import BLOCK, SHAPE, drawing, noise, open_rollout, read, tiny_dit
+from tests.model.published import BLOCK, GPU_CONFIG, SHAPE, drawing, noise, open_rollout, read, tiny_dit
 from tests.model.support import normal, randomise
 from tests.support.traced_graphs import TracedGraphs
 from tests.support.traced_lockstep import LateLockstep
@@ -206,13 +206,6 @@ def test_latents_with_timesteps_of_their_own_are_not_cut_in_two() -> None:
 
 # On GPUs: one that plays both devices, or two
 
-SMALL = DiTConfig(
-    video=TowerConfig(dim=256, ffn_dim=512, num_heads=2, latent_channels=6),
-    audio=TowerConfig(dim=128, ffn_dim=256, num_heads=1, latent_channels=5, stem="conv", time_scale=0.2),
-    num_layers=2,
-    text_dim=16,
-    freq_dim=16,
-)
 LARGER = DiTConfig(
     video=TowerConfig(dim=1024, ffn_dim=4096, num_heads=8, latent_channels=6),
     audio=TowerConfig(dim=1024, ffn_dim=4096, num_heads=8, latent_channels=5, stem="conv", time_scale=0.2),
@@ -223,7 +216,7 @@ LARGER = DiTConfig(
 CASES = [
     pytest.param(config, shape, last, id=f"{name}, {last}")
     for name, config, shape in (
-        ("small", SMALL, SHAPE),
+        ("small", GPU_CONFIG, SHAPE),
         ("larger", LARGER, RolloutShape(height=32, width=62, audio_per_video=RATIO)),
     )
     for last in ("cuda:0", "cuda:1")
