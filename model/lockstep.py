@@ -1,8 +1,8 @@
-"""Work that two devices share, each doing one half of it, from one thread of the host.
+"""Work that two devices share, each doing its half of it, from one thread of the host.
 
 A *half* is a generator: it computes on its device, stops where the two give each other something, and at last returns what it
-made. Both have the same stops. Between two stops lies a *segment*, and segments are what can be recorded: one CUDA graph cannot
-span two devices.
+made. The halves need not be alike, but both have as many stops and give at the same ones. Between two stops lies a *segment*, and
+segments are what can be recorded: one CUDA graph cannot span two devices.
 
 What holds the order is events on the devices; the host waits for nothing. Copies go over two *lanes*, one each way, on streams of
 their own, so that they pass beside the kernels:
@@ -29,7 +29,7 @@ from model.graphs import RECORDING, WARM_UPS
 
 
 class Exchange(NamedTuple):
-    """What a half has made that the other needs, and where it wants the other's; alike in number and shapes."""
+    """What a half has made that the other needs, and where it wants the other's: in number and shapes as the other gives it."""
 
     mine: Sequence[Tensor]
     theirs: Sequence[Tensor]
@@ -39,8 +39,8 @@ class Stop(NamedTuple):
     """Where a half stops.
 
     Attributes:
-        gives: an exchange that begins here.
-        takes: whether what follows needs the oldest exchange that was not taken yet.
+        gives: an exchange that begins here, on both sides.
+        takes: whether what follows needs the oldest exchange that this side has not taken yet.
     """
 
     gives: Exchange | None = None
@@ -62,7 +62,7 @@ class _Segment:
 class _Record:
     inputs: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     segments: tuple[list[_Segment], list[_Segment]]
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class _Lane:
@@ -122,7 +122,7 @@ class Lockstep:
         return self._records is None or not self._sealed or _shapes(key, inputs) in self._records
 
     def __call__(self, key: Hashable, half: Callable[..., Half], *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the first half returns; if recorded, valid until the next call.
+        """What the first half returns, then what the second does, on the first device; if recorded, valid until the next call.
 
         Args:
             key: what tells calls apart, and all that decides what a half does besides shapes.
@@ -139,7 +139,7 @@ class Lockstep:
             for x, given in zip(mine, inputs, strict=True):
                 x.copy_(given, non_blocking=True)
         self._play([self._replays(side, segments) for side, segments in enumerate(record.segments)])
-        return record.outputs
+        return self._on_the_first(record.outputs)
 
     def send(self, copies: Copies) -> None:
         """From the first device to the second, beside what they do. The second has it where it takes next, or after
@@ -156,6 +156,9 @@ class Lockstep:
     def _on_the_other(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(x.to(self.devices[1], non_blocking=True) for x in inputs)
 
+    def _on_the_first(self, outputs: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        return tuple(x.to(self.devices[0], non_blocking=True) for made in outputs for x in made)
+
     def _streams(self) -> list[torch.cuda.Stream]:
         return [torch.cuda.current_stream(device) for device in self.devices]
 
@@ -163,16 +166,16 @@ class Lockstep:
 
     def _play(self, sides: Sequence[Iterator[Stop]]) -> None:
         self._depart()
-        under_way: deque[list[Any]] = deque()
+        coming: tuple[deque[Any], deque[Any]] = (deque(), deque())
         for stops in zip(*sides, strict=True):
             first, second = (stop.gives for stop in stops)
             if first is not None and second is not None:
                 self._arrive_at_lanes()
-                ways = zip(second.theirs, first.mine, strict=True), zip(first.theirs, second.mine, strict=True)
-                under_way.append([self._copy(side, copies) for side, copies in enumerate(ways)])
-            if stops[0].takes:
-                for i, done in enumerate(under_way.popleft()):
-                    self._take(1 - i, done)
+                coming[1].append(self._copy(0, zip(second.theirs, first.mine, strict=True)))
+                coming[0].append(self._copy(1, zip(first.theirs, second.mine, strict=True)))
+            for side, stop in enumerate(stops):
+                if stop.takes:
+                    self._take(side, coming[side].popleft())
         self.meet()
 
     def _depart(self) -> None:
@@ -213,7 +216,7 @@ class Lockstep:
             yield Stop()
 
         self._play([steps(0), steps(1)])
-        return outputs[0]
+        return self._on_the_first(outputs)
 
     # Records
 
@@ -231,7 +234,7 @@ class Lockstep:
             for device in self.devices:
                 torch.cuda.synchronize(device)
         segments: tuple[list[_Segment], list[_Segment]] = ([], [])
-        outputs: tuple[Tensor, ...] = ()
+        outputs: list[tuple[Tensor, ...]] = []
         for side in (0, 1):
             # What a segment makes for later ones stays where it is, because the half holds it.
             going = half(side, *inputs[side])
@@ -240,10 +243,9 @@ class Lockstep:
                 replay, made = self._segment(side, going)
                 stop = made if isinstance(made, Stop) else None
                 segments[side].append(_Segment(replay, stop or Stop()))
-            if side == 0:
-                assert not isinstance(made, Stop)
-                outputs = made
-        return _Record(inputs, segments, outputs)
+            assert not isinstance(made, Stop)
+            outputs.append(made)
+        return _Record(inputs, segments, (outputs[0], outputs[1]))
 
     def _segment(self, side: int, going: Half) -> tuple[Callable[[], None], Stop | tuple[Tensor, ...]]:
         """A record of what a half does up to its next stop, and what it stops with. Nothing is computed.

@@ -23,7 +23,7 @@ from torch import Tensor
 from model.config import RolloutConfig
 from model.dit.block import LayerPast, StreamView
 from model.dit.cache import VideoContext
-from model.dit.halves import can_halve, half_pass
+from model.dit.halves import half_pass, joined
 from model.dit.rope import RotaryTable
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.graphs import Graphs
@@ -146,15 +146,15 @@ class Rollout:
         video_table = dit.video_tables(torch.arange(window), *self._grid)[0]
         audio_table = dit.audio_tables(torch.arange(num_audio + dit.config.future_audio_latents))[0]
 
-        def side(dit: DualStreamTransformer, context: Context | None) -> _Side:
+        def side(dit: DualStreamTransformer, text: TextMemory, context: Context | None = None, *, hears: bool) -> _Side:
             device = dit.video_ends.head.weight.device
             own_text = text.to(device) if graphs is None else text.to(device).clone()
-            context = context or VideoContext(dit.config, batch, self._tokens, window, device, self._dtype)
+            context = context or VideoContext(dit.config, batch, self._tokens, window, device, self._dtype, for_audio=hears)
             return _Side(dit, context, own_text, video_table.to(device), audio_table.to(device))
 
-        self._sides = [side(dit, context)]
+        self._sides = [side(dit, text, context, hears=True)]
         if second is not None:
-            self._sides.append(side(second, None))
+            self._sides.append(side(second, text.without_audio(), hears=False))
             devices = self._device, second.video_ends.head.weight.device
             self._lockstep = Lockstep(devices, records=graphs is not None) if lockstep is None else lockstep
         self.reset(text)
@@ -195,11 +195,11 @@ class Rollout:
 
     @text.setter
     def text(self, text: TextMemory) -> None:
-        for side in self._sides:
+        for side, read in zip(self._sides, (text, text.without_audio()), strict=False):
             if self._graphs is None:
-                side.text = text.to(side.dit.video_ends.head.weight.device)
+                side.text = read.to(side.dit.video_ends.head.weight.device)
             else:  # where the graphs read it
-                side.text.copy_(text)
+                side.text.copy_(read)
 
     @property
     def num_latents(self) -> int:
@@ -275,7 +275,7 @@ class Rollout:
             span = second.num_latents, first.num_latents
             assert isinstance(first, VideoContext)
             assert isinstance(second, VideoContext)
-            self._lockstep.send(zip(second.tensors(*span), first.tensors(*span), strict=True))
+            self._lockstep.send(first.copies(second, *span))
             second.commit(missing)
 
     @property
@@ -399,7 +399,7 @@ class Rollout:
         self._was_split = split and self._splits(first, inputs)
         if self._was_split:
             self._share()
-            flow_video, flow_audio = self._lockstep(first, partial(self._half, first), *inputs)
+            flow_video, flow_audio = joined(self.dit, video, self._lockstep(first, partial(self._half, first), *inputs))
             return Flow(flow_video, flow_audio, memory=())
         if self._graphs is None:
             return self._forward(first, *inputs)
@@ -423,9 +423,8 @@ class Rollout:
         return self._sides[side].given(first * self._tokens, video.shape[2] * self._tokens, audio.shape[1])
 
     def _splits(self, first: int, inputs: tuple[Tensor, ...]) -> bool:
-        """Whether a pass can be shared, and both devices are ready for it."""
-        video, _, video_timesteps, _ = inputs
-        return self.can_split and can_halve(video.shape[2], video_timesteps) and self._lockstep.ready(first, *inputs)
+        """Whether both devices are ready to share a pass."""
+        return self.can_split and self._lockstep.ready(first, *inputs)
 
 
 def audio_window(noise: Tensor, start: int, num_audio: int, ahead: int) -> Tensor:

@@ -98,10 +98,19 @@ class VideoContext:
         tokens: a latent.
         num_latents: room for so many, those of the block in work included.
         device, dtype: of the buffers.
+        for_audio: whether audio reads it; without, video is kept as it sees itself and no other way.
     """
 
     def __init__(
-        self, config: DiTConfig, batch: int, tokens: int, num_latents: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: DiTConfig,
+        batch: int,
+        tokens: int,
+        num_latents: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        for_audio: bool = True,
     ) -> None:
         self.capacity, self._tokens = num_latents, tokens
         self._time_scale = config.video.time_scale
@@ -113,24 +122,26 @@ class VideoContext:
 
         video, audio = config.video, config.audio
         # As each layer's video sees itself, and as its audio sees video.
-        self.buffers = [
-            (buffer(video.num_heads, video.dim), buffer(audio.num_heads, audio.dim)) for _ in range(config.num_layers)
-        ]
+        towers = (video, audio) if for_audio else (video,)
+        self.buffers = [tuple(buffer(tower.num_heads, tower.dim) for tower in towers) for _ in range(config.num_layers)]
         self.num_latents = 0
 
     @property
     def num_bytes(self) -> int:
         return sum(x.numel() * x.element_size() for layer in self.buffers for kv in layer for x in kv)
 
-    def tensors(self, start: int, stop: int) -> list[Tensor]:
-        """Views of the keys and values of latents ``start`` to ``stop``, all layers'."""
+    def copies(self, other: VideoContext, start: int, stop: int) -> list[tuple[Tensor, Tensor]]:
+        """To, from: what gives another context latents ``start`` to ``stop`` of this one, as far as it keeps such."""
         span = start * self._tokens, stop * self._tokens
-        return [x for layer in self.buffers for kv in layer for x in kv.span(*span)]
+        layers = zip(other.buffers, self.buffers, strict=True)
+        pairs = [pair for theirs, mine in layers for pair in zip(theirs, mine, strict=False)]
+        return [copy for to, what in pairs for copy in zip(to.span(*span), what.span(*span), strict=True)]
 
     def past(self) -> list[LayerPast]:
         """What a pass over the latents after the committed ones reads and writes."""
         length = self.num_latents * self._tokens
-        return [LayerPast(Room(own, length), None, Room(cross, length), None) for own, cross in self.buffers]
+        rooms = [[Room(kv, length) for kv in layer] for layer in self.buffers]
+        return [LayerPast(layer[0], None, layer[1] if len(layer) > 1 else None, None) for layer in rooms]
 
     def commit(self, num_latents: int) -> None:
         """The latents that the last pass wrote are past now."""

@@ -46,6 +46,10 @@ class TextMemory:
         half = len(pairs) // 2
         return TextMemory(tuple(pairs[:half]), tuple(pairs[half:]), None)
 
+    def without_audio(self) -> TextMemory:
+        """What a device needs that computes no audio."""
+        return TextMemory(self.video, (), self.mask)
+
     def clone(self) -> TextMemory:
         """The same at addresses of its own."""
         video, audio = (tuple(KeyValue(*(x.clone() for x in kv)) for kv in side) for side in (self.video, self.audio))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import DiTConfig, RolloutConfig, TowerConfig
+from model.dit.halves import num_first
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.graphs import Graphs
 from model.rollout import Latents, Rollout, RolloutShape
@@ -95,7 +96,9 @@ def check_both_remember(rollout: Rollout) -> None:
     rollout._lockstep.meet()
     first, second = (side.context for side in rollout._sides)
     assert first.num_latents == second.num_latents > 0
-    for x, y in zip(first.tensors(0, first.num_latents), second.tensors(0, first.num_latents), strict=True):  # type: ignore[attr-defined]
+    copies = first.copies(second, 0, first.num_latents)  # type: ignore[attr-defined]
+    assert len(copies) == 2 * rollout.dit.config.num_layers  # the second keeps no video for audio
+    for x, y in copies:
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
 
 
@@ -119,7 +122,7 @@ def test_shared_passes_equal_passes_of_one_device(records: bool, splits: Chooses
 @pytest.mark.parametrize("records", [False, True])
 @pytest.mark.parametrize("splits", [always, at_random(3)], ids=["always", "mixed"])
 def test_a_picture_cuts_and_new_text_reach_both_devices(records: bool, splits: Chooses) -> None:
-    """Cuts leave a block of one latent, whose tokens are halved in the middle of it, or nothing of it."""
+    """Cuts leave a block of one latent, whose tokens are split in the middle of it, or nothing of it."""
     dit, noises = tiny_dit(), noise(16)
     how: dict[str, Any] = {
         "picture": normal(1, 6, 1, SHAPE.height, SHAPE.width, seed=20),
@@ -177,8 +180,10 @@ def test_unused_room_is_never_read() -> None:
     dit, noises = tiny_dit(2), noise(10)
     rollout, _ = open_split(dit, records=True)
     for side in rollout._sides:
-        for x in side.context.tensors(0, 6):  # type: ignore[attr-defined]
-            x.fill_(torch.nan)
+        for layer in side.context.buffers:  # type: ignore[attr-defined]
+            for kv in layer:
+                for x in kv:
+                    x.fill_(torch.nan)
     check_same(stream(rollout, noises, at_random(5)), stream(open_rollout(dit), noises, never))
 
 
@@ -200,8 +205,39 @@ def test_latents_with_timesteps_of_their_own_are_not_cut_in_two() -> None:
         rollout.begin(video, audio, picture)
         block = rollout.denoise(torch.zeros, leave=True, split=True)
         assert block is not None
+        assert rollout._was_split == rollout.can_split
         made.append(block)
-    check_same(made[:1], made[1:], tolerance=0)
+    check_same(made[:1], made[1:])
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_latents", "num_timesteps", "expected"),
+    [
+        (2976, 6, 1, 1248),  # the published block: the second has 27 times 64
+        (2976, 6, 6, 2 * 496),
+        (1488, 3, 3, 496),
+        (992, 2, 2, 496),
+        (496, 1, 1, 176),
+        (12, 2, 1, 5),
+        (12, 2, 2, 6),
+        (2, 1, 1, 1),
+    ],
+)
+def test_the_first_device_has_fewer_tokens(num_tokens: int, num_latents: int, num_timesteps: int, expected: int) -> None:
+    assert num_first(num_tokens, num_latents, num_timesteps) == expected
+
+
+@pytest.mark.parametrize("splits", [always, at_random(8)], ids=["always", "mixed"])
+def test_the_second_device_computes_no_audio(splits: Chooses) -> None:
+    """It needs of the audio tower only what projects video for it, and of the video tower not what projects audio."""
+    dit, noises = tiny_dit(3), noise(10)
+    how: dict[str, Any] = {"cuts": {2: 1, 3: 1}, "texts": {1: read(dit, seed=6)}}
+    rollout, _ = open_split(dit)
+    for name, weight in rollout._sides[1].dit.named_parameters():
+        if (".audio." in f".{name}" or "audio_ends" in name) != ("_fusion" in name):
+            weight.fill_(torch.nan)
+    check_same(stream(rollout, noises, splits, **how), stream(open_rollout(dit), noises, never, **how))
+    check_both_remember(rollout)
 
 
 # On GPUs: one that plays both devices, or two

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.dit.attention import KeyValue
+from model.dit.attention import KeyValue, Room
 from model.dit.cache import VideoContext
 from model.dit.rope import Rope
 from tests.model.published import tiny_dit_config
@@ -53,6 +53,21 @@ def test_each_tower_remembers_video_in_its_own_heads() -> None:
         assert cross.value.shape == (1, 1, LATENTS * TOKENS, 24)
     assert context.num_bytes == 2 * 2 * 3 * LATENTS * TOKENS * 24 * 4
     assert all(past.audio_self is None and past.audio_cross is None for past in context.past())
+
+
+def test_a_context_without_audio_is_given_what_it_keeps() -> None:
+    config = tiny_dit_config()
+    context, other = open_context(), VideoContext(config, 1, TOKENS, LATENTS, torch.device("cpu"), torch.float32, for_audio=False)
+    raw = KeyValue(*(normal(1, 2, 7 * TOKENS, 24, seed=i) for i in (0, 1)))
+    written(context, raw, 7)
+    for to, what in context.copies(other, 2, 7):
+        to.copy_(what)
+    assert 3 * other.num_bytes == 2 * context.num_bytes
+    for (own, _), (kept,) in zip(context.buffers, other.buffers, strict=True):
+        for x, y in zip(own, kept, strict=True):
+            assert torch.equal(x[:, :, 2 * TOKENS : 7 * TOKENS], y[:, :, 2 * TOKENS : 7 * TOKENS])
+            assert not y[:, :, : 2 * TOKENS].any()
+    assert all(isinstance(past.video_self, Room) and past.video_cross is None for past in other.past())
 
 
 def test_there_is_no_room_beyond_the_window() -> None:
