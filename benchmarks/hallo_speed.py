@@ -427,7 +427,7 @@ class Bench:
             return "needs two devices"
         rows: list[dict[str, Any]] = []
         self.rows = rows
-        second = self.dit().replica(self.devices[-1]).settle()
+        second = self.dit().video_replica(self.devices[-1]).settle()
         dit = self.dit().settle()
         rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs(), second=second)
 

@@ -336,8 +336,7 @@ class RolloutConfig(Strict):
         cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
             together; ``block``: after the block that was made last.
         split_passes: whether two devices share a pass while the decoders, which have the second one, rest: a line is answered
-            sooner. The second device holds the transformer's weights and a stream's memory once more, 35 GB at the published
-            size.
+            sooner. The second device holds the video tower's weights and a stream's video once more, 17 GB at the published size.
     """
 
     steps: tuple[int, ...] = (1000, 750, 500, 250)

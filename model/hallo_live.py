@@ -62,8 +62,8 @@ MAX_KEPT_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Parts:
-    """The published networks, loaded: the transformer on one device, the decoders on theirs, text on either. ``second`` is a
-    replica of the transformer on the decoders' device, which shares passes with it."""
+    """The published networks, loaded: the transformer on one device, the decoders on theirs, text on either. ``second`` is the
+    transformer's :meth:`~DualStreamTransformer.video_replica` on the decoders' device, which shares passes with it."""
 
     config: HalloLiveConfig
     dit: DualStreamTransformer
@@ -508,7 +508,7 @@ def load(
     umt5 = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
     report("loading the transformer")
     dit = load_generator(model_dir / GENERATOR, config.dit, config.geometry.patch_cells, device=first, dtype=dtype)
-    second = dit.replica(last) if config.rollout.split_passes else None
+    second = dit.video_replica(last) if config.rollout.split_passes else None
     return serving(
         Parts(
             config,

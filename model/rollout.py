@@ -115,7 +115,8 @@ class Rollout:
         text: what is to be said; it may be replaced between blocks.
         context: where earlier video is kept; buffers for a whole window if None.
         graphs: records passes over these buffers and replays them; None runs each pass anew.
-        second: a replica of the transformer, on a second device as a rule; None computes every pass on the first.
+        second: the transformer's :meth:`~DualStreamTransformer.video_replica`, on a second device as a rule; None computes every
+            pass on the first.
         lockstep: what drives both devices in a pass that is split; made here if None.
     """
 
@@ -195,7 +196,8 @@ class Rollout:
 
     @text.setter
     def text(self, text: TextMemory) -> None:
-        for side, read in zip(self._sides, (text, text.without_audio()), strict=False):
+        for i, side in enumerate(self._sides):
+            read = text.without_audio() if i else text
             if self._graphs is None:
                 side.text = read.to(side.dit.video_ends.head.weight.device)
             else:  # where the graphs read it

@@ -134,7 +134,7 @@ class VideoContext:
         """To, from: what gives another context latents ``start`` to ``stop`` of this one, as far as it keeps such."""
         span = start * self._tokens, stop * self._tokens
         layers = zip(other.buffers, self.buffers, strict=True)
-        pairs = [pair for theirs, mine in layers for pair in zip(theirs, mine, strict=False)]
+        pairs = [pair for theirs, mine in layers for pair in zip(theirs, mine[: len(theirs)], strict=True)]
         return [copy for to, what in pairs for copy in zip(to.span(*span), what.span(*span), strict=True)]
 
     def past(self) -> list[LayerPast]:

@@ -157,11 +157,17 @@ class DualStreamTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
-    def replica(self, device: torch.device) -> DualStreamTransformer:
-        """The same weights on another device. To be taken before :meth:`settle` rounds any."""
+    def video_replica(self, device: torch.device) -> DualStreamTransformer:
+        """The same weights on another device, as far as they work on video; the others are there in name only, on ``meta``. To be
+        taken before :meth:`settle` rounds any."""
+
+        def place(name: str) -> torch.device:
+            # What projects a tower for the other has the other's name.
+            return device if ("audio" in name) == ("fusion" in name) else torch.device("meta")
+
         with torch.device("meta"):
             other = DualStreamTransformer(self.config, self.patch_cells)
-        other.load_state_dict({name: x.to(device, copy=True) for name, x in self.state_dict().items()}, assign=True)
+        other.load_state_dict({name: x.to(place(name), copy=True) for name, x in self.state_dict().items()}, assign=True)
         return other.requires_grad_(False).train(self.training)
 
     def settle(self, *, float8: bool = False) -> DualStreamTransformer:
