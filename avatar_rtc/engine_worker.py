@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import math
 import os
 import pickle
 import select
@@ -244,9 +245,9 @@ class _Wire:
         if time.monotonic() - self._last_sent_s > ALIVE_EVERY_S:
             self.send(Alive())
 
-    def receive(self, *, wait: bool) -> Iterator[Command | Report]:
-        """What has arrived; with ``wait``, not before something has."""
-        readable, _, _ = select.select([self._socket], [], [], None if wait else 0)
+    def receive(self, wait_s: float) -> Iterator[Command | Report]:
+        """What has arrived; if nothing has, what comes within ``wait_s``, which may be inf."""
+        readable, _, _ = select.select([self._socket], [], [], None if math.isinf(wait_s) else max(0.0, wait_s))
         if not readable:
             return
         try:
@@ -275,7 +276,7 @@ class _Speaker:
 
 
 class _Scheduler:
-    """Earliest deadline first, over the streams of which a chunk is wanted, one step at a time."""
+    """Earliest deadline first, over the streams of which a chunk is wanted, one step at a time; then those that work ahead."""
 
     def __init__(self, model: Model, slots: Slots, wire: _Wire) -> None:
         self._model = model
@@ -287,8 +288,8 @@ class _Scheduler:
 
     def run(self) -> None:
         while True:
-            stream_id = self._most_urgent()
-            for command in self._wire.receive(wait=stream_id is None):
+            wanted = self._most_urgent() is not None
+            for command in self._wire.receive(0.0 if wanted else self._next_due()[0] - time.monotonic()):
                 assert not isinstance(command, Report)
                 self._obey(command)
             if not self._running:
@@ -297,6 +298,17 @@ class _Scheduler:
             stream_id = self._most_urgent()
             if stream_id is not None:
                 self._step(stream_id, self._speakers[stream_id])
+                continue
+            due_s, speaker = self._next_due()
+            if speaker is not None and due_s <= time.monotonic():
+                with speaker.timed(speaker.stream.stage):
+                    speaker.stream.work()
+                self._wire.say_alive()
+
+    def _next_due(self) -> tuple[float, _Speaker | None]:
+        """When somebody wants to work although no chunk is asked for, and who."""
+        due = [(speaker.stream.due_s, speaker) for speaker in self._speakers.values()]
+        return min(due, key=lambda one: one[0], default=(math.inf, None))
 
     def _most_urgent(self) -> int | None:
         if not self._free_slots:

@@ -9,6 +9,7 @@ mouth follows it; the background is a colour that belongs to the scene. The voic
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import time
@@ -162,6 +163,13 @@ class FakeStream:
         self._num_steps = 0
         self._chunk = None
         self._fate = ""
+
+    @property
+    def due_s(self) -> float:
+        return math.inf
+
+    def work(self) -> None:
+        pass
 
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
         if self._num_steps == 0:

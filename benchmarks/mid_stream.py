@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -89,7 +90,10 @@ def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_
             continue
         spare_s = demand.spare_s(dry_s - now_s)
         if asked_s is None and spare_s > 0:
-            clock.sleep(max(0.001, min(spare_s, due_s - now_s) if sent_s is None else spare_s))
+            if stream.due_s <= now_s:
+                stream.work()
+            else:
+                clock.sleep(max(0.001, min(spare_s, stream.due_s - now_s, due_s - now_s if sent_s is None else math.inf)))
             continue
         asked_s = now_s if asked_s is None else asked_s
         chunk = stream.step(dry_s)

@@ -65,15 +65,23 @@ class Decoders:
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
         self._thread = ThreadPoolExecutor(1, "decode")
         self._begins = True
+        # Audio latents that have not sounded, and those that can be forgotten.
+        self._num_unheard = self._num_forgettable = 0
         self._held: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
         self.pictures: deque[Piece] = deque()
         """Asked for and not taken, in order; whoever takes one removes it."""
         self.sound: deque[Sound] = deque()
+        self.pictures_s = 0.0
+        """What a latent's pictures took last, of those that need not wait for their latent."""
 
     @property
     def num_held(self) -> int:
         """Latents whose pictures have not been asked for."""
         return len(self._held)
+
+    def num_cuttable(self, audio_per_video: int) -> int:
+        """How many latents :meth:`cut` can forget: no more than are held, or than the last block and those unheard before it."""
+        return min(len(self._held), self._num_forgettable // audio_per_video)
 
     @property
     def num_waiting(self) -> int:
@@ -96,6 +104,8 @@ class Decoders:
         if made is not None:
             made.record(torch.cuda.current_stream(latents.video.device))
         self._held.extend((latent, made) for latent in latents.video.split(1, dim=2))
+        self._num_forgettable = self._num_unheard + latents.audio.shape[1]
+        self._num_unheard = min(self._num_forgettable, self._sound_stream.hold_back_latents)
         piece = self._run(self._decode_sound, latents.audio, made)
         self.sound.append(Sound(piece))
         return piece
@@ -108,9 +118,11 @@ class Decoders:
         return pieces
 
     def cut(self, num_latents: int, audio_per_video: int) -> None:
-        """Forget the newest of those held, and their sound, which may have been taken already."""
+        """Forget the newest of those held, at most :meth:`num_cuttable`, and their sound, which may have been taken already."""
         for _ in range(num_latents):
             self._held.pop()
+        self._num_forgettable -= num_latents * audio_per_video
+        self._num_unheard = max(0, self._num_unheard - num_latents * audio_per_video)
         self._run(self._forget_sound, num_latents * audio_per_video)
 
     def wait(self, timeout_s: float) -> None:
@@ -168,8 +180,11 @@ class Decoders:
 
     @torch.inference_mode()
     def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
+        waits, start_s = made is not None and not made.query(), time.monotonic()
         with torch.cuda.stream(self._stream):
             planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
+        if not waits:
+            self.pictures_s = time.monotonic() - start_s
         begins, self._begins = self._begins, False
         if begins:  # the first latent has fewer pictures than time: hold the first one
             planes = np.concatenate([planes[:1].repeat(self._lead_in_frames, 0), planes])

@@ -6,8 +6,10 @@ utterances (:mod:`model.text.utterances`), each with a prompt of its own, of whi
 two blocks.
 
 Who says when a chunk is due gets blocks just in time: the later one begins, the newer is the text that it may say. A line that
-comes while the face only listens abandons the block in work, and takes back of the block before what is not needed to bridge
-the time until the line can be seen; an interruption does the same to a line.
+comes while the face only listens abandons the block in work, and takes back of those before it what is not needed to bridge the
+time until the line can be seen; an interruption does the same to a line. So that there is such a bridge at any time, a block
+begins early enough to be abandoned just before its end and made once more. Passes do not wait until a chunk is asked for: see
+:attr:`HalloLiveStream.due_s`.
 """
 
 from __future__ import annotations
@@ -56,6 +58,10 @@ Report = Callable[[str], None]
 
 PATIENCE_S = 0.005
 """A step that can only wait does so no longer, so that commands are heard."""
+LEAD_DECAY = 0.75
+"""By this what a block takes is forgotten with each one."""
+SLACK_S = 0.04
+"""So much before it is needed a block should be there."""
 MAX_KEPT_PROMPTS = 32
 """Prompts of which the text encoder's output is kept, 4 MB each at the published size."""
 
@@ -120,7 +126,10 @@ class Seat:
         self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY)
         self.sound = SoundStream(parts.audio, records=decoders_on_gpu, priority=PRIORITY)
         self.lead_s = float(g.block_duration_s)
-        """From a block's beginning until its sound is there, as it was seen last."""
+        """From a block's beginning until its sound is there: what was seen of late, long ones remembered for longer."""
+
+    def saw_lead(self, lead_s: float) -> None:
+        self.lead_s = max(lead_s, LEAD_DECAY * self.lead_s)
 
     def begin(self) -> None:
         """A new stream."""
@@ -205,14 +214,16 @@ class HalloLive:
             rollout.reset()
             for _ in range(num_blocks):
                 make(split=True)
-        if seat.graphs is not None and config.rollout.cut == "latent":
+        if seat.graphs is not None:
+            by_latents = config.rollout.cut == "latent"
             make()
-            for num_latents in range(1, block + 1):  # sound, whose window is full from now on
+            for num_latents in range(1, decoders.num_cuttable(ratio) + 1) if by_latents else (block,):
                 decoders.cut(num_latents, ratio)
-                for _ in range(2):
+                for _ in range(2):  # until the sound's window is full again
                     make()
             seat.seal()
-            rollout.rehearse_cuts(block)
+            if by_latents:
+                rollout.rehearse_cuts(block)
         rollout.seal_split()
         decoders.close()
         self.free_seat(seat)
@@ -262,7 +273,8 @@ class HalloLiveStream:
         self._num_latents = 0
         self._first_chunk = self._told_chunks
         self._blocks_to_say = 0
-        self._in_work = self._latest_listens = False
+        self._in_work = False
+        self._num_listening = 0
 
     # What the service asks for
 
@@ -280,7 +292,7 @@ class HalloLiveStream:
     def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
         self._lines.push(reply_id, text, last=last)
         if self._blocks_to_say == 0:
-            self._make_way(self._latest_listens)
+            self._make_way(self._num_listening)
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:
@@ -291,7 +303,7 @@ class HalloLiveStream:
         self._lines.cancel()
         self._marks.cancel()
         self._blocks_to_say = 0
-        self._make_way(cuts=True)
+        self._make_way(self._num_latents)
 
     def close(self) -> None:
         self._decoders.close()
@@ -302,8 +314,20 @@ class HalloLiveStream:
     @torch.inference_mode()
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
         self._dry_s = deadline_s
-        if (chunk := self._chunk()) is not None:
-            return chunk
+        if (chunk := self._chunk()) is None:
+            self.work()
+        return chunk
+
+    @property
+    def due_s(self) -> float:
+        if self._dry_s is None:
+            return math.inf
+        if self._in_work or not self._rollout.remembers:
+            return 0.0
+        return math.inf if self._is_behind else self._begin_s
+
+    @torch.inference_mode()
+    def work(self) -> None:
         if self._ahead.full:
             self._decoders.wait(PATIENCE_S)
         elif not self._rollout.remembers:
@@ -311,11 +335,10 @@ class HalloLiveStream:
             self._ahead.mark()
         elif self._in_work:
             self._denoise()
-        elif self._is_due and not self._is_behind:
+        elif self._model.clock() >= self._begin_s and not self._is_behind:
             self._begin_block()
         else:
             self._decoders.wait(PATIENCE_S)
-        return None
 
     # The life of a block
 
@@ -325,8 +348,10 @@ class HalloLiveStream:
     @property
     def _second_rests(self) -> bool:
         """Whether the decoders leave their device to the next pass. What they have before them was asked for before passes go on,
-        and behind a pass that runs the next one begins about when a single piece is decoded."""
-        return self._decoders.num_coming <= min(1, self._ahead.num_launched)
+        and behind a pass that runs the next one begins about when a single piece is decoded. Where chunks are wanted as fast as
+        they can be made, whatever is not decoded yet is before them."""
+        decoders = self._decoders
+        return (decoders.num_waiting if self._dry_s is None else decoders.num_coming) <= min(1, self._ahead.num_launched)
 
     @property
     def _num_left(self) -> int:
@@ -334,13 +359,19 @@ class HalloLiveStream:
         return self._num_latents - self._num_held_back - (self._told_chunks - self._first_chunk)
 
     @property
-    def _is_due(self) -> bool:
-        """Whether the next block has to begin now, before the next chunk is asked for. Without a deadline it always does."""
+    def _begin_s(self) -> float:
+        """When the next block has to begin, unless the decoders are behind. Where the next chunk needs it, and where there is no
+        deadline, at once."""
         if self._dry_s is None or self._num_left <= 0:
-            return True
+            return 0.0
         assert self._seat is not None
-        needed_s = self._dry_s + (self._num_left - 1) * self._latent_s
-        return self._model.clock() + self._seat.lead_s >= needed_s
+        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s - self._answer_s(1, 0.5) - SLACK_S
+
+    def _answer_s(self, num_passes: int, clean_share: float) -> float:
+        """How long until the first pictures of a block that begins after so many passes and this share of a clean one."""
+        assert self._seat is not None
+        pass_s = self._seat.lead_s / len(self._model.parts.config.rollout.steps)
+        return (num_passes + clean_share) * pass_s + self._seat.lead_s + self._decoders.pictures_s
 
     def _begin_block(self) -> None:
         config, g = self._model.parts.config, self._model.geometry
@@ -363,8 +394,7 @@ class HalloLiveStream:
         self._rollout.begin(video, audio, self._first_latent if self._rollout.num_latents == 0 else None)
         self._in_work = True
         self._begun_s = self._model.clock()
-        # Else it waits for a pass before it, or between its own ones for the next chunk to be asked for.
-        self._shows_lead = self._num_left <= 0 and self._ahead.num_launched == 0
+        self._shows_lead = self._ahead.num_launched == 0  # else it waits for a pass before it
 
     def _say(self, prompt: str) -> None:
         if prompt != self._read:
@@ -380,48 +410,47 @@ class HalloLiveStream:
         if self._shows_lead:
             seat, begun_s = self._seat, self._begun_s
             assert seat is not None
-            sound.add_done_callback(lambda _: setattr(seat, "lead_s", self._model.clock() - begun_s))
+            sound.add_done_callback(lambda _: seat.saw_lead(self._model.clock() - begun_s))
         self._in_work = False
-        self._num_latents += finished.video.shape[2]
-        self._latest_listens = self._blocks_to_say == 0
+        num_latents = finished.video.shape[2]
+        self._num_latents += num_latents
+        self._num_listening = self._num_listening + num_latents if self._blocks_to_say == 0 else 0
         self._blocks_to_say = max(0, self._blocks_to_say - 1)
 
     @torch.inference_mode()
-    def _make_way(self, cuts: bool) -> None:
-        """Let what comes next begin sooner: abandon the block in work, and take back what of the latest is not yet asked for.
+    def _make_way(self, at_most: int) -> None:
+        """Let what comes next begin sooner: abandon the block in work, and take back of those before it what is not needed to
+        bridge the time until then; where cuts are at blocks, whole ones.
 
         Args:
-            cuts: whether it may be taken back.
+            at_most: so many of the newest latents may be taken back.
         """
         self._in_work = False
-        num_latents = 0
-        if cuts and self._model.parts.config.rollout.cut == "latent":
-            num_latents = max(0, min(self._decoders.num_held - self._num_bridging, self._rollout.num_cuttable))
+        block, ratio = self._model.geometry.block_video_latents, self._model.geometry.audio_latents_per_video_latent
+        at_most = min(at_most, self._rollout.num_cuttable, self._decoders.num_cuttable(ratio))
+        grain = 1 if self._model.parts.config.rollout.cut == "latent" else block
+        num_latents = next((n for n in range(at_most // grain * grain, 0, -grain) if self._is_bridged_after(n)), 0)
         self._rollout.cut(num_latents)
         if num_latents:
-            ratio = self._model.geometry.audio_latents_per_video_latent
             self._decoders.cut(num_latents, ratio)
             self._num_latents -= num_latents
+            self._num_listening = max(0, self._num_listening - num_latents)
             at_most = self._num_latents * self._model.info.block_samples
             if self._decoders.sound:
                 self._decoders.sound[-1].at_most = at_most
             else:
                 self._keep_samples(at_most)
 
-    @property
-    def _num_bridging(self) -> int:
-        """Latents that are seen, after all that was asked for, before a block which begins now can be."""
+    def _is_bridged_after(self, num_cut: int) -> bool:
+        """Whether, with so many latents taken back, the others are seen until a block that begins now can be."""
         if self._dry_s is None:
-            return 0
-        assert self._seat is not None
-        # A clean pass goes before. The pictures of a latent take no more than what passes leave of a latent's time.
-        passes, block = len(self._model.parts.config.rollout.steps), self._model.geometry.block_video_latents
-        pass_s = self._seat.lead_s / passes
-        pictures_s = min(max(0.0, self._latent_s - pass_s * (passes + 1) / block), self._latent_s / 2)
-        needed_s = pass_s * (1 + passes) + pictures_s
-        # Where the decoders share the device, what bridges the time also takes some.
-        gained_s = self._latent_s - (pictures_s if self._shares_device else 0.0)
-        return max(0, math.ceil((self._model.clock() + needed_s - self._dry_s) / gained_s))
+            return True
+        pictures_s, block = self._decoders.pictures_s, self._model.geometry.block_video_latents
+        num_unseen = self._num_latents - (self._told_chunks - self._first_chunk) - num_cut
+        left_s = self._dry_s + num_unseen * self._latent_s - self._model.clock()
+        if self._shares_device:  # what bridges the time also takes some
+            left_s -= (self._decoders.num_held - num_cut) * pictures_s
+        return left_s >= self._answer_s(self._ahead.num_launched, -num_cut % block / block)
 
     # Chunks
 

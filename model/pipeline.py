@@ -7,6 +7,7 @@ next block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,13 @@ class PocketStream:
 
     def close(self) -> None:
         self._block = self._unfinished = None
+
+    @property
+    def due_s(self) -> float:
+        return math.inf  # text may come until a chunk is asked for
+
+    def work(self) -> None:
+        pass
 
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
         if self._block is None:

@@ -171,7 +171,8 @@ class Rollout:
         self._finished_audio = self._no_audio
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
-        self._latest: tuple[Tensor, Tensor] | None = None
+        # The newest blocks that may still be taken back, video and audio as their clean passes read them, newest last.
+        self._latest: list[tuple[Tensor, Tensor]] = []
         self._first_latent: Tensor | None = None
 
     def seal_split(self) -> None:
@@ -250,14 +251,23 @@ class Rollout:
             self._drop(0, self.num_latents - 1)
 
     def _drop(self, start: int, stop: int) -> None:
+        """Latents leave, in sound too; blocks that they belong to can no longer be taken back."""
         ratio = self.shape.audio_per_video
-        audio = self._finished_audio
-        self._finished_audio = torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
-        if self._latest is not None:
-            video, audio = self._latest
-            gone = stop > self.num_latents - (video.shape[2] if self.remembers else 0)
-            self._latest = None if gone else (video, torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1))
+
+        def without(audio: Tensor) -> Tensor:
+            return torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
+
+        self._finished_audio = without(self._finished_audio)
+        self._latest = [
+            (video, without(audio)) for (video, audio), first in zip(self._latest, self._firsts(), strict=True) if stop <= first
+        ]
         self._forget(start, stop)
+
+    def _firsts(self) -> list[int]:
+        """Where the newest blocks begin in the contexts; one that is not remembered yet begins behind them."""
+        sizes = [video.shape[2] for video, _ in self._latest]
+        end = self.num_latents if self.remembers else self.num_latents + sum(sizes[-1:])
+        return [end - sum(sizes[i:]) for i in range(len(sizes))]
 
     def _forget(self, start: int, stop: int) -> None:
         """Latents leave the contexts; the second device's may not have all of them."""
@@ -282,18 +292,19 @@ class Rollout:
 
     @property
     def num_cuttable(self) -> int:
-        """How many latents :meth:`cut` can take back: those of the block finished last, if enough lies before it."""
-        if self._latest is None:
-            return 0
-        num_video = self._latest[0].shape[2]
-        before = self.num_latents - (num_video if self.remembers else 0)
-        return num_video if before >= self.config.sink_latents + num_video else 0
+        """How many latents :meth:`cut` can take back: those of the two newest blocks, where enough lies before them."""
+        num = 0
+        for (video, _), first in zip(self._latest[::-1], self._firsts()[::-1], strict=True):
+            if first < self.config.sink_latents + video.shape[2]:
+                break
+            num += video.shape[2]
+        return num
 
     def cut(self, num_latents: int) -> None:
-        """Give up the block in work, and the last latents of the block finished before it: what comes next follows the others.
+        """Give up the block in work, and the last latents of those finished before it: what comes next follows the others.
 
-        Nothing is left of what is cut: those others are remembered anew, without it. The oldest latents make room for them, so
-        that whole blocks are in view as before, and passes have lengths that they know.
+        Nothing is left of what is cut: of a block that loses a part, the others are remembered anew, without it. The oldest
+        latents make room for them, so that whole blocks are in view as before, and passes have lengths that they know.
 
         Args:
             num_latents: to take back, at most :attr:`num_cuttable`.
@@ -302,18 +313,21 @@ class Rollout:
         if num_latents == 0:
             return
         assert num_latents <= self.num_cuttable
-        assert self._latest is not None
-        video, audio = self._latest
-        if self.remembers:
-            self._forget(self.num_latents - video.shape[2], self.num_latents)
         num_audio = self._finished_audio.shape[1] - num_latents * self.shape.audio_per_video
         self._finished_audio = self._finished_audio[:, :num_audio]
-        num_kept = video.shape[2] - num_latents
-        self._latest = self._clean = (video[:, :, :num_kept], audio[:, :num_audio]) if num_kept else None
+        while num_latents > 0:
+            video, audio = self._latest.pop()
+            if self.remembers:
+                self._forget(self.num_latents - video.shape[2], self.num_latents)
+            self._clean = None
+            num_kept = max(0, video.shape[2] - num_latents)
+            num_latents -= video.shape[2] - num_kept
         if num_kept:
+            self._clean = video[:, :, :num_kept], audio[:, :num_audio]
+            self._latest.append(self._clean)
             sink = self.config.sink_latents
             self._drop(sink, sink + num_kept)
-            self._clean = self._latest
+            self._clean = self._latest[-1]
 
     def rehearse_cuts(self, num_video: int) -> None:
         """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget.
@@ -358,7 +372,7 @@ class Rollout:
         self._finished_audio = torch.cat((self._finished_audio, finished), dim=1)
         # The clean pass reads this prediction for the history too, not what was finished before.
         self._block, self._clean = None, (video, audio)
-        self._latest = video.detach(), audio.detach()
+        self._latest = [*self._latest[-1:], (video.detach(), audio.detach())]
         return Latents(video, finished)
 
     def _renoise(self, block: _Block, video: Tensor, audio: Tensor, draw: Draw) -> None:

@@ -38,6 +38,13 @@ class Stream(Protocol):
             The chunk when this step finished a block, else None.
         """
 
+    @property
+    def due_s(self) -> float:
+        """``time.monotonic()`` from which on :meth:`work` is wanted although no chunk is asked for; inf if all waits for that."""
+
+    def work(self) -> None:
+        """A step at chunks that nobody has asked for yet. It makes none."""
+
     def close(self) -> None:
         """Free the stream's state."""
 

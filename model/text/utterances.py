@@ -19,6 +19,7 @@ LEAD_S = 0.25
 """From the start of an utterance to its first word."""
 BETWEEN_SENTENCES_S = 0.25
 TAIL_S = 0.4
+EPSILON_S = 1e-6
 """From the last word to the end of the utterance, at least."""
 
 _SENTENCE = re.compile(r"[^.!?;]+[.!?;]*[\"')\]]*\s*")
@@ -149,8 +150,9 @@ class MarkTrack:
 
     def tell(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, tuple[Mark, ...]]:
         """Whether [start_s, end_s) belongs to a reply, and its marks, which are then over."""
-        speaking = any(a < end_s and b > start_s for a, b in self._spans)
-        while self._spans and self._spans[0][1] <= end_s:
+        # Both are sums of a chunk's length, and may be off in their last digit.
+        speaking = any(a < end_s - EPSILON_S and b > start_s + EPSILON_S for a, b in self._spans)
+        while self._spans and self._spans[0][1] <= end_s + EPSILON_S:
             self._spans.popleft()
         told: list[Mark] = []
         while self._marks and self._marks[0].start_s < end_s:

@@ -127,6 +127,11 @@ class SoundStream:
         self._state: AudioStreamState | None = None
         self._wave: Tensor | None = None
 
+    @property
+    def hold_back_latents(self) -> int:
+        """See :class:`model.config.AudioStreamConfig`."""
+        return self._decoder.config.hold_back_latents
+
     def begin(self) -> None:
         """Forget everything: what comes next is a stream's first latent."""
         self._state = self._wave = None

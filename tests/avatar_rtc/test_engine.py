@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 
 from avatar_rtc.engine import EngineFailure, EngineLimits, EngineStream, ProcessEngine
 from avatar_rtc.engine_worker import OnProgress
-from avatar_rtc.fake import FakeModel, FakeOptions, load_fake, read_counter, read_tone_hz, word_tone_hz
+from avatar_rtc.fake import FakeModel, FakeOptions, FakeStream, load_fake, read_counter, read_tone_hz, word_tone_hz
 from model.chunk import AVChunk, StreamSettings
 from model.errors import CheckpointError, UnspeakableTextError
 from model.stream import Model
@@ -101,6 +102,42 @@ async def test_the_earliest_deadline_is_served_first(start_engine: StartEngine) 
         tasks.create_task(pull(1, now_s + 20))
         tasks.create_task(pull(2, now_s + 10))
     assert finished == [2, 1, 0]
+
+
+class Diligent(FakeStream):
+    """Works ahead three times, then waits; its chunks speak if it has."""
+
+    num_worked = 0
+
+    @property
+    def due_s(self) -> float:
+        return 0.0 if self.num_worked < 3 else math.inf
+
+    def work(self) -> None:
+        self.num_worked += 1
+
+    def step(self, deadline_s: float | None = None) -> AVChunk | None:
+        chunk = super().step(deadline_s)
+        return None if chunk is None else replace(chunk, speaking=self.num_worked == 3)
+
+
+class DiligentModel(FakeModel):
+    def open(self, settings: StreamSettings) -> FakeStream:
+        return Diligent(settings, FakeOptions())
+
+
+def load_diligent(on_progress: OnProgress) -> Model:
+    return DiligentModel(FakeOptions())
+
+
+async def test_a_stream_works_ahead_while_nobody_asks_for_a_chunk() -> None:
+    engine = ProcessEngine(load_diligent, limits=QUICK)
+    await engine.start()
+    stream = await engine.open(WOMAN)
+    await asyncio.sleep(0.3)
+    (chunk,) = await take(stream, 1)
+    await engine.close()
+    assert chunk.speaking
 
 
 async def test_two_streams_do_not_mix(start_engine: StartEngine) -> None:

@@ -23,6 +23,7 @@ from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.graphs import Graphs
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
+from model.text.utterances import MarkTrack, Utterance
 from model.vae.pictures import i420_from_frames
 from tests.support.published_files import TINY, write_config, write_published_files
 
@@ -270,23 +271,33 @@ def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str
 
 
 def test_a_line_is_seen_sooner_where_latents_can_be_taken_back(model_dir: Path) -> None:
-    """The face listens, and pictures of the latest block have not been asked for."""
+    """The face listens, and of the latest block some pictures have been asked for and some have not."""
 
-    def chunks_until_it_speaks(cut: str) -> int:
+    def chunks_more_than_were_made(cut: str) -> int:
+        """Until it speaks."""
         write_config(model_dir / f"{cut}.yaml", TINY.model_copy(update={"rollout": RolloutConfig(window_latents=6, cut=cut)}))
         stream = hallo_live.load(model_dir, model_dir / f"{cut}.yaml", ("cpu",), lambda message: None).open(SETTINGS)
         take(stream, 4)
-        while stream._decoders.num_held < 2:
+        while not 0 < stream._decoders.num_held < TINY.geometry.block_video_latents:
             stream.step()
-        stream._dry_s = None
+        number = stream._told_chunks - stream._num_latents
         stream.push("a", "Hello.")
-        number = 0
         while not take(stream, 1)[0].speaking:
             number += 1
         stream.close()
         return number
 
-    assert chunks_until_it_speaks("latent") < chunks_until_it_speaks("block")
+    assert chunks_more_than_were_made("latent") == -1
+    assert chunks_more_than_were_made("block") == 0
+
+
+def test_a_chunk_speaks_from_the_block_on_that_does() -> None:
+    """However a block's beginning, a multiple of a length that binary fractions do not hold, comes out."""
+    for first in range(200):
+        marks = MarkTrack()
+        marks.add(Utterance(("Hello.",), 1, ()), first * 0.16, (first + 6) * 0.16)
+        told = [marks.tell(number * 0.16, number * 0.16 + 0.16, 16000)[0] for number in range(first + 8)]
+        assert told == [False] * first + [True] * 6 + [False] * 2
 
 
 def test_two_devices_that_share_passes_make_the_same_stream(model_dir: Path) -> None:

@@ -315,30 +315,35 @@ def test_nothing_waits_for_the_device(config: dict[str, int | str]) -> None:
 
 @pytest.mark.parametrize("moment", ["finished", "remembered", "next in work"])
 @pytest.mark.parametrize("kept", [1, 0])
-def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int) -> None:
-    """Whenever the cut comes, the next block is the same, and not a number of what was cut is read."""
-    dit, (video, audio) = tiny_dit(), noise(8)
+@pytest.mark.parametrize("whole", [0, 1])
+def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int, whole: int) -> None:
+    """Whenever the cut comes, also into the block before the newest, the next block is the same, and not a number of what was cut
+    is read."""
+    dit, (video, audio) = tiny_dit(), noise(10)
 
     def window(start: int) -> tuple[Tensor, Tensor]:
         return video[:, :, start : start + BLOCK], audio[:, start * RATIO : (start + BLOCK) * RATIO]
 
-    def next_block(moment: str, poison: bool) -> Latents:
+    def next_block(moment: str, whole: int, poison: bool) -> Latents:
         rollout, draw = open_rollout(dit, window_latents=8), drawing()
-        list(roll_out(rollout, video[:, :, :4], audio[:, : 4 * RATIO], [BLOCK] * 2, draw))
-        assert rollout._latest is not None
+        num_latents = (2 + whole) * BLOCK
+        blocks = roll_out(rollout, video[:, :, :num_latents], audio[:, : num_latents * RATIO], [BLOCK] * (2 + whole), draw)
+        list(blocks)
         if moment != "finished":
             rollout.remember()
         if moment == "next in work":
-            rollout.begin(*window(6))
+            rollout.begin(*window(8))
             rollout.denoise(draw)
         if poison:
-            rollout._latest[0][:, :, kept:] = torch.nan
-            rollout._latest[1][:, (2 + kept) * RATIO :] = torch.nan
+            for i, (video_made, audio_made) in enumerate(rollout._latest[-1 - whole :]):
+                start = 0 if i else kept
+                video_made[:, :, start:] = torch.nan
+                audio_made[:, (2 + i * BLOCK + start) * RATIO :] = torch.nan
             for pair in rollout.context.buffers:  # type: ignore[attr-defined]
                 for kv in pair:
                     for x in kv:
                         x[:, :, (2 + kept) * 6 :] = torch.nan
-        rollout.cut(BLOCK - kept)
+        rollout.cut(whole * BLOCK + BLOCK - kept)
         if kept:
             assert not rollout.remembers
             rollout.remember()
@@ -349,4 +354,4 @@ def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int) -> None:
             block = rollout.denoise(draw)
         return block
 
-    check_same([next_block(moment, poison=True)], [next_block("finished", poison=False)])
+    check_same([next_block(moment, whole, poison=True)], [next_block("finished", 0, poison=False)])

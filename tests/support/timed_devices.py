@@ -21,8 +21,10 @@ from model.graphs import Ahead
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
 
-TEXT_MS = 40.0
+TEXT_MS = 16.0
 """A prompt that is new, until the transformer can read it."""
+AUDIO_TOWER_MS = 12.0
+"""Of a pass, whatever its video latents."""
 
 
 @dataclass
@@ -72,15 +74,22 @@ class Devices:
         self.passes_until_s = max(self.clock.now_s, self.passes_until_s) + milliseconds / 1000
         return self.passes_until_s
 
-    def one_pass(self, num_latents: int, block: int, split: bool) -> None:
+    def one_pass(self, num_before: int, num_video: int, block: int, split: bool) -> None:
+        """Over so many video latents, behind others; by rule of three where it is not a whole block."""
         times = self.times.split_passes if split else self.times.passes
         if split:  # no sooner than what is being decoded is done
             self.passes_until_s = max(self.passes_until_s, self.decoders_until_s)
-        self.work(times[min(len(times), max(1, -(-num_latents // block))) - 1])
+        whole_ms = times[min(len(times), max(1, -(-(num_before + num_video) // block))) - 1]
+        self.work(AUDIO_TOWER_MS + (whole_ms - AUDIO_TOWER_MS) * num_video / block)
         self.num_passes += 1
         if split:
             self.num_split += 1
             self.split_until_s = self.passes_until_s
+
+    def read(self, milliseconds: float) -> None:
+        """A prompt, on the decoders' device, before the passes that follow."""
+        until_s = max(self.clock.now_s, self.split_until_s) + milliseconds / 1000
+        self.passes_until_s = max(self.passes_until_s, until_s) if self.num_devices > 1 else self.work(milliseconds)
 
     def decode(self, milliseconds: float, made_s: float) -> float:
         start_s = max(self.clock.now_s, self.decoders_until_s, made_s)
@@ -124,6 +133,8 @@ class _TimedDecoders(Decoders):
             "_decode_pictures": times.first_latent if self._begins else times.latent,
             "_forget_sound": 0.0,
         }[work.__name__]
+        if work.__name__ == "_decode_pictures" and made_s <= self.devices.clock.now_s:
+            self.pictures_s = cost_ms / 1000
         piece = _Timed(self.devices.clock, self.devices.decode(cost_ms, made_s))
         piece.set_result(work(*inputs))
         return piece
@@ -171,11 +182,12 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
     forward, say = rollout._pass, stream._say
 
     def run(video: torch.Tensor, *rest: Any, split: bool = False) -> Any:
-        devices.one_pass(rollout.num_latents + video.shape[2], block, split and devices.split)
+        devices.one_pass(rollout.num_latents, video.shape[2], block, split and devices.split)
         return forward(video, *rest)
 
     def read(prompt: str) -> None:
-        devices.work(TEXT_MS if prompt != stream._read else 0.0)
+        if prompt != stream._read:
+            devices.read(TEXT_MS)
         say(prompt)
 
     rollout._pass, stream._say = run, read  # type: ignore[method-assign]
