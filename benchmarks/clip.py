@@ -3,10 +3,27 @@
     python -m benchmarks.clip                          # what follows from stage times alone; no GPU
 
 :func:`run` is used by the other benchmarks. :func:`predict` is a model of two queues: passes follow each other on the first
-device; on the last, a block's sound, then its pictures, latent by latent. On one device what is decoded goes first and passes
-wait. From stage times on an H100 (80 GB; ms: passes 66, 72, 80, 85 and 96 at 6 to 30 latents, text before, sound 15, first latent
-20, others 57) it says: two devices 2.26 s a clip of 117 frames, 51.9 frames a second, first pictures after 299 ms; one device
-3.65 s, 32.1, 299 ms. Measured before the host was kept from running ahead: 2.60 s, 45.0, 334 ms; 3.71 s, 31.6, 421 ms.
+device; on the last, a block's sound, then its pictures. On one device what is decoded goes first and passes wait. A pass that
+both share is on both queues: it waits for what the decoders have before them, and what they are given later waits for it.
+
+Shared passes cost the decoders' device the time that they take, so there should be as many as leave it enough to decode. A
+:class:`Plan` has them at the beginning, where there is nothing to decode, and goes on sharing while finished blocks wait; then
+the decoders have their device for themselves, and neither device waits for the other. :func:`planned` finds how many by trying
+all numbers on :func:`predict`, before the clip, with stage times measured before. Plans that decide pass by pass when to share
+and when to hand over were searched too: the best of them was at most 3 ms ahead.
+
+Predicted from stage times on H100 devices (ms: passes 66, 72, 80, 85 and 96 at 6 to 30 latents, shared 41, 45, 49, 53 and 60,
+text before, sound 15, first latent 20, others 57 alone and 54 six a call, the last block by both 180), for a clip of 117 frames:
+
+    one device                               3647 ms    32.1 frames a second    first pictures after 299 ms
+    two: no pass shared                      2256 ms    51.9                    299 ms
+    and the first block's passes shared      2156 ms    54.3                    199 ms
+    and the last block decoded by both       1979 ms    59.1                    199 ms
+    and a block's latents in one call        1979 ms    59.1                    199 ms (nothing waits for the decoders yet)
+    and passes shared by plan, 7 and 1       1864 ms    62.8                    330 ms
+
+No clip was measured this way yet. The 180 ms are 171 to 190 measured for the pictures; the sound is thought to hide beside them.
+Measured before the host was kept from running ahead: 2.60 s, 45.0 on two devices; 3.71 s, 31.6 on one.
 """
 
 from __future__ import annotations
@@ -14,96 +31,200 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.config import HalloLiveConfig, load_yaml
 from model.decoding import Decoders, Piece
 from model.graphs import Ahead
-from model.rollout import Draw, Rollout, audio_window
+from model.rollout import Draw, Latents, Rollout, audio_window
 from tests.support.published_files import write_config
 
 
 @dataclass(frozen=True)
 class StageTimes:
     """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
-    first latent and of another. That of shared passes is an estimate: half of what is not the audio tower, and 4 ms on top."""
+    first latent, of another alone, of each of a block's in one call; a last block by two devices, its sound included."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
     split_passes: tuple[float, ...] = (41, 45, 49, 53, 60)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
+    latent_of_many: float = 54
+    last_block: float = 180
 
 
-def split_network(network: Path) -> Path:
-    """A config like ``network`` by which two devices share passes, in a directory of its own."""
-    config = load_yaml(network, HalloLiveConfig)
-    rollout = config.rollout.model_copy(update={"split_passes": True})
-    path = Path(tempfile.mkdtemp()) / network.name
-    write_config(path, config.model_copy(update={"rollout": rollout}))
-    return path
+class Shape(NamedTuple):
+    """Of a clip: blocks, latents of a block, denoise passes over each. A clean pass lies between two blocks."""
+
+    num_blocks: int = 5
+    block: int = 6
+    num_denoise: int = 4
+
+    @property
+    def passes(self) -> list[tuple[int, bool]]:
+        """In order: the block that a pass goes over, and whether the block is finished with it."""
+        found: list[tuple[int, bool]] = []
+        for number in range(self.num_blocks):
+            found += [(number - 1, False)] if number else []
+            found += [(number, denoised == self.num_denoise) for denoised in range(1, self.num_denoise + 1)]
+        return found
 
 
-def predict(times: StageTimes, num_devices: int, *, split: bool = False, block: int = 6, num_passes: int = 4) -> dict[str, float]:
-    """Milliseconds of a clip, and until its first pictures; ``split``: two devices share the first block's passes."""
-    made = decoded = first = 0.0
-    for number, one_pass in enumerate(times.passes):
-        if split and number == 0:
-            one_pass = times.split_passes[0]
-        made += num_passes * one_pass + (times.passes[number - 1] if number else 0)  # the clean pass over the block before
-        pictures = [times.first_latent if number == 0 else times.latent] + [times.latent] * (block - 1)
-        start = max(made, decoded)
-        if number == 0:
-            first = start + times.sound + pictures[0]
-        decoded = start + times.sound + sum(pictures)
-        if num_devices == 1:
-            made = decoded
-    return {"clip_ms": round(decoded), "first_pictures_ms": round(first)}
+CLIP = Shape()
 
 
-def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_blocks: int, draw: Draw) -> dict[str, Any]:
-    """Make a clip. The devices have nothing else to do. Passes are split while the decoders rest, where the rollout can.
+@dataclass(frozen=True)
+class Plan:
+    """How a clip is made.
 
-    Returns:
-        Milliseconds from the start, for each block: when its latents were finished on the device (on GPUs), its sound decoded,
-        and its pictures, latent by latent; and how many pictures there are.
+    Attributes:
+        first: so many passes from the beginning on are shared by both devices. Blocks that are finished meanwhile go to the
+            decoders after the last of them.
+        last: so many before the end are shared too. Both together are no more than there are.
+        latents_a_call: see :meth:`model.decoding.Decoders.ask`.
+        finishes: the last block's pictures are decoded by both devices, see :meth:`model.decoding.Decoders.finish`.
+    """
+
+    first: int = 0
+    last: int = 0
+    latents_a_call: int = 1
+    finishes: bool = False
+
+    def shares(self, number: int, num_passes: int) -> bool:
+        """Of a pass, counted from 0: whether both devices compute it."""
+        return number < self.first or number >= num_passes - self.last
+
+    def hands_over(self, number: int) -> bool:
+        """And whether the decoders are given after it what is finished and they do not have."""
+        return number >= self.first - 1
+
+
+def predict(times: StageTimes, plan: Plan, num_devices: int = 2, shape: Shape = CLIP) -> dict[str, float]:
+    """Milliseconds of a clip, until its first pictures, and until its last latents."""
+    made = decoded = held = first = 0.0
+    for i, (block, finishes) in enumerate(shape.passes):
+        shared = plan.shares(i, len(shape.passes))
+        if shared or num_devices == 1:  # what is decoded there goes first
+            made = max(made, decoded)
+        made += (times.split_passes if shared else times.passes)[block]
+        if finishes:
+            held += _decoding(times, plan, shape, block)
+        if held and plan.hands_over(i):
+            first = first or made + times.sound + times.first_latent
+            decoded, held = max(made, decoded) + held, 0.0
+    found = {"clip_ms": decoded, "first_pictures_ms": first, "latents_ms": made}
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float:
+    """Of a block's sound and pictures, from the decoders' device having them to the host's memory."""
+    if plan.finishes and number == shape.num_blocks - 1:
+        return times.last_block
+    latent = times.latent if plan.latents_a_call == 1 else times.latent_of_many
+    return times.sound + (latent if number else times.first_latent) + (shape.block - 1) * latent
+
+
+def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> Plan:
+    """``plan`` with the numbers of shared passes by which :func:`predict` has a clip end first on two devices; the fewest that do
+    so."""
+    num = len(shape.passes)
+    plans = [replace(plan, first=first, last=last) for first in range(num + 1) for last in range(num + 1 - first)]
+    return min(plans, key=lambda plan: (predict(times, plan, shape=shape)["clip_ms"], plan.first + plan.last))
+
+
+def ladder(times: StageTimes, shape: Shape = CLIP) -> dict[str, Plan]:
+    """To the fastest clip on two devices step by step, each with those before it."""
+    first = Plan(first=shape.num_denoise)
+    finishing = replace(first, finishes=True)
+    together = replace(finishing, latents_a_call=shape.block)
+    return {
+        "no pass shared": Plan(),
+        "first block's passes shared": first,
+        "last block decoded by both": finishing,
+        "a block's latents in one call": together,
+        "passes shared by plan": planned(times, together, shape),
+    }
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip: uint8 [T, H * 3 / 2, W], int16 [S].
+
+    Attributes:
+        figures: milliseconds from the start, of the clip and for each block: when its latents were finished on the device (on
+            GPUs), its sound decoded, and its pictures, call by call.
+    """
+
+    frames: np.ndarray
+    samples: np.ndarray
+    figures: dict[str, Any]
+
+
+def run(
+    rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_blocks: int, draw: Draw, plan: Plan | None = None
+) -> Made:
+    """Make a clip. The devices have nothing else to do.
+
+    Args:
+        noise: video [1, C, F, h, w] and audio [1, L, C] of all blocks.
+        plan: no pass is shared if None. What it says of a second device is passed over where there is none.
     """
     video, audio = noise
-    block, ratio, device = video.shape[2] // num_blocks, rollout.shape.audio_per_video, video.device
-    ahead, on_gpu = Ahead(device), device.type == "cuda"
+    shape, plan = Shape(num_blocks, video.shape[2] // num_blocks, len(rollout.timesteps)), plan or Plan()
+    block, ratio, device = shape.block, rollout.shape.audio_per_video, video.device
+    ahead, on_gpu, passes = Ahead(device), device.type == "cuda", count()
     start_s = time.perf_counter()
     began, finished_at = _event(device), []
     done_s: dict[Piece, float] = {}
+    held: list[Latents] = []
+    pieces: list[tuple[Piece, list[Piece]]] = []
 
     def watch(piece: Piece) -> Piece:
         piece.add_done_callback(lambda piece: done_s.__setitem__(piece, time.perf_counter() - start_s))
         return piece
 
-    pieces: list[tuple[Piece, list[Piece]]] = []
+    def hand_over() -> None:
+        for latents in held:
+            if plan.finishes and len(pieces) == num_blocks - 1:
+                sound, asked = decoders.finish(latents)
+            else:
+                sound, asked = decoders.submit(latents), decoders.ask(latents_a_call=plan.latents_a_call)
+            pieces.append((watch(sound), [watch(piece) for piece in asked]))
+        held.clear()
+
+    def work(one_pass: Callable[..., Latents | None]) -> Latents | None:
+        number = next(passes)
+        ahead.wait()
+        finished = one_pass(split=plan.shares(number, len(shape.passes)))
+        ahead.mark()
+        if finished is not None:
+            finished_at.append(_event(device))
+            held.append(finished)
+        if plan.hands_over(number):
+            hand_over()
+        return finished
+
     for number in range(num_blocks):
         if not rollout.remembers:
-            ahead.wait()
-            rollout.remember(split=decoders.num_coming == 0)
-            ahead.mark()
+            work(rollout.remember)
         place = number * block
         window = audio_window(audio, place * ratio, block * ratio, rollout.dit.config.future_audio_latents)
         rollout.begin(video[:, :, place : place + block], window)
-        finished = None
-        while finished is None:
-            ahead.wait()
-            finished = rollout.denoise(draw, split=decoders.num_coming == 0)
-            ahead.mark()
-        finished_at.append(_event(device))
-        pieces.append((watch(decoders.submit(finished)), [watch(piece) for piece in decoders.ask()]))
-    num_pictures = sum(len(piece.result()) for _, pictures in pieces for piece in pictures)
-    for sound, _ in pieces:
-        sound.result()
-    total_ms = 1000 * (time.perf_counter() - start_s)
+        while work(partial(rollout.denoise, draw)) is None:
+            pass
+    planes = [piece.result() for _, pictures in pieces for piece in pictures]
+    waves = [sound.result() for sound, _ in pieces]
+    clip_ms = 1000 * (time.perf_counter() - start_s)
     rows = [
         {
             "finished_ms": round(began.elapsed_time(at), 1) if on_gpu else None,
@@ -112,7 +233,7 @@ def run(rollout: Rollout, decoders: Decoders, noise: tuple[Tensor, Tensor], num_
         }
         for at, (sound, pictures) in zip(finished_at, pieces, strict=True)
     ]
-    return {"clip_ms": total_ms, "num_pictures": num_pictures, "blocks": rows}
+    return Made(np.concatenate(planes), np.concatenate(waves), {"clip_ms": clip_ms, "blocks": rows})
 
 
 def _event(device: torch.device) -> Any:
@@ -124,12 +245,22 @@ def _event(device: torch.device) -> Any:
     return event
 
 
+def split_network(network: Path) -> Path:
+    """A config like ``network`` by which two devices share passes, in a directory of its own."""
+    config = load_yaml(network, HalloLiveConfig)
+    rollout = config.rollout.model_copy(update={"split_passes": True})
+    path = Path(tempfile.mkdtemp()) / network.name
+    write_config(path, config.model_copy(update={"rollout": rollout}))
+    return path
+
+
 def main() -> None:
     times = StageTimes()
     frames = 4 * 6 * len(times.passes) - 3
-    for num_devices, split in ((1, False), (2, False), (2, True)):
-        found = predict(times, num_devices, split=split)
-        print(json.dumps({"devices": num_devices, "split": split, **found, "fps": round(1000 * frames / found["clip_ms"], 1)}))
+    rows = [("one device", Plan(), 1), *((name, plan, 2) for name, plan in ladder(times).items())]
+    for name, plan, num_devices in rows:
+        row = {"way": name, "shared": [plan.first, plan.last], **predict(times, plan, num_devices)}
+        print(json.dumps({**row, "fps": round(1000 * frames / row["clip_ms"], 1)}))
 
 
 if __name__ == "__main__":

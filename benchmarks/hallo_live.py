@@ -8,7 +8,8 @@
 Weights of the right size and random numbers cost as much as trained ones; what they make is noise. Times are medians, with the
 smallest and the largest, after a warm-up of every shape. A pass is one forward of the transformer; its context is the video
 latents in view, the block's own included. The clip runs from noise to I420 pictures and samples in host memory, text encoded
-before, decoding beside the transformer; its frames a second count everything, the first block included.
+before, decoding beside the transformer; its frames a second count everything, the first block included. On two devices that share
+passes (``--split``) it is made in several ways, each of which adds something to the one before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ class Bench:
         self.device = parts.dit.video_ends.head.weight.device
         self.decode_device = parts.video.latent_mean.device
         self.shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
-        self.draw = draws(torch.Generator(self.device).manual_seed(0), self.device)
+        self.generator = torch.Generator(self.device).manual_seed(0)
+        self.draw = draws(self.generator, self.device)
         self.num_prompts = 0
 
     def wait(self) -> None:
@@ -99,7 +102,7 @@ class Bench:
         return clip_noise(self.config, self.shape, num_video, self.draw)
 
     def passes(self) -> list[dict[str, Any]]:
-        """Of each block of a clip: one denoise pass, and the clean one."""
+        """Of each block of a clip: one denoise pass, shared by both devices too if they can, and the clean one."""
         block = self.config.geometry.block_video_latents
         seat = self.model.take_seat()
         seat.rollout.text = self.model.read(PROMPT)
@@ -110,11 +113,13 @@ class Bench:
             ahead = self.config.dit.future_audio_latents
             audio = audio_window(audio, 0, audio.shape[1], ahead)
 
-            def denoise(video: torch.Tensor = video, audio: torch.Tensor = audio) -> None:
+            def denoise(split: bool, video: torch.Tensor = video, audio: torch.Tensor = audio) -> None:
                 rollout.begin(video, audio)
-                rollout.denoise(self.draw)
+                rollout.denoise(self.draw, split=split)
 
-            denoise_s = self.time(denoise)
+            row: dict[str, Any] = {"context_latents": (number + 1) * block}
+            for name, split in (("denoise_ms", False), ("split_ms", True))[: 1 + rollout.can_split]:
+                row[name] = spread(self.time(partial(denoise, split)))
             rollout.begin(video, audio)
             while rollout.denoise(self.draw) is None:
                 pass
@@ -124,15 +129,14 @@ class Bench:
             def remember(clean: tuple[torch.Tensor, torch.Tensor] = clean) -> None:
                 rollout._pass(*clean, rollout.config.context_timestep, 0)
 
-            clean_s = self.time(remember)
+            rows.append({**row, "clean_ms": spread(self.time(remember))})
             rollout.remember()
-            rows.append({"context_latents": (number + 1) * block, "denoise_ms": spread(denoise_s), "clean_ms": spread(clean_s)})
         self.model.free_seat(seat)
         return rows
 
     def stages(self) -> dict[str, Any]:
-        """Text, and what the decoders do in a stream: a video latent, a block's sound once the window is full, pictures to the
-        host."""
+        """Text, and what the decoders do in a stream: a video latent, a block's in one call or by both devices, a block's sound
+        once the window is full, pictures to the host."""
         parts, device = self.model.parts, self.decode_device
         block = self.config.geometry.block_video_latents
         video, audio = (x.to(device) for x in self.noise(2 * block))
@@ -152,11 +156,28 @@ class Bench:
             "known_text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
             "first_video_latent_ms": spread(self.time(first_latent)),
             "video_latent_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2:3]))),
+            "video_block_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 1 : 1 + block]))),
             "audio_block_ms": spread(self.time(lambda: seat.sound.decode(audio))),
             "i420_to_host_ms": spread(self.time(lambda: i420_from_frames(frames).cpu())),
         }
+        if seat.pictures.can_finish:
+            row["block_ms"] = spread(self.time(partial(self.decode, seat, finishes=False)))
+            row["block_and_last_block_ms"] = spread(self.time(partial(self.decode, seat, finishes=True)))
         self.model.free_seat(seat)
         return row
+
+    def decode(self, seat: hallo_live.Seat, *, finishes: bool) -> None:
+        """A stream's first block, in as few calls as may be; and a last one by both devices."""
+        block = self.config.geometry.block_video_latents
+        seat.begin()
+        decoders = seat.decoders(self.model.parts, self.model.geometry)
+        pieces = [decoders.submit(Latents(*self.noise(block))), *decoders.ask(latents_a_call=block)]
+        if finishes:
+            sound, pictures = decoders.finish(Latents(*self.noise(block)))
+            pieces += [sound, *pictures]
+        for piece in pieces:
+            piece.result()
+        decoders.close()
 
     def new_prompt(self) -> str:
         """As long as the others, and never read before."""
@@ -164,20 +185,56 @@ class Bench:
         return f"{PROMPT} {self.num_prompts}"
 
     def clip(self) -> dict[str, Any]:
-        """Noise to pictures and samples of a whole clip, see :mod:`benchmarks.clip`."""
+        """Noise to pictures and samples of a whole clip, see :mod:`benchmarks.clip`; on two devices that share passes also each
+        step to the fastest, with what :func:`benchmarks.clip.predict` makes of stage times measured just before."""
+        if self.model.parts.second is None or self.model.parts.second_video is None:
+            return self._clips(clip.Plan())[0]
+        shape = clip.Shape(CLIP_BLOCKS, self.config.geometry.block_video_latents, len(self.config.rollout.steps))
+        times = self.stage_times()
+        result: dict[str, Any] = {"stage_ms": asdict(times)}
+        plainly: Streamed | None = None
+        for name, plan in clip.ladder(times, shape).items():
+            figures, made = self._clips(plan)
+            plainly = plainly or made
+            predicted = clip.predict(times, plan, shape=shape)
+            row = {"plan": asdict(plan), "predicted": predicted, **figures, "against_the_first": made.compared(plainly)}
+            result[name] = row
+            print(f"clip, {name}: {json.dumps(row)}", flush=True)
+        return result
+
+    def stage_times(self) -> clip.StageTimes:
+        """As measured now: medians."""
+        passes, stages = self.passes(), {name: one["median"] for name, one in self.stages().items()}
+        return clip.StageTimes(
+            passes=tuple(row["denoise_ms"]["median"] for row in passes),
+            split_passes=tuple(row["split_ms"]["median"] for row in passes),
+            sound=stages["audio_block_ms"],
+            first_latent=stages["first_video_latent_ms"],
+            latent=stages["video_latent_ms"],
+            latent_of_many=stages["video_block_ms"] / self.config.geometry.block_video_latents,
+            last_block=stages["block_and_last_block_ms"] - stages["block_ms"],
+        )
+
+    def _clips(self, plan: clip.Plan) -> tuple[dict[str, Any], Streamed]:
+        """Medians of clips; and the one made to be warm, which is the same whatever the plan."""
         g, block = self.model.geometry, self.config.geometry.block_video_latents
+        self.generator.manual_seed(0)
         found: list[dict[str, Any]] = []
+        warm: Streamed | None = None
         for _ in range(self.repeats + 1):
             seat = self.model.take_seat()
             seat.rollout.text = self.model.read(PROMPT)
             decoders, noise = seat.decoders(self.model.parts, g), self.noise(CLIP_BLOCKS * block)
             self.wait()
-            found.append(clip.run(seat.rollout, decoders, noise, CLIP_BLOCKS, self.draw))
+            made = clip.run(seat.rollout, decoders, noise, CLIP_BLOCKS, self.draw, plan)
             decoders.close()
             self.wait()
             self.model.free_seat(seat)
+            found.append(made.figures)
+            warm = warm or Streamed(torch.from_numpy(made.frames), torch.from_numpy(made.samples))
+        assert warm is not None
         seconds = [one["clip_ms"] / 1000 for one in found[1:]]
-        num_frames = found[0]["num_pictures"] - g.lead_in_frames
+        num_frames = len(warm.frames) - g.lead_in_frames
         return {
             "frames": num_frames,
             "clip_ms": spread(seconds),
@@ -185,7 +242,7 @@ class Bench:
             "rtf": round(statistics.median(seconds) / CLIP_BLOCKS / float(g.block_duration_s), 3),
             "first_pictures_ms": spread([one["blocks"][0]["pictures_ms"][0] / 1000 for one in found[1:]]),
             "blocks_of_the_last": found[-1]["blocks"],
-        }
+        }, warm
 
     def first_chunk(self) -> dict[str, Any]:
         """From the first prompt of a stream to its first chunk, text encoder included; the prompt is a new one each time. The
@@ -361,7 +418,7 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="write seeded random weights there first, if there are none")
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
-    parser.add_argument("--split", action="store_true", help="both devices share passes while the decoders rest")
+    parser.add_argument("--split", action="store_true", help="both devices share passes, see above")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
     parser.add_argument("--seconds", type=float, default=60, help="of the sustained stream")
@@ -400,7 +457,10 @@ def main() -> None:
         return
     with HostPeak() as host:
         start_s = time.perf_counter()
-        model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, file=sys.stderr))
+        # A second video decoder takes memory that only the clip needs.
+        finishes = options.split and "clip" in options.parts
+        report = partial(print, file=sys.stderr)
+        model = hallo_live.load(options.weights, options.network, options.devices, report, finishes=finishes)
         note("load_s", round(time.perf_counter() - start_s, 1))
     note("peak_host_gb_while_loading", round(host.gb, 2))
     note("peak_device_gb_while_loading", peak_device_gb())

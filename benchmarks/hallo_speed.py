@@ -591,7 +591,7 @@ class Bench:
             noise = self.noise(blocks * self.block)
             for device in self.devices:
                 torch.cuda.synchronize(device)
-            found.append(clip.run(seat.rollout, decoders, noise, blocks, self.draw))
+            found.append(clip.run(seat.rollout, decoders, noise, blocks, self.draw).figures)
             decoders.close()
             model.free_seat(seat)
         clips, longer = found[1:4], found[4:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +64,7 @@ class Decoders:
         self._stream = torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
         self._thread = ThreadPoolExecutor(1, "decode")
-        self._begins = True
+        self._begins, self._was_asked = True, False
         # Audio latents that have not sounded, and those that can be forgotten.
         self._num_unheard = self._num_forgettable = 0
         self._held: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
@@ -85,7 +85,7 @@ class Decoders:
 
     @property
     def num_waiting(self) -> int:
-        """Latents whose pictures have not been taken."""
+        """Latents whose pictures have not been taken; those of one call count as one once they are asked for."""
         return len(self._held) + len(self.pictures)
 
     @property
@@ -100,22 +100,56 @@ class Decoders:
 
     def submit(self, latents: Latents) -> Piece:
         """Hand over a finished block. Its sound, which is decoded at once; its pictures are held."""
+        return self._hear(latents, self._hold(latents))
+
+    def _hold(self, latents: Latents) -> torch.cuda.Event | None:
+        """Keep a block's latents; the event that tells that they are made."""
         made = torch.cuda.Event() if latents.video.is_cuda else None
         if made is not None:
             made.record(torch.cuda.current_stream(latents.video.device))
         self._held.extend((latent, made) for latent in latents.video.split(1, dim=2))
+        return made
+
+    def _hear(self, latents: Latents, made: torch.cuda.Event | None) -> Piece:
         self._num_forgettable = self._num_unheard + latents.audio.shape[1]
         self._num_unheard = min(self._num_forgettable, self._sound_stream.hold_back_latents)
         piece = self._run(self._decode_sound, latents.audio, made)
         self.sound.append(Sound(piece))
         return piece
 
-    def ask(self, num_latents: int | None = None) -> list[Piece]:
-        """Have the pictures of the next latents decoded; of all if no number is given."""
+    def ask(self, num_latents: int | None = None, latents_a_call: int = 1) -> list[Piece]:
+        """Have the pictures of the next latents decoded; of all if no number is given.
+
+        Args:
+            latents_a_call: at most; those of one call are one piece. More are a little faster, and all of them come when the last
+                one is decoded. A stream's first latent has a call of its own.
+        """
         num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
-        pieces = [self._run(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
+        pieces = []
+        while num:
+            together = min(num, latents_a_call) if self._was_asked else 1
+            first, *more = (self._held.popleft() for _ in range(together))
+            pieces.append(self._run(self._decode_pictures, *first, *more))
+            num, self._was_asked = num - together, True
         self.pictures.extend(pieces)
         return pieces
+
+    def finish(self, latents: Latents) -> tuple[Piece, list[Piece]]:
+        """Hand over a stream's last block, and have all pictures decoded that nobody has asked for, a block's at most.
+
+        Where there is a second decoder on the device that makes the latents, it does half of them: so make no others meanwhile.
+        They come in one piece then, and the sound is decoded behind this device's half, which is done before the other's.
+
+        Returns:
+            The sound, and the pictures.
+        """
+        if not self._picture_stream.can_finish or len(self._held) + latents.video.shape[2] < 2:
+            return self.submit(latents), self.ask()
+        made = self._hold(latents)
+        begun = self._run(self._begin_last, [self._held.popleft() for _ in range(len(self._held))])
+        sound, piece = self._hear(latents, made), self._run(self._end_last, begun)
+        self.pictures.append(piece)
+        return sound, [piece]
 
     def cut(self, num_latents: int, audio_per_video: int) -> None:
         """Forget the newest of those held, at most :meth:`num_cuttable`, and their sound, which may have been taken already."""
@@ -155,15 +189,16 @@ class Decoders:
             stream.wait_event(made)
             return latents.to(self._device, non_blocking=self._on_gpu)
 
-    def _on_host(self, values: Tensor) -> np.ndarray:
-        """A copy in the host's memory, complete; only this thread waits for it."""
+    def _on_host(self, *parts: Tensor) -> np.ndarray:
+        """A copy in the host's memory, complete, of what follows each other in dim 0; only this thread waits for it."""
         if not self._on_gpu:
-            return values.numpy()
-        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        pinned.copy_(values, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self._device))
-        done.synchronize()
+            return torch.cat(parts).numpy()
+        lengths = [len(part) for part in parts]
+        pinned = torch.empty((sum(lengths), *parts[0].shape[1:]), dtype=parts[0].dtype, pin_memory=True)
+        for place, part in zip(pinned.split(lengths), parts, strict=True):
+            place.copy_(part, non_blocking=True)
+        for part in parts:
+            torch.cuda.current_stream(part.device).record_event().synchronize()
         return pinned.numpy()
 
     @torch.inference_mode()
@@ -179,12 +214,38 @@ class Decoders:
             self._sound_stream.cut(num_latents)
 
     @torch.inference_mode()
-    def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
+    def _decode_pictures(
+        self, latent: Tensor, made: torch.cuda.Event | None, *more: tuple[Tensor, torch.cuda.Event | None]
+    ) -> np.ndarray:
         waits, start_s = made is not None and not made.query(), time.monotonic()
         with torch.cuda.stream(self._stream):
-            planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
-        if not waits:
+            latents = self._here(latent, made)
+            if more:
+                latents = torch.cat([latents, *(self._here(*one) for one in more)], dim=2)
+            planes = self._on_host(self._picture_stream.decode(latents)[0])
+        if not waits and not more:
             self.pictures_s = time.monotonic() - start_s
+        return self._led_in(planes)
+
+    @torch.inference_mode()
+    def _begin_last(self, held: Sequence[tuple[Tensor, torch.cuda.Event | None]]) -> tuple[Tensor, Tensor]:
+        """Planes of each half, on its device; nothing here waits for them."""
+        half = -(-len(held) // 2)
+        with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
+            first = torch.cat([self._here(*one) for one in held[:half]], dim=2)
+            with torch.cuda.stream(self._outgoing):
+                for _, made in held[half:]:
+                    if made is not None and self._outgoing is not None:
+                        self._outgoing.wait_event(made)
+                rest = torch.cat([latent for latent, _ in held[half:]], dim=2)
+            return self._picture_stream.finish(first, rest)
+
+    @torch.inference_mode()
+    def _end_last(self, begun: Future[tuple[Tensor, Tensor]]) -> np.ndarray:
+        with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
+            return self._led_in(self._on_host(*(part[0] for part in begun.result())))
+
+    def _led_in(self, planes: np.ndarray) -> np.ndarray:
         begins, self._begins = self._begins, False
         if begins:  # the first latent has fewer pictures than time: hold the first one
             planes = np.concatenate([planes[:1].repeat(self._lead_in_frames, 0), planes])

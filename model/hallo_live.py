@@ -14,11 +14,12 @@ begins early enough to be abandoned just before its end and made once more. Pass
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,8 @@ MAX_KEPT_PROMPTS = 32
 @dataclass(frozen=True)
 class Parts:
     """The published networks, loaded: the transformer on one device, the decoders on theirs, text on either. ``second`` is the
-    transformer's :meth:`~DualStreamTransformer.video_replica` on the decoders' device, which shares passes with it."""
+    transformer's :meth:`~DualStreamTransformer.video_replica` on the decoders' device, which shares passes with it;
+    ``second_video`` a video decoder on the transformer's, for :meth:`model.decoding.Decoders.finish`."""
 
     config: HalloLiveConfig
     dit: DualStreamTransformer
@@ -78,6 +80,7 @@ class Parts:
     video: WanDecoder
     audio: AudioStreamDecoder
     second: DualStreamTransformer | None = None
+    second_video: WanDecoder | None = None
 
 
 class Reader:
@@ -123,7 +126,7 @@ class Seat:
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
         self.graphs = Graphs() if on_gpu else None
         self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=self.graphs, second=parts.second)
-        self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY)
+        self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY, second=parts.second_video)
         self.sound = SoundStream(parts.audio, records=decoders_on_gpu, priority=PRIORITY)
         self.lead_s = float(g.block_duration_s)
         """From a block's beginning until its sound is there: what was seen of late, long ones remembered for longer."""
@@ -195,7 +198,7 @@ class HalloLive:
         seat = self.take_seat()
         rollout, decoders = seat.rollout, seat.decoders(self.parts, g)
 
-        def make(*, split: bool = False) -> None:
+        def make(*, split: bool = False, finish: bool = False) -> None:
             if not rollout.remembers:
                 rollout.remember(split=split)
             video = draw((1, config.dit.video.latent_channels, block, g.latent_height, g.latent_width))
@@ -203,13 +206,15 @@ class HalloLive:
             rollout.begin(video, audio)
             latents = rollout.denoise(draw, leave=True, split=split)
             assert latents is not None
-            decoders.submit(latents).result()
+            (decoders.finish(latents)[0] if finish else decoders.submit(latents)).result()
 
         num_blocks = config.rollout.window_latents // block + 1
         for _ in range(max(num_blocks, 2 + config.audio_stream.left_latents // g.block_audio_latents)):
             make()
             for piece in decoders.ask():
                 piece.result()
+        if self.parts.second_video is not None:
+            make(finish=True)
         if rollout.can_split:
             rollout.reset()
             for _ in range(num_blocks):
@@ -502,7 +507,13 @@ def _cut(held: list[np.ndarray], length: int) -> np.ndarray:
 
 
 def load(
-    model_dir: Path, config_path: Path, devices: Sequence[str], report: Report, *, dtype: torch.dtype | None = None
+    model_dir: Path,
+    config_path: Path,
+    devices: Sequence[str],
+    report: Report,
+    *,
+    dtype: torch.dtype | None = None,
+    finishes: bool = False,
 ) -> HalloLive:
     """Load the published files.
 
@@ -513,6 +524,7 @@ def load(
             where passes are split.
         report: hears what is being loaded.
         dtype: of all weights; bfloat16 on GPUs and float32 on CPUs if None.
+        finishes: see :func:`serving`. At full size it costs that device 3 GB, and the features of half a block.
 
     Raises:
         model.errors.CheckpointError: a file is missing, damaged or not what it should be.
@@ -550,22 +562,26 @@ def load(
         ),
         dtype,
         report,
+        finishes=finishes,
     )
 
 
-def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = True) -> HalloLive:
+def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = True, finishes: bool = False) -> HalloLive:
     """A model of loaded parts, their weights arranged for their devices and its shapes warm.
 
     Args:
         parts: the video decoder's weights in float32 still, or as they are.
         dtype: of the video decoder's.
         warm: compile and record now what else the first stream has to wait for.
+        finishes: give the transformer's device a video decoder too, which helps with a clip's last block.
     """
     if parts.video.latent_mean.is_cuda:
         torch.backends.cudnn.benchmark = True  # shapes are few and fixed
         fold_upsampling(parts.video)
         channels_last(parts.video.to(dtype))
     parts.video.to(dtype)
+    if finishes:
+        parts = replace(parts, second_video=copy.deepcopy(parts.video).to(parts.dit.video_ends.head.weight.device))
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
         for dit in (parts.dit, *([] if parts.second is None else [parts.second])):

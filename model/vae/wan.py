@@ -28,6 +28,9 @@ from model.kernels import eager
 from model.vae.causal import CausalConv3d, Memory
 from model.vae.pictures import cover, frames_from_rgb
 
+OnLayer = Callable[[int], object]
+"""Hears the number of a causal layer, counted in the order in which a forward meets them."""
+
 PATCH_PX = 2
 """Pixels each way that the first layer takes as channels."""
 RGB = 3
@@ -62,13 +65,20 @@ class _Recorder(Memory):
     Args:
         cache: what the chunk before left; None at the beginning of a stream.
         into: where to put what this chunk leaves, which may be ``cache``; new tensors if None.
+        before, after: told of each layer, before its tensor in ``cache`` is read, and once what it leaves is written.
     """
 
-    def __init__(self, cache: FeatureCache | None, into: FeatureCache | None = None) -> None:
+    def __init__(
+        self,
+        cache: FeatureCache | None,
+        into: FeatureCache | None = None,
+        before: OnLayer | None = None,
+        after: OnLayer | None = None,
+    ) -> None:
         super().__init__(None if cache is None else cache.tensors)
         self.begins = cache is None
         """Whether the stream's first chunk is being computed; its first frame takes other ways than all later ones."""
-        self._into = into
+        self._into, self._before, self._after = into, before, after
 
     def extend(self, x: Tensor, length: int, dim: int) -> Tensor:
         assert dim == 2
@@ -86,6 +96,8 @@ class _Recorder(Memory):
         if self.begins:
             past.zero_()
         else:
+            if self._before is not None:
+                self._before(len(self.present))
             past.copy_(self.recall(x, past.shape))
         write(window[:, :, length:])
         latest = window[:, :, x.shape[2] :]
@@ -93,6 +105,8 @@ class _Recorder(Memory):
             self.remember(latest.clone(memory_format=layout))
         else:
             self.remember(self._into.tensors[len(self.present)].copy_(latest))
+        if self._after is not None:
+            self._after(len(self.present) - 1)
         return window
 
     @property
@@ -435,13 +449,22 @@ class WanDecoder(_Normalised):
             x = stage(x, memory)
         return self.norm.activated(x, self.head, memory) + _bias(self.head.conv).view(-1, 1, 1, 1)
 
-    def planes(self, latents: Tensor, cache: FeatureCache, *, begins: bool) -> Tensor:
+    def planes(
+        self,
+        latents: Tensor,
+        cache: FeatureCache,
+        *,
+        begins: bool,
+        before: OnLayer | None = None,
+        after: OnLayer | None = None,
+    ) -> Tensor:
         """I420 planes of the next latents, see :func:`model.kernels.eager.i420_from_frames`; ``cache`` is overwritten in place.
 
         Args:
             begins: these are the first latents of a stream; what ``cache`` holds does not count.
+            before, after: told of each causal layer, before its tensor in ``cache`` is read, and once it is overwritten.
         """
-        x = self._patches(latents, _Recorder(None if begins else cache, cache))
+        x = self._patches(latents, _Recorder(None if begins else cache, cache, before, after))
         return kernels.on(x).i420_from_patches(x)
 
     def decode(self, latents: Tensor, cache: FeatureCache | None = None) -> tuple[Tensor, FeatureCache]:

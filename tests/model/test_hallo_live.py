@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,6 +94,53 @@ def test_the_first_chunk_leaves_as_soon_as_it_is_decoded(stream: HalloLiveStream
     stream._decoders.sound[0].piece.result()
     stream._decoders.ask(1)[0].result()
     assert stream.step() is not None
+
+
+def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
+    helped = HalloLive(replace(model.parts, second_video=copy.deepcopy(model.parts.video)))
+    block, ratio = model.geometry.block_video_latents, model.geometry.audio_latents_per_video_latent
+    video = torch.randn(1, TINY.dit.video.latent_channels, 2 * block, model.geometry.latent_height, model.geometry.latent_width)
+    sound = torch.randn(1, 2 * block * ratio, TINY.dit.audio.latent_channels)
+    blocks = [Latents(*one) for one in zip(video.split(block, dim=2), sound.split(block * ratio, dim=1), strict=True)]
+
+    def decode(one: HalloLive, blocks: list[Latents]) -> tuple[np.ndarray, np.ndarray]:
+        decoders = one.take_seat().decoders(one.parts, one.geometry)
+        for latents in blocks[:-1]:
+            decoders.submit(latents)
+            decoders.ask()
+        decoders.finish(blocks[-1])
+        pictures = np.concatenate([piece.result() for piece in decoders.pictures])
+        samples = np.concatenate([sound.piece.result() for sound in decoders.sound])
+        decoders.close()
+        return pictures, samples
+
+    for number in (1, 2):
+        (pictures, samples), (wanted, wanted_samples) = (decode(each, blocks[:number]) for each in (helped, model))
+        assert len(pictures) == number * model.info.block_frames * block
+        assert np.abs(pictures.astype(int) - wanted).max() <= 1
+        assert np.array_equal(samples, wanted_samples)
+
+
+@pytest.mark.parametrize("latents_a_call", [2, 3, 6])
+def test_several_latents_a_call_give_the_same_pictures(model: HalloLive, latents_a_call: int) -> None:
+    """In fewer pieces, the stream's first latent in its own."""
+    block, ratio = model.geometry.block_video_latents, model.geometry.audio_latents_per_video_latent
+    video = torch.randn(1, TINY.dit.video.latent_channels, 4 * block, model.geometry.latent_height, model.geometry.latent_width)
+    sound = torch.zeros(1, 4 * block * ratio, TINY.dit.audio.latent_channels)
+
+    def decode(latents_a_call: int) -> list[np.ndarray]:
+        decoders = model.take_seat().decoders(model.parts, model.geometry)
+        decoders.submit(Latents(video, sound))
+        pieces = [piece.result() for piece in decoders.ask(latents_a_call=latents_a_call)]
+        decoders.close()
+        return pieces
+
+    pieces = decode(latents_a_call)
+    lengths = [1, *[latents_a_call] * ((4 * block - 1) // latents_a_call)]
+    if sum(lengths) < 4 * block:
+        lengths.append(4 * block - sum(lengths))
+    assert [len(piece) // model.info.block_frames for piece in pieces] == lengths
+    assert np.abs(np.concatenate(pieces).astype(int) - np.concatenate(decode(1))).max() <= 1
 
 
 def test_a_reply_has_its_marks_in_order_and_one_end(stream: HalloLiveStream) -> None:

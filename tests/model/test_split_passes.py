@@ -179,7 +179,7 @@ def test_a_replay_reads_both_caches_as_they_are() -> None:
         rollout.begin(*noise(BLOCK, seed=3))
         block = rollout.denoise(torch.zeros, leave=True, split=True)
         assert block is not None
-        rollout._clean = rollout._latest = None
+        rollout._clean, rollout._latest = None, []
         rollout._finished_audio = rollout._finished_audio[:, : -BLOCK * RATIO]
         return block.video.clone()
 
