@@ -24,8 +24,8 @@ from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 from avatar_rtc.pace import Pace
 from avatar_rtc.resources import server_config
+from benchmarks.figures import percentile
 from benchmarks.script import Script
-from benchmarks.skew import percentile
 from model.chunk import StreamInfo, StreamSettings
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from avatar_rtc.bot import FREEZE_S, Call
 from avatar_rtc.recording import Recorder
-from benchmarks.skew import percentile
+from benchmarks.figures import percentile
 from benchmarks.speech import SENTENCES
 from tests.support.browser import run_server
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from benchmarks.skew import percentile
+from benchmarks.figures import percentile
 from tests.support.browser import call, eventually, open_browser, run_server, say, stats
 
 BAR_MS = 1000

@@ -43,7 +43,7 @@ from avatar_rtc import resources
 from avatar_rtc.media.demand import Demand
 from avatar_rtc.pace import Pace
 from benchmarks.clip import StageTimes, split_network
-from benchmarks.skew import percentile
+from benchmarks.figures import percentile
 from model import hallo_live
 from model.chunk import StreamSettings
 from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig

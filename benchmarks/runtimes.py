@@ -19,10 +19,10 @@ from avatar_rtc.config import load_config
 from avatar_rtc.engine_worker import OnProgress
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ
 from benchmarks.calls import video_encoder
+from benchmarks.figures import percentile
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.rtf import BASELINE, SHIPPED
 from benchmarks.script import Script
-from benchmarks.skew import percentile
 from model import runtime as runtimes
 from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamSettings

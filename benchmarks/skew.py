@@ -18,6 +18,7 @@ from typing import Any
 from playwright.sync_api import Page
 
 from avatar_rtc import fake
+from benchmarks.figures import percentile
 from tests.support.browser import call, open_browser, run_server
 
 BAR_MS = 80
@@ -74,12 +75,6 @@ def pair(flashes: list[float], beeps: list[float]) -> list[tuple[float, float]]:
         if nearest is not None and abs(nearest - flash) < PAIR_WITHIN_MS:
             pairs.append((flash, nearest - flash))
     return pairs
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that ``share`` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
 
 
 def measure(page: Page, settle_s: float, duration_s: float) -> dict[str, Any]:

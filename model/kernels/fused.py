@@ -6,7 +6,7 @@ convolutions for bfloat16 want them; what comes in another layout is brought int
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,12 @@ from model.kernels import eager
 CUDNN_MIN_QUERIES, CUDNN_MIN_KEYS = 1024, 256
 """From here on cuDNN's attention beats FlashAttention 2: on an H200 at 2976 queries by 1.8, while 150 queries of 14,880 keys,
 which FlashAttention splits over the keys, take it 0.15 ms and cuDNN 0.21 ms."""
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *inputs: Any, **options: Any) -> None:
+    """On the device of the first input: Triton asks only which one is current."""
+    with torch.cuda.device_of(inputs[0]):
+        kernel[grid](*inputs, **options)
 
 
 # Transformer
@@ -46,7 +52,9 @@ def norm_modulate(x_BTD: Tensor, shift_BL1D: Tensor, scale_BL1D: Tensor, eps: fl
     assert shift_BL1D.stride() == scale_BL1D.stride()
     assert shift_BL1D.stride(3) == 1
     out = torch.empty_like(x)
-    _norm_modulate[(batch * tokens,)](
+    _launch(
+        _norm_modulate,
+        (batch * tokens,),
         x,
         shift_BL1D,
         scale_BL1D,
@@ -85,7 +93,9 @@ def add_gated(x_BTD: Tensor, y_BTD: Tensor, gate_BL1D: Tensor) -> Tensor:
     assert gate_BL1D.stride(3) == 1
     out = torch.empty_like(x)
     group = tokens // gate_BL1D.shape[1]
-    _add_gated[(batch * tokens,)](
+    _launch(
+        _add_gated,
+        (batch * tokens,),
         x,
         y,
         gate_BL1D,
@@ -164,7 +174,9 @@ def heads(
     weight, eps = (y_BTD, 0.0) if norm is None else norm
     cos, sin = (y_BTD, y_BTD) if table is None else table
     assert table is None or (cos.stride(-2), cos.stride(-1), cos.shape[-2]) == (channels, 1, tokens)
-    _heads[(batch * tokens,)](
+    _launch(
+        _heads,
+        (batch * tokens,),
         y_BTD,
         weight,
         cos,
@@ -231,8 +243,17 @@ def quantise(x_ND: Tensor, *, gelu: bool = False) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
     out, scale = torch.empty_like(x, dtype=torch.float8_e4m3fn), torch.empty(rows, 1, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(width)
-    _quantise[(rows,)](
-        x, out, scale, WIDTH=width, BLOCK=block, GELU=gelu, LARGEST=eager.FLOAT8_MAX, num_warps=8 if block <= 8192 else 16
+    _launch(
+        _quantise,
+        (rows,),
+        x,
+        out,
+        scale,
+        WIDTH=width,
+        BLOCK=block,
+        GELU=gelu,
+        LARGEST=eager.FLOAT8_MAX,
+        num_warps=8 if block <= 8192 else 16,
     )
     return out, scale
 
@@ -280,7 +301,9 @@ def move_rotated(x_BHTK: Tensor, start: int, stop: int, length: int, table: tupl
     batch, num_heads, _, channels = x_BHTK.shape
     assert x_BHTK.stride(3) == 1
     cos, sin = (x_BHTK, x_BHTK) if table is None else table
-    _move_rotated[(stop - start, batch)](
+    _launch(
+        _move_rotated,
+        (stop - start, batch),
         x_BHTK,
         cos,
         sin,
@@ -342,7 +365,9 @@ def norm_silu(x_BCTHW: Tensor, bias: Tensor | None, gain: Tensor, out: Tensor) -
     num_positions = x.numel() // channels
     cols = triton.next_power_of_2(channels)
     rows = max(1, 4096 // cols)
-    _norm_silu[(triton.cdiv(num_positions, rows),)](
+    _launch(
+        _norm_silu,
+        (triton.cdiv(num_positions, rows),),
         x,
         gain if bias is None else bias,
         gain,
@@ -377,8 +402,17 @@ def add_residual(x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
     num_positions = into.numel() // channels
     cols = triton.next_power_of_2(channels)
     rows = max(1, 4096 // cols)
-    _add_residual[(triton.cdiv(num_positions, rows),)](
-        into, bias, other, num_positions, CHANNELS=channels, COLS=cols, ROWS=rows, num_warps=4
+    _launch(
+        _add_residual,
+        (triton.cdiv(num_positions, rows),),
+        into,
+        bias,
+        other,
+        num_positions,
+        CHANNELS=channels,
+        COLS=cols,
+        ROWS=rows,
+        num_warps=4,
     )
     return into.permute(0, 4, 1, 2, 3)
 
@@ -426,7 +460,9 @@ def grow(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int,
     out = phases.new_empty(batch, num_frames, 2 * height, 2 * width, out_channels)
     cols = triton.next_power_of_2(out_channels)
     rows = max(1, 4096 // cols)
-    _grow[(triton.cdiv(height * width, rows), batch * num_frames, 4)](
+    _launch(
+        _grow,
+        (triton.cdiv(height * width, rows), batch * num_frames, 4),
         phases,
         bias,
         x,
@@ -496,7 +532,9 @@ def i420_from_patches(x_BCThw: Tensor) -> Tensor:
     batch, num_frames, height, width, _ = x.shape
     out = torch.empty(batch, num_frames, 3 * height, 2 * width, dtype=torch.uint8, device=x.device)
     num_positions, block = batch * num_frames * height * width, 256
-    _i420[(triton.cdiv(num_positions, block),)](
+    _launch(
+        _i420,
+        (triton.cdiv(num_positions, block),),
         x,
         out,
         num_positions,

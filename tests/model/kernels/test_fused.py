@@ -57,6 +57,18 @@ def test_norms_and_gates(fused: ModuleType, batch: int, latents: int, width: int
     close(fused.add_gated(x, y, six[2]), eager.add_gated(x, y, six[2]), eager.add_gated(x.float(), y.float(), full[2]))
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_kernel_runs_where_its_values_are(fused: ModuleType) -> None:
+    """Not on the current device."""
+    x, gate = normal(1, 12, 96).to("cuda:1"), normal(1, 1, 1, 96, seed=1).to("cuda:1")
+    found = torch.zeros_like(x)
+    torch.cuda.synchronize(1)
+    torch.cuda._sleep(200_000_000)  # the current device is busy, and nobody waits for it
+    found.copy_(fused.add_gated(x, x, gate))
+    torch.cuda.synchronize(1)
+    close(found, eager.add_gated(x, x, gate), eager.add_gated(x.float(), x.float(), gate.float()))
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("num_heads", [2, 3])
 @pytest.mark.parametrize("normed", [True, False])
