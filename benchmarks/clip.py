@@ -55,7 +55,7 @@ class StageTimes:
     first latent, of another alone, of each of a block's in one call; a last block by two devices, its sound included."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
-    split_passes: tuple[float, ...] = (41, 45, 49, 53, 60)
+    split_passes: tuple[float, ...] = (36, 40, 44, 46, 52)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57

@@ -53,8 +53,9 @@ from tests.support.timed_devices import Clock, Devices, open_timed
 
 SETTINGS = StreamSettings("A woman in a bright office.", "a clear voice", seed=1)
 LINE = "This is line number {} of many, and it is long enough to be interrupted."
-LISTENS_S, SPEAKS_S = (1.0, 2.5), (0.2, 1.6)
-"""Between the least and the most: how long the face has listened when a line comes, and spoken when it is interrupted."""
+LISTENS_S, SPEAKS_S = (0.5, 1.5), (0.2, 1.2)
+"""Between the least and the most, which are more than a block apart: how long the face has listened when a line comes, and spoken
+when it is interrupted."""
 
 
 class Time(Protocol):
