@@ -52,14 +52,13 @@ from tests.support.published_files import write_config
 @dataclass(frozen=True)
 class StageTimes:
     """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
-    first latent, of another alone, of each of a block's in one call; a last block by two devices, its sound included."""
+    first latent and of another; a last block by two devices. Sound passes beside pictures."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
     split_passes: tuple[float, ...] = (36, 40, 44, 46, 52)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
-    latent_of_many: float = 54
     last_block: float = 180
 
 
@@ -91,13 +90,11 @@ class Plan:
         first: so many passes from the beginning on are shared by both devices. Blocks that are finished meanwhile go to the
             decoders after the last of them.
         last: so many before the end are shared too. Both together are no more than there are.
-        latents_a_call: see :meth:`model.decoding.Decoders.ask`.
         finishes: the last block's pictures are decoded by both devices, see :meth:`model.decoding.Decoders.finish`.
     """
 
     first: int = 0
     last: int = 0
-    latents_a_call: int = 1
     finishes: bool = False
 
     def shares(self, number: int, num_passes: int) -> bool:
@@ -120,18 +117,17 @@ def predict(times: StageTimes, plan: Plan, num_devices: int = 2, shape: Shape = 
         if finishes:
             held += _decoding(times, plan, shape, block)
         if held and plan.hands_over(i):
-            first = first or made + times.sound + times.first_latent
+            first = first or made + max(times.sound, times.first_latent)
             decoded, held = max(made, decoded) + held, 0.0
     found = {"clip_ms": decoded, "first_pictures_ms": first, "latents_ms": made}
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float:
-    """Of a block's sound and pictures, from the decoders' device having them to the host's memory."""
+    """Of a block's pictures, from the decoders' device having them to the host's memory."""
     if plan.finishes and number == shape.num_blocks - 1:
         return times.last_block
-    latent = times.latent if plan.latents_a_call == 1 else times.latent_of_many
-    return times.sound + (latent if number else times.first_latent) + (shape.block - 1) * latent
+    return (times.latent if number else times.first_latent) + (shape.block - 1) * times.latent
 
 
 def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> Plan:
@@ -146,13 +142,11 @@ def ladder(times: StageTimes, shape: Shape = CLIP) -> dict[str, Plan]:
     """To the fastest clip on two devices step by step, each with those before it."""
     first = Plan(first=shape.num_denoise)
     finishing = replace(first, finishes=True)
-    together = replace(finishing, latents_a_call=shape.block)
     return {
         "no pass shared": Plan(),
         "first block's passes shared": first,
         "last block decoded by both": finishing,
-        "a block's latents in one call": together,
-        "passes shared by plan": planned(times, together, shape),
+        "passes shared by plan": planned(times, finishing, shape),
     }
 
 
@@ -198,7 +192,7 @@ def run(
             if plan.finishes and len(pieces) == num_blocks - 1:
                 sound, asked = decoders.finish(latents)
             else:
-                sound, asked = decoders.submit(latents), decoders.ask(latents_a_call=plan.latents_a_call)
+                sound, asked = decoders.submit(latents), decoders.ask()
             pieces.append((watch(sound), [watch(piece) for piece in asked]))
         held.clear()
 

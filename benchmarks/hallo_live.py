@@ -135,8 +135,8 @@ class Bench:
         return rows
 
     def stages(self) -> dict[str, Any]:
-        """Text, and what the decoders do in a stream: a video latent, a block's in one call or by both devices, a block's sound
-        once the window is full, pictures to the host."""
+        """Text, and what the decoders do in a stream: a video latent, a last block's by both devices, a block's sound once the
+        window is full, pictures to the host."""
         parts, device = self.model.parts, self.decode_device
         block = self.config.geometry.block_video_latents
         video, audio = (x.to(device) for x in self.noise(2 * block))
@@ -156,7 +156,6 @@ class Bench:
             "known_text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
             "first_video_latent_ms": spread(self.time(first_latent)),
             "video_latent_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2:3]))),
-            "video_block_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 1 : 1 + block]))),
             "audio_block_ms": spread(self.time(lambda: seat.sound.decode(audio))),
             "i420_to_host_ms": spread(self.time(lambda: i420_from_frames(frames).cpu())),
         }
@@ -167,11 +166,11 @@ class Bench:
         return row
 
     def decode(self, seat: hallo_live.Seat, *, finishes: bool) -> None:
-        """A stream's first block, in as few calls as may be; and a last one by both devices."""
+        """A stream's first block; and a last one by both devices."""
         block = self.config.geometry.block_video_latents
         seat.begin()
         decoders = seat.decoders(self.model.parts, self.model.geometry)
-        pieces = [decoders.submit(Latents(*self.noise(block))), *decoders.ask(latents_a_call=block)]
+        pieces = [decoders.submit(Latents(*self.noise(block))), *decoders.ask()]
         if finishes:
             sound, pictures = decoders.finish(Latents(*self.noise(block)))
             pieces += [sound, *pictures]
@@ -211,7 +210,6 @@ class Bench:
             sound=stages["audio_block_ms"],
             first_latent=stages["first_video_latent_ms"],
             latent=stages["video_latent_ms"],
-            latent_of_many=stages["video_block_ms"] / self.config.geometry.block_video_latents,
             last_block=stages["block_and_last_block_ms"] - stages["block_ms"],
         )
 

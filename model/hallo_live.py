@@ -226,9 +226,9 @@ class HalloLive:
                 decoders.cut(num_latents, ratio)
                 for _ in range(2):  # until the sound's window is full again
                     make()
-            seat.seal()
             if by_latents:
                 rollout.rehearse_cuts(block)
+            seat.seal()
         rollout.seal_split()
         decoders.close()
         self.free_seat(seat)

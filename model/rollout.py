@@ -330,20 +330,23 @@ class Rollout:
             self._clean = self._latest[-1]
 
     def rehearse_cuts(self, num_video: int) -> None:
-        """Run each pass that may follow a cut of a block of so many latents once, so that its kernels are there; then forget.
+        """Run each pass that may follow a cut of blocks of so many latents once, so that its kernels are there; then forget.
 
-        Those of a full window are split too where that is possible, so that they are recorded.
+        Those of a full window are recorded, shared by both devices too where that is possible. Nothing is recorded after them.
         """
         dit, batch = self.dit.config, self._no_audio.shape[0]
         lengths = range(num_video, self.config.window_latents - num_video + 1, num_video)
-        for before in lengths:
+        full = lengths[-2:]  # as many are left if one block is cut, or two
+        for before in (*full, *lengths[:-2]):
+            if before not in full and self._graphs is not None:
+                self._graphs.seal()
             for kept in range(1, num_video):
                 for side in self._sides:
                     side.context.clear()
                     side.context.commit(before - kept)
                 video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
                 audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
-                for split in (False, True) if before == lengths[-1] else (False,):
+                for split in (False, True) if before in full else (False,):
                     self._pass(video, audio, self.config.context_timestep, 0, split=split)
         self.reset()
 

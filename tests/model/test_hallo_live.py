@@ -121,28 +121,6 @@ def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
         assert np.array_equal(samples, wanted_samples)
 
 
-@pytest.mark.parametrize("latents_a_call", [2, 3, 6])
-def test_several_latents_a_call_give_the_same_pictures(model: HalloLive, latents_a_call: int) -> None:
-    """In fewer pieces, the stream's first latent in its own."""
-    block, ratio = model.geometry.block_video_latents, model.geometry.audio_latents_per_video_latent
-    video = torch.randn(1, TINY.dit.video.latent_channels, 4 * block, model.geometry.latent_height, model.geometry.latent_width)
-    sound = torch.zeros(1, 4 * block * ratio, TINY.dit.audio.latent_channels)
-
-    def decode(latents_a_call: int) -> list[np.ndarray]:
-        decoders = model.take_seat().decoders(model.parts, model.geometry)
-        decoders.submit(Latents(video, sound))
-        pieces = [piece.result() for piece in decoders.ask(latents_a_call=latents_a_call)]
-        decoders.close()
-        return pieces
-
-    pieces = decode(latents_a_call)
-    lengths = [1, *[latents_a_call] * ((4 * block - 1) // latents_a_call)]
-    if sum(lengths) < 4 * block:
-        lengths.append(4 * block - sum(lengths))
-    assert [len(piece) // model.info.block_frames for piece in pieces] == lengths
-    assert np.abs(np.concatenate(pieces).astype(int) - np.concatenate(decode(1))).max() <= 1
-
-
 def test_a_reply_has_its_marks_in_order_and_one_end(stream: HalloLiveStream) -> None:
     take(stream, 1)
     stream.push("a", "One two three. Four!")

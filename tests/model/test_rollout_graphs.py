@@ -176,7 +176,7 @@ def test_a_replay_reads_the_cache_as_it_is_now() -> None:
         rollout.begin(video, audio)
         block = rollout.denoise(lambda shape: torch.zeros(shape, device="cuda"), leave=True)
         assert block is not None
-        rollout._clean = rollout._latest = None
+        rollout._clean, rollout._latest = None, []
         rollout._finished_audio = rollout._finished_audio[:, : -BLOCK * SHAPE.audio_per_video]
         return block.video.clone()
 
