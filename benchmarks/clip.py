@@ -239,10 +239,10 @@ def _event(device: torch.device) -> Any:
     return event
 
 
-def split_network(network: Path) -> Path:
-    """A config like ``network`` by which two devices share passes, in a directory of its own."""
+def split_network(network: Path, *, splits: bool = True) -> Path:
+    """A config like ``network`` by which two devices share passes, or do not, in a directory of its own."""
     config = load_yaml(network, HalloLiveConfig)
-    rollout = config.rollout.model_copy(update={"split_passes": True})
+    rollout = config.rollout.model_copy(update={"split_passes": splits})
     path = Path(tempfile.mkdtemp()) / network.name
     write_config(path, config.model_copy(update={"rollout": rollout}))
     return path

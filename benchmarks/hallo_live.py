@@ -8,8 +8,8 @@
 Weights of the right size and random numbers cost as much as trained ones; what they make is noise. Times are medians, with the
 smallest and the largest, after a warm-up of every shape. A pass is one forward of the transformer; its context is the video
 latents in view, the block's own included. The clip runs from noise to I420 pictures and samples in host memory, text encoded
-before, decoding beside the transformer; its frames a second count everything, the first block included. On two devices that share
-passes (``--split``) it is made in several ways, each of which adds something to the one before.
+before, decoding beside the transformer; its frames a second count everything, the first block included. On two devices it is made
+in several ways, each of which adds something to the one before; with ``--no-split`` in the first of them.
 """
 
 from __future__ import annotations
@@ -416,7 +416,7 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="write seeded random weights there first, if there are none")
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
-    parser.add_argument("--split", action="store_true", help="both devices share passes, see above")
+    parser.add_argument("--split", action=argparse.BooleanOptionalAction, help="two devices share passes (if not said: yes)")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
     parser.add_argument("--seconds", type=float, default=60, help="of the sustained stream")
@@ -426,8 +426,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=CLIP_BLOCKS, help="of --precision")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
     options = parser.parse_args()
-    if options.split:
-        options.network = clip.split_network(options.network)
+    if options.split is not None:
+        options.network = clip.split_network(options.network, splits=options.split)
     config = load_yaml(options.network, HalloLiveConfig)
     result: dict[str, Any] = {"network": config.name, "devices": options.devices, "torch": torch.__version__}
     on_gpu = options.devices[0].startswith("cuda")
@@ -456,7 +456,7 @@ def main() -> None:
     with HostPeak() as host:
         start_s = time.perf_counter()
         # A second video decoder takes memory that only the clip needs.
-        finishes = options.split and "clip" in options.parts
+        finishes = len(options.devices) > 1 and options.split is not False and "clip" in options.parts
         report = partial(print, file=sys.stderr)
         model = hallo_live.load(options.weights, options.network, options.devices, report, finishes=finishes)
         note("load_s", round(time.perf_counter() - start_s, 1))

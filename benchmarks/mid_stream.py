@@ -152,9 +152,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, metavar="DIR", help="as 'avatar-rtc download inference' leaves it")
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
-    parser.add_argument("--split", action="store_true", help="both devices share passes while the decoders rest")
+    parser.add_argument("--split", action=argparse.BooleanOptionalAction, help="two devices share passes (if not said: yes)")
     parser.add_argument("--cuts", nargs="+", choices=("block", "latent"), default=["block", "latent"])
-    parser.add_argument("--low-water-ms", nargs="+", type=float, default=[600.0])
+    parser.add_argument("--low-water-ms", nargs="+", type=float, default=[350.0])
     parser.add_argument("--messages", type=int, default=100)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
     options = parser.parse_args()
@@ -182,8 +182,8 @@ def main() -> None:
                         if split:
                             print(f"split: {devices.num_split} of {devices.num_passes} passes", flush=True)
         return
-    if options.split:
-        options.network = split_network(options.network)
+    if options.split is not None:
+        options.network = split_network(options.network, splits=options.split)
     model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, flush=True))
     parts = model.parts
     for cut in options.cuts:

@@ -337,6 +337,7 @@ class RolloutConfig(Strict):
             together; ``block``: after the block that was made last.
         split_passes: whether two devices share a pass while the decoders, which have the second one, rest: a line is answered
             sooner. The second device holds the video tower's weights and a stream's video once more, 17 GB at the published size.
+            None: where there are two.
     """
 
     steps: tuple[int, ...] = (1000, 750, 500, 250)
@@ -346,7 +347,7 @@ class RolloutConfig(Strict):
     sink_latents: int = Field(default=0, ge=0)
     continuation: str = Field(default="roll", pattern="^(roll|restart)$")
     cut: str = Field(default="latent", pattern="^(latent|block)$")
-    split_passes: bool = False
+    split_passes: bool | None = None
 
     @field_validator("steps")
     @classmethod

@@ -520,8 +520,8 @@ def load(
     Args:
         model_dir: as ``avatar-rtc download inference --dir`` leaves it.
         config_path: see ``configs/model/hallo_live.yaml``.
-        devices: the transformer's first; the decoders and the text encoder use the last, and so does the transformer's replica
-            where passes are split.
+        devices: the transformer's first; the decoders and the text encoder use the last, and so does the part of the transformer
+            that shares its passes.
         report: hears what is being loaded.
         dtype: of all weights; bfloat16 on GPUs and float32 on CPUs if None.
         finishes: see :func:`serving`. At full size it costs that device 3 GB, and the features of half a block.
@@ -549,7 +549,8 @@ def load(
     umt5 = load_umt5(model_dir / TEXT_ENCODER, config.text, device=last, dtype=dtype)
     report("loading the transformer")
     dit = load_generator(model_dir / GENERATOR, config.dit, config.geometry.patch_cells, device=first, dtype=dtype)
-    second = dit.video_replica(last) if config.rollout.split_passes else None
+    splits = first != last if config.rollout.split_passes is None else config.rollout.split_passes
+    second = dit.video_replica(last) if splits else None
     return serving(
         Parts(
             config,
