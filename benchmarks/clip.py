@@ -113,7 +113,8 @@ def predict(times: StageTimes, plan: Plan, num_devices: int = 2, shape: Shape = 
         shared = plan.shares(i, len(shape.passes))
         if shared or num_devices == 1:  # what is decoded there goes first
             made = max(made, decoded)
-        made += (times.split_passes if shared else times.passes)[block]
+        passes = times.split_passes if shared else times.passes
+        made += passes[min(block, len(passes) - 1)]  # a window may be full before the clip ends
         if finishes:
             held += _decoding(times, plan, shape, block)
         if held and plan.hands_over(i):

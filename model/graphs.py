@@ -111,14 +111,19 @@ class Ahead:
 
     def __init__(self, device: torch.device, most: int = 2) -> None:
         self._device, self._most = device, most
-        self._launched: deque[torch.cuda.Event] = deque()
+        # With whether another piece was under way when it was launched.
+        self._launched: deque[tuple[torch.cuda.Event, bool]] = deque()
+        self._latest: torch.cuda.Event | None = None
+        self.piece_s: float | None = None
+        """What the latest piece took of those that began when another ended; None until there is one."""
 
     def mark(self) -> None:
         """A piece ends here, on the current CUDA stream."""
         if self._device.type == "cuda":
-            event = torch.cuda.Event()
+            behind = self.num_launched > 0
+            event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))
-            self._launched.append(event)
+            self._launched.append((event, behind))
 
     @property
     def full(self) -> bool:
@@ -128,11 +133,15 @@ class Ahead:
     @property
     def num_launched(self) -> int:
         """Pieces that are not done."""
-        while self._launched and self._launched[0].query():
-            self._launched.popleft()
+        while self._launched and self._launched[0][0].query():
+            event, behind = self._launched.popleft()
+            if behind and self._latest is not None:
+                self.piece_s = self._latest.elapsed_time(event) / 1000
+            self._latest = event
         return len(self._launched)
 
     def wait(self) -> None:
         """Until it is not."""
         while len(self._launched) >= self._most:
-            self._launched.popleft().synchronize()
+            self._launched[0][0].synchronize()
+            _ = self.num_launched

@@ -370,13 +370,14 @@ class HalloLiveStream:
         if self._dry_s is None or self._num_left <= 0:
             return 0.0
         assert self._seat is not None
-        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s - self._answer_s(1, 0.5) - SLACK_S
+        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s - self._answer_s(2, 0.5) - SLACK_S
 
     def _answer_s(self, num_passes: int, clean_share: float) -> float:
-        """How long until the first pictures of a block that begins after so many passes and this share of a clean one."""
+        """How long until the first pictures of a block that begins after so many passes, the first of which is half done on
+        average, and this share of a clean one."""
         assert self._seat is not None
-        pass_s = self._seat.lead_s / len(self._model.parts.config.rollout.steps)
-        return (num_passes + clean_share) * pass_s + self._seat.lead_s + self._decoders.pictures_s
+        pass_s = self._ahead.piece_s or self._seat.lead_s / len(self._model.parts.config.rollout.steps)
+        return (max(0.0, num_passes - 0.5) + clean_share) * pass_s + self._seat.lead_s + self._decoders.pictures_s
 
     def _begin_block(self) -> None:
         config, g = self._model.parts.config, self._model.geometry

@@ -109,6 +109,8 @@ class _TimedAhead(Ahead):
         self._until_s: list[float] = []
 
     def mark(self) -> None:
+        if self.num_launched:
+            self.piece_s = self._devices.passes_until_s - self._until_s[-1]
         self._until_s.append(self._devices.passes_until_s)
 
     @property
