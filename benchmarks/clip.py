@@ -52,7 +52,7 @@ from tests.support.published_files import write_config
 @dataclass(frozen=True)
 class StageTimes:
     """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
-    first latent and of another; a last block by two devices. Sound passes beside pictures."""
+    first latent and of another; a last block by two devices, its sound included."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
     split_passes: tuple[float, ...] = (36, 40, 44, 46, 52)
@@ -118,17 +118,17 @@ def predict(times: StageTimes, plan: Plan, num_devices: int = 2, shape: Shape = 
         if finishes:
             held += _decoding(times, plan, shape, block)
         if held and plan.hands_over(i):
-            first = first or made + max(times.sound, times.first_latent)
+            first = first or made + times.sound + times.first_latent
             decoded, held = max(made, decoded) + held, 0.0
     found = {"clip_ms": decoded, "first_pictures_ms": first, "latents_ms": made}
     return {name: round(value, 1) for name, value in found.items()}
 
 
 def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float:
-    """Of a block's pictures, from the decoders' device having them to the host's memory."""
+    """Of a block's sound and pictures, from the decoders' device having them to the host's memory."""
     if plan.finishes and number == shape.num_blocks - 1:
         return times.last_block
-    return (times.latent if number else times.first_latent) + (shape.block - 1) * times.latent
+    return times.sound + (times.latent if number else times.first_latent) + (shape.block - 1) * times.latent
 
 
 def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> Plan:

@@ -1,4 +1,4 @@
-"""Latents of one stream to pictures and sound in the host's memory, each in a thread and on a CUDA stream of its own.
+"""Latents of one stream to pictures and sound in the host's memory, in a thread and on a CUDA stream of their own.
 
 Sound is decoded a block at once, as soon as the block is finished: the chunks before it wait for it, because its first latents
 are their sound's right context. Pictures are decoded when they are asked for. What nobody has asked for can still be taken back,
@@ -61,13 +61,9 @@ class Decoders:
         self._picture_stream, self._sound_stream = pictures, sound
         self._device, self._audio_dtype, self._lead_in_frames = device, audio_dtype, lead_in_frames
         self._on_gpu = device.type == "cuda"
-        # Sound is small kernels, which take little from the pictures beside them.
-        self._seeing, self._hearing = (ThreadPoolExecutor(1, name) for name in ("see", "hear"))
-        self._streams = {
-            thread: torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
-            for thread in (self._seeing, self._hearing)
-        }
+        self._stream = torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
+        self._thread = ThreadPoolExecutor(1, "decode")
         self._begins = True
         # Audio latents that have not sounded, and those that can be forgotten.
         self._num_unheard = self._num_forgettable = 0
@@ -104,36 +100,44 @@ class Decoders:
 
     def submit(self, latents: Latents) -> Piece:
         """Hand over a finished block. Its sound, which is decoded at once; its pictures are held."""
+        return self._hear(latents, self._hold(latents))
+
+    def _hold(self, latents: Latents) -> torch.cuda.Event | None:
+        """Keep a block's latents; the event that tells that they are made."""
         made = torch.cuda.Event() if latents.video.is_cuda else None
         if made is not None:
             made.record(torch.cuda.current_stream(latents.video.device))
         self._held.extend((latent, made) for latent in latents.video.split(1, dim=2))
+        return made
+
+    def _hear(self, latents: Latents, made: torch.cuda.Event | None) -> Piece:
         self._num_forgettable = self._num_unheard + latents.audio.shape[1]
         self._num_unheard = min(self._num_forgettable, self._sound_stream.hold_back_latents)
-        piece = self._hear(self._decode_sound, latents.audio, made)
+        piece = self._run(self._decode_sound, latents.audio, made)
         self.sound.append(Sound(piece))
         return piece
 
     def ask(self, num_latents: int | None = None) -> list[Piece]:
         """Have the pictures of the next latents decoded; of all if no number is given."""
         num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
-        pieces = [self._see(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
+        pieces = [self._run(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
         self.pictures.extend(pieces)
         return pieces
 
     def finish(self, latents: Latents) -> tuple[Piece, list[Piece]]:
         """Hand over a stream's last block, and have all pictures decoded that nobody has asked for, a block's at most.
 
-        Where there is a second decoder on the device that makes the latents, it does half of them, all in one piece: so make no
-        others meanwhile.
+        Where there is a second decoder on the device that makes the latents, it does half of them: so make no others meanwhile.
+        They come in one piece then, and the sound is decoded behind this device's half, which is done before the other's.
 
         Returns:
             The sound, and the pictures.
         """
-        sound = self.submit(latents)
-        if not self._picture_stream.can_finish or len(self._held) < 2:
-            return sound, self.ask()
-        piece = self._see(self._decode_last, [self._held.popleft() for _ in range(len(self._held))])
+        if not self._picture_stream.can_finish or len(self._held) + latents.video.shape[2] < 2:
+            return self.submit(latents), self.ask()
+        made = self._hold(latents)
+        begun = self._run(self._begin_last, [self._held.popleft() for _ in range(len(self._held))])
+        sound, piece = self._hear(latents, made), self._run(self._end_last, begun)
         self.pictures.append(piece)
         return sound, [piece]
 
@@ -143,7 +147,7 @@ class Decoders:
             self._held.pop()
         self._num_forgettable -= num_latents * audio_per_video
         self._num_unheard = max(0, self._num_unheard - num_latents * audio_per_video)
-        self._hear(self._forget_sound, num_latents * audio_per_video)
+        self._run(self._forget_sound, num_latents * audio_per_video)
 
     def wait(self, timeout_s: float) -> None:
         """Until something that was asked for is decoded, but no longer than this."""
@@ -154,34 +158,25 @@ class Decoders:
             time.sleep(timeout_s)
 
     def close(self) -> None:
-        for thread in (self._seeing, self._hearing):
-            thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
         self._held.clear()
         self.pictures.clear()
         self.sound.clear()
 
-    def _see(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        return self._run(self._seeing, work, *inputs)
+    def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
+        return self._thread.submit(work, *inputs)
 
-    def _hear(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        return self._run(self._hearing, work, *inputs)
-
-    def _run(self, thread: ThreadPoolExecutor, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        def run() -> Any:
-            with torch.inference_mode(), torch.cuda.stream(self._streams[thread]):
-                return work(*inputs)
-
-        return thread.submit(run)
-
-    # In the threads
+    # In the thread
 
     def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
         """Latents on this device, once they are made."""
         if made is None:
             return latents.to(self._device)
         # On the other device's usual stream the copy would queue behind the passes that follow.
-        with torch.cuda.stream(None if latents.device == self._device else self._outgoing):
-            torch.cuda.current_stream(latents.device).wait_event(made)
+        stream = self._stream if latents.device == self._device else self._outgoing
+        assert stream is not None
+        with torch.cuda.stream(stream):
+            stream.wait_event(made)
             return latents.to(self._device, non_blocking=self._on_gpu)
 
     def _on_host(self, *parts: Tensor) -> np.ndarray:
@@ -196,32 +191,44 @@ class Decoders:
             torch.cuda.current_stream(part.device).record_event().synchronize()
         return pinned.numpy()
 
+    @torch.inference_mode()
     def _decode_sound(self, audio: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
-        latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
-        wave = self._sound_stream.decode(latents)
-        return self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
+        with torch.cuda.stream(self._stream):
+            latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
+            wave = self._sound_stream.decode(latents)
+            return self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
 
+    @torch.inference_mode()
     def _forget_sound(self, num_latents: int) -> None:
-        self._sound_stream.cut(num_latents)
+        with torch.cuda.stream(self._stream):
+            self._sound_stream.cut(num_latents)
 
+    @torch.inference_mode()
     def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
         waits, start_s = made is not None and not made.query(), time.monotonic()
-        planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
+        with torch.cuda.stream(self._stream):
+            planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
         if not waits:
             self.pictures_s = time.monotonic() - start_s
         return self._led_in(planes)
 
-    def _decode_last(self, held: Sequence[tuple[Tensor, torch.cuda.Event | None]]) -> np.ndarray:
+    @torch.inference_mode()
+    def _begin_last(self, held: Sequence[tuple[Tensor, torch.cuda.Event | None]]) -> tuple[Tensor, Tensor]:
+        """Planes of each half, on its device; nothing here waits for them."""
         half = -(-len(held) // 2)
-        # The second half stays where it was made.
-        with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._streams[self._seeing]):
+        with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
             first = torch.cat([self._here(*one) for one in held[:half]], dim=2)
             with torch.cuda.stream(self._outgoing):
                 for _, made in held[half:]:
                     if made is not None and self._outgoing is not None:
                         self._outgoing.wait_event(made)
                 rest = torch.cat([latent for latent, _ in held[half:]], dim=2)
-            return self._led_in(self._on_host(*(part[0] for part in self._picture_stream.finish(first, rest))))
+            return self._picture_stream.finish(first, rest)
+
+    @torch.inference_mode()
+    def _end_last(self, begun: Future[tuple[Tensor, Tensor]]) -> np.ndarray:
+        with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
+            return self._led_in(self._on_host(*(part[0] for part in begun.result())))
 
     def _led_in(self, planes: np.ndarray) -> np.ndarray:
         begins, self._begins = self._begins, False

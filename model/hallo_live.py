@@ -336,7 +336,8 @@ class HalloLiveStream:
         if self._ahead.full:
             self._decoders.wait(PATIENCE_S)
         elif not self._rollout.remembers:
-            self._rollout.remember(split=self._second_rests)
+            # After a cut the decoders' device has pictures to make that bridge the time, after a block there is no hurry.
+            self._rollout.remember(split=self._dry_s is None and self._second_rests)
             self._ahead.mark()
         elif self._in_work:
             self._denoise()
@@ -366,11 +367,11 @@ class HalloLiveStream:
     @property
     def _begin_s(self) -> float:
         """When the next block has to begin, unless the decoders are behind. Where the next chunk needs it, and where there is no
-        deadline, at once."""
+        deadline, at once. It may be abandoned while passes are launched, about half of its time; from then on it is cut."""
         if self._dry_s is None or self._num_left <= 0:
             return 0.0
         assert self._seat is not None
-        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s - self._answer_s(2, 0.5) - SLACK_S
+        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s / 2 - self._answer_s(2, 0.5) - SLACK_S
 
     def _answer_s(self, num_passes: int, clean_share: float) -> float:
         """How long until the first pictures of a block that begins after so many passes, the first of which is half done on

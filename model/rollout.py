@@ -332,7 +332,8 @@ class Rollout:
     def rehearse_cuts(self, num_video: int) -> None:
         """Run each pass that may follow a cut of blocks of so many latents once, so that its kernels are there; then forget.
 
-        Those of a full window are recorded, shared by both devices too where that is possible. Nothing is recorded after them.
+        Those of a full window are recorded, nothing is after them. None is shared with the second device, which then decodes what
+        bridges the time.
         """
         dit, batch = self.dit.config, self._no_audio.shape[0]
         lengths = range(num_video, self.config.window_latents - num_video + 1, num_video)
@@ -346,8 +347,7 @@ class Rollout:
                     side.context.commit(before - kept)
                 video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
                 audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
-                for split in (False, True) if before in full else (False,):
-                    self._pass(video, audio, self.config.context_timestep, 0, split=split)
+                self._pass(video, audio, self.config.context_timestep, 0)
         self.reset()
 
     def denoise(self, draw: Draw, *, leave: bool = False, split: bool = False) -> Latents | None:

@@ -128,19 +128,17 @@ class _TimedDecoders(Decoders):
     latent_samples: int
     num_unheard = 0
 
-    def _see(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        cost_ms = self.devices.times.first_latent if self._begins else self.devices.times.latent
-        if self._made_s <= self.devices.clock.now_s:
+    def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
+        times, made_s = self.devices.times, self._made_s
+        cost_ms = {
+            "_decode_sound": times.sound,
+            "_decode_pictures": times.first_latent if self._begins else times.latent,
+            "_forget_sound": 0.0,
+        }[work.__name__]
+        if work.__name__ == "_decode_pictures" and made_s <= self.devices.clock.now_s:
             self.pictures_s = cost_ms / 1000
-        return self._done(self.devices.decode(cost_ms, self._made_s), work(*inputs))
-
-    def _hear(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        cost_ms = self.devices.times.sound if work.__name__ == "_decode_sound" else 0.0
-        return self._done(max(self.devices.clock.now_s, self._made_s) + cost_ms / 1000, work(*inputs))
-
-    def _done(self, at_s: float, result: Any) -> Future[Any]:
-        piece = _Timed(self.devices.clock, at_s)
-        piece.set_result(result)
+        piece = _Timed(self.devices.clock, self.devices.decode(cost_ms, made_s))
+        piece.set_result(work(*inputs))
         return piece
 
     _made_s = 0.0
