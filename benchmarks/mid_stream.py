@@ -8,23 +8,20 @@ chunks in real time and asks for the next one when less than ``--low-water-ms`` 
 late, as a session does. The time goes from a message to when the first chunk is *shown* that was made with it. An underrun is a
 chunk that came late; the last picture was held for it.
 
-``block`` makes a message wait for the end of the block that was made last; ``latent`` takes back what is not needed to bridge
-the time until it can be seen. With ``--stand-in`` a model of test size computes, and a simulated clock counts the time that it
-takes on H100 devices, see :class:`benchmarks.clip.StageTimes`.
+``latent`` takes back what is not needed to bridge the time until the message can be seen, ``block`` only whole blocks. With
+``--stand-in`` a model of test size computes, and a simulated clock counts the time that it takes on H100 devices, see
+:class:`benchmarks.clip.StageTimes`.
 
-Predicted so, 100 messages, the next chunk asked for at 600 ms; milliseconds, and how long pictures were held in all, the 340 ms
-before a stream's first chunk included:
+Predicted so, 100 messages, the next chunk asked for at 350 ms; milliseconds, and late chunks, a stream's first one included:
 
-    two devices, block     mean 1242, p50 1293, p95 1597, held 1718
-    two devices, latent    mean  774, p50  785, p95  895, held 1574
-    one device, block      mean 1277, p50 1321, p95 1628, held 1208
-    one device, latent     mean 1057, p50 1064, p95 1213, held  911
-    two devices that share passes while the decoders rest, by an estimate of such passes:
-    latent, at 600 ms      mean  683, p50  689, p95  748, held  247
-    latent, at 500 ms      mean  617, p50  608, p95  743, held  314
+    two devices that share passes, latent    mean  542, p50  529, p95  710, 1 late
+    two devices that share passes, block     mean  851, p50  852, p95 1243, 1 late
+    two devices, latent                      mean  648, p50  649, p95  800, 1 late
+    two devices, block                       mean  938, p50  906, p95 1395, 1 late
+    one device, latent                       mean 1020, p50 1045, p95 1213, 77 late
+    one device, block                        mean 1254, p50 1229, p95 1808, 41 late
 
-A cut cannot be faster than a clean pass, four others, the text, a block's sound and a latent's pictures: 0.58 s with these times,
-and what is left of a latent on top. At 900 ms two devices answer 150 ms later and hold pictures for 390 ms.
+The clock does not know that decoding and a pass on one device slow each other by more than they take turns.
 """
 
 from __future__ import annotations
