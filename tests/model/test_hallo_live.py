@@ -252,14 +252,17 @@ class _Labelled:
         return self._submit(Latents(video, torch.zeros_like(latents.audio) + labels.repeat_interleave(5).view(1, -1, 1)))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     script=st.lists(st.sampled_from(["chunk", "chunk", "step", "step", "line", "cancel"]), min_size=20, max_size=60),
     due=st.booleans(),
+    cut=st.sampled_from(["latent", "block"]),
 )
-def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str], due: bool) -> None:
+def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str], due: bool, cut: str) -> None:
     """Whatever comes when: each chunk's sound belongs to its pictures, and each reply that nobody stops ends once."""
-    stream = model.open(SETTINGS)
+    config = model.parts.config
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"cut": cut})})
+    stream = HalloLive(replace(model.parts, config=config)).open(SETTINGS)
     _Labelled(stream)
     chunks: list[AVChunk] = []
     open_replies: list[str] = []
