@@ -12,18 +12,14 @@ the decoders have their device for themselves, and neither device waits for the 
 all numbers on :func:`predict`, before the clip, with stage times measured before. Plans that decide pass by pass when to share
 and when to hand over were searched too: the best of them was at most 3 ms ahead.
 
-Predicted from stage times on H100 devices (ms: passes 66, 72, 80, 85 and 96 at 6 to 30 latents, shared 41, 45, 49, 53 and 60,
-text before, sound 15, first latent 20, others 57 alone and 54 six a call, the last block by both 180), for a clip of 117 frames:
+Predicted from stage times measured on H100 devices (:class:`StageTimes`), for a clip of 117 frames; measured on another pair of
+H100, whose passes were 4 % slower:
 
-    one device                               3647 ms    32.1 frames a second    first pictures after 299 ms
-    two: no pass shared                      2256 ms    51.9                    299 ms
-    and the first block's passes shared      2156 ms    54.3                    199 ms
-    and the last block decoded by both       1979 ms    59.1                    199 ms
-    and a block's latents in one call        1979 ms    59.1                    199 ms (nothing waits for the decoders yet)
-    and passes shared by plan, 7 and 1       1864 ms    62.8                    330 ms
-
-No clip was measured this way yet. The 180 ms are 171 to 190 measured for the pictures; the sound is thought to hide beside them.
-Measured before the host was kept from running ahead: 2.60 s, 45.0 on two devices; 3.71 s, 31.6 on one.
+    one device                               3647 ms    32.1 frames a second    first pictures after 299 ms    measured 32.0
+    two: no pass shared                      2256 ms    51.9                    299 ms                         49.9
+    and the first block's passes shared      2136 ms    54.8                    179 ms                         52.5
+    and the last block decoded by both       1967 ms    59.5                    179 ms                         56.2
+    and passes shared by plan, 6 and 1       1861 ms    62.9                    255 ms                         not measured
 """
 
 from __future__ import annotations
@@ -59,7 +55,7 @@ class StageTimes:
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
-    last_block: float = 180
+    last_block: float = 188
 
 
 class Shape(NamedTuple):

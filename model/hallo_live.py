@@ -8,7 +8,7 @@ two blocks.
 Who says when a chunk is due gets blocks just in time: the later one begins, the newer is the text that it may say. A line that
 comes while the face only listens abandons the block in work, and takes back of those before it what is not needed to bridge the
 time until the line can be seen; an interruption does the same to a line. So that there is such a bridge at any time, a block
-begins early enough to be abandoned just before its end and made once more. Passes do not wait until a chunk is asked for: see
+begins early enough to be abandoned in work and made once more. Passes do not wait until a chunk is asked for: see
 :attr:`HalloLiveStream.due_s`.
 """
 
