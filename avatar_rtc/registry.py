@@ -67,7 +67,8 @@ class Registry:
         await session.trickle(fragment)
 
     async def end(self, session_id: str) -> None:
-        session = self._session(session_id)
+        # A client that hangs up is often heard over its connection first, so a session that is ending already is no error.
+        session = self._session(session_id, ending=True)
         session.end("deleted")
         await session.finished()
 
@@ -175,8 +176,8 @@ class Registry:
         voice = voices.get(voice_id, voice_id) if voice_id else voices[avatar.voice]
         return StreamSettings(avatar.scene, voice, seed=secrets.randbits(31))
 
-    def _session(self, session_id: str) -> Session:
+    def _session(self, session_id: str, *, ending: bool = False) -> Session:
         session = self._sessions.get(session_id)
-        if session is None or session.reason:
+        if session is None or (session.reason and not ending):
             raise UnknownSession("There is no such session, or it has ended. Start a new one.")
         return session

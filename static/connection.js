@@ -246,8 +246,8 @@ export class AvatarConnection extends EventTarget {
     this.#link = null;
     this.#rttMs = null;
     link.channel.onmessage = link.channel.onclose = link.peer.onconnectionstatechange = link.peer.ontrack = null;
-    release(link);
-    link.peer.close();
+    // The seat first: on a busy machine the end of the connection can overtake the request, which then finds no session.
+    release(link).finally(() => link.peer.close());
   }
 
   #setState(state, { reason = null, message = "", retryInMs = null } = {}) {
@@ -326,9 +326,9 @@ export class AvatarConnection extends EventTarget {
 /** crypto.randomUUID is missing on a page that came over plain HTTP from another machine. */
 const newId = (prefix) => `${prefix}-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("")}`;
 
-/** Free the seat. `keepalive` lets the request outlive the page. */
-function release({ resource }) {
-  if (resource) fetch(resource, { method: "DELETE", keepalive: true }).catch(() => {});
+/** Free the seat. `keepalive` lets the request outlive the page. Never rejects. */
+async function release({ resource }) {
+  if (resource) await fetch(resource, { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(REQUEST_LIMIT_MS) }).catch(() => {});
 }
 
 function pause(durationMs, signal) {

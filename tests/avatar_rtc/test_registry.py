@@ -7,9 +7,11 @@ import re
 import socket
 
 import aiohttp
+import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 
 from avatar_rtc.bot import Call
+from signaling.errors import UnknownSession
 from signaling.messages import AudioStarted, Error, ResponseDone
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
@@ -104,6 +106,14 @@ async def test_events_over_http_have_the_outcome_in_the_answer() -> None:
         assert server.registry.num_sessions == 0
         async with http.post(url, data="Too late.") as response:
             assert response.status == 404
+
+
+async def test_to_delete_a_session_that_is_ending_is_no_error() -> None:
+    async with serving() as server, calling(server) as call:
+        await asyncio.gather(*(server.registry.end(call.session_id) for _ in range(2)))
+        assert server.registry.num_sessions == 0
+        with pytest.raises(UnknownSession):
+            await server.registry.end(call.session_id)
 
 
 async def test_a_seat_is_never_promised_twice() -> None:
