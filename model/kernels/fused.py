@@ -277,7 +277,6 @@ def _move_rotated(
     batch_stride,
     head_stride,
     token_stride,
-    CHAIN: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     HEADS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -286,9 +285,9 @@ def _move_rotated(
     # A program has the tokens that take each other's places, in their order, so that none is overwritten before it has been read.
     head, channel = tl.arange(0, HEADS)[:, None], tl.arange(0, CHANNELS)[None, :]
     place = x + tl.program_id(1).to(tl.int64) * batch_stride + head * head_stride + channel
-    index = tl.program_id(0).to(tl.int64)
-    for _ in range(CHAIN):
-        inside = (head < NUM_HEADS) & (index < count)
+    index, inside = tl.program_id(0).to(tl.int64), head < NUM_HEADS
+    # How many they are is no constant: a stream that is cut meets ever new numbers, and to compile for one takes 0.2 s.
+    while index < count:
         value = tl.load(place + (stop + index) * token_stride, mask=inside, other=0.0)
         if ROTATE:
             value = _rotated(value.to(tl.float32), cos, sin, HEADS, CHANNELS).to(x.dtype.element_ty)
@@ -313,7 +312,6 @@ def move_rotated(x_BHTK: Tensor, start: int, stop: int, length: int, table: tupl
         x_BHTK.stride(0),
         x_BHTK.stride(1),
         x_BHTK.stride(2),
-        CHAIN=triton.cdiv(length - stop, stop - start),
         NUM_HEADS=num_heads,
         HEADS=triton.next_power_of_2(num_heads),
         CHANNELS=channels,

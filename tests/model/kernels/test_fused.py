@@ -102,6 +102,18 @@ def test_rows_move_down(fused: ModuleType, start: int, stop: int, length: int, r
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled")
+def test_a_new_place_compiles_nothing(fused: ModuleType) -> None:
+    """Streams are cut wherever a line comes in; a new kernel would keep the host for longer than a chunk lasts."""
+    rows = normal(1, 512, 3, 16).transpose(1, 2)
+    compiled = fused._move_rotated.device_caches[torch.cuda.current_device()][0]
+    fused.move_rotated(rows, 0, 16, 512, table(1, 16))
+    num_compiled = len(compiled)
+    for start, stop, length in [(0, 1, 2), (1, 2, 3), (15, 31, 500), (32, 48, 49), (7, 400, 512)]:
+        fused.move_rotated(rows, start, stop, length, table(1, 16))
+    assert len(compiled) == num_compiled
+
+
 @pytest.mark.parametrize(("batch", "channels"), [(1, 32), (2, 32), (2, 20)])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("last", [True, False])
