@@ -1,8 +1,11 @@
-"""Latents of one stream to pictures and sound in the host's memory, in a thread and on a CUDA stream of their own.
+"""Latents of one stream to pictures and sound in the host's memory, in two threads and on a CUDA stream of their own.
 
 Sound is decoded a block at once, as soon as the block is finished: the chunks before it wait for it, because its first latents
 are their sound's right context. Pictures are decoded when they are asked for. What nobody has asked for can still be taken back,
 so a new line need not wait until everything is seen that was made before it came.
+
+One thread launches, the other waits for what is launched: so the next piece is behind the one that runs, and the device does not
+rest until the host has heard that a piece is done and launched another, which beside busy threads takes milliseconds.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.graphs import Ahead
 from model.rollout import Latents
 from model.vae.audio_stream import SoundStream
 from model.vae.picture_stream import PictureStream
@@ -27,6 +31,10 @@ PRIORITY = -1
 
 Piece = Future[np.ndarray]
 """Pictures uint8 [T, H * 3 / 2, W] or samples int16 [S] to come."""
+
+
+Arrives = Callable[[], np.ndarray]
+"""Waits for a piece that is launched."""
 
 
 @dataclass
@@ -63,7 +71,8 @@ class Decoders:
         self._on_gpu = device.type == "cuda"
         self._stream = torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
-        self._thread = ThreadPoolExecutor(1, "decode")
+        self._launches, self._arrivals = (ThreadPoolExecutor(1, name) for name in ("decode", "decoded"))
+        self._ahead = Ahead(device)
         self._begins = True
         # Audio latents that have not sounded, and those that can be forgotten.
         self._num_unheard = self._num_forgettable = 0
@@ -72,7 +81,7 @@ class Decoders:
         """Asked for and not taken, in order; whoever takes one removes it."""
         self.sound: deque[Sound] = deque()
         self.pictures_s = 0.0
-        """What a latent's pictures took last, of those that need not wait for their latent."""
+        """What a latent's pictures took last, once the latent was made and what goes before them was decoded."""
 
     @property
     def num_held(self) -> int:
@@ -113,14 +122,14 @@ class Decoders:
     def _hear(self, latents: Latents, made: torch.cuda.Event | None) -> Piece:
         self._num_forgettable = self._num_unheard + latents.audio.shape[1]
         self._num_unheard = min(self._num_forgettable, self._sound_stream.hold_back_latents)
-        piece = self._run(self._decode_sound, latents.audio, made)
+        piece = self._piece(self._decode_sound, latents.audio, made)
         self.sound.append(Sound(piece))
         return piece
 
     def ask(self, num_latents: int | None = None) -> list[Piece]:
         """Have the pictures of the next latents decoded; of all if no number is given."""
         num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
-        pieces = [self._run(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
+        pieces = [self._piece(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
         self.pictures.extend(pieces)
         return pieces
 
@@ -137,7 +146,7 @@ class Decoders:
             return self.submit(latents), self.ask()
         made = self._hold(latents)
         begun = self._run(self._begin_last, [self._held.popleft() for _ in range(len(self._held))])
-        sound, piece = self._hear(latents, made), self._run(self._end_last, begun)
+        sound, piece = self._hear(latents, made), self._piece(self._end_last, begun)
         self.pictures.append(piece)
         return sound, [piece]
 
@@ -158,15 +167,35 @@ class Decoders:
             time.sleep(timeout_s)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """What is launched is waited for: the stream that comes next uses the same buffers."""
+        self._arrivals.shutdown(wait=False, cancel_futures=True)
+        self._launches.shutdown(wait=True, cancel_futures=True)
+        self._arrivals.shutdown(wait=True)
+        for stream in (self._stream, self._outgoing):
+            if stream is not None:
+                stream.synchronize()
         self._held.clear()
         self.pictures.clear()
         self.sound.clear()
 
     def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
-        return self._thread.submit(work, *inputs)
+        return self._launches.submit(work, *inputs)
 
-    # In the thread
+    def _piece(self, launch: Callable[..., Arrives], *inputs: Any) -> Piece:
+        return self._arrivals.submit(self._arrive, self._run(launch, *inputs))
+
+    # In the thread that waits
+
+    def _arrive(self, launched: Future[Arrives]) -> np.ndarray:
+        return launched.result()()
+
+    def _led_in(self, planes: np.ndarray) -> np.ndarray:
+        begins, self._begins = self._begins, False
+        if begins:  # the first latent has fewer pictures than time: hold the first one
+            planes = np.concatenate([planes[:1].repeat(self._lead_in_frames, 0), planes])
+        return planes
+
+    # In the thread that launches
 
     def _here(self, latents: Tensor, made: torch.cuda.Event | None) -> Tensor:
         """Latents on this device, once they are made."""
@@ -179,24 +208,33 @@ class Decoders:
             stream.wait_event(made)
             return latents.to(self._device, non_blocking=self._on_gpu)
 
-    def _on_host(self, *parts: Tensor) -> np.ndarray:
-        """A copy in the host's memory, complete, of what follows each other in dim 0; only this thread waits for it."""
+    def _on_host(self, *parts: Tensor) -> Arrives:
+        """A copy in the host's memory of what follows each other in dim 0."""
         if not self._on_gpu:
-            return torch.cat(parts).numpy()
+            whole = torch.cat(parts).numpy()
+            return lambda: whole
         lengths = [len(part) for part in parts]
         pinned = torch.empty((sum(lengths), *parts[0].shape[1:]), dtype=parts[0].dtype, pin_memory=True)
         for place, part in zip(pinned.split(lengths), parts, strict=True):
             place.copy_(part, non_blocking=True)
-        for part in parts:
-            torch.cuda.current_stream(part.device).record_event().synchronize()
-        return pinned.numpy()
+        copied = [torch.cuda.current_stream(part.device).record_event() for part in parts]
+
+        def arrives() -> np.ndarray:
+            for event in copied:
+                event.synchronize()
+            return pinned.numpy()
+
+        return arrives
 
     @torch.inference_mode()
-    def _decode_sound(self, audio: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
+    def _decode_sound(self, audio: Tensor, made: torch.cuda.Event | None) -> Arrives:
+        self._ahead.wait()
         with torch.cuda.stream(self._stream):
             latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
             wave = self._sound_stream.decode(latents)
-            return self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
+            arrives = self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
+            self._ahead.mark()
+        return arrives
 
     @torch.inference_mode()
     def _forget_sound(self, num_latents: int) -> None:
@@ -204,17 +242,33 @@ class Decoders:
             self._sound_stream.cut(num_latents)
 
     @torch.inference_mode()
-    def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> np.ndarray:
-        waits, start_s = made is not None and not made.query(), time.monotonic()
+    def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> Arrives:
+        self._ahead.wait()
         with torch.cuda.stream(self._stream):
-            planes = self._on_host(self._picture_stream.decode(self._here(latent, made))[0])
-        if not waits:
-            self.pictures_s = time.monotonic() - start_s
-        return self._led_in(planes)
+            here = self._here(latent, made)
+            start = self._now()
+            planes = self._on_host(self._picture_stream.decode(here)[0])
+            end = self._now()
+            self._ahead.mark()
+
+        def arrives() -> np.ndarray:
+            whole = self._led_in(planes())
+            self.pictures_s = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+            return whole
+
+        return arrives
+
+    def _now(self) -> Any:
+        """Seconds; on a GPU an event on the current CUDA stream."""
+        if not self._on_gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     @torch.inference_mode()
     def _begin_last(self, held: Sequence[tuple[Tensor, torch.cuda.Event | None]]) -> tuple[Tensor, Tensor]:
-        """Planes of each half, on its device; nothing here waits for them."""
+        """Planes of each half, on its device."""
         half = -(-len(held) // 2)
         with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
             first = torch.cat([self._here(*one) for one in held[:half]], dim=2)
@@ -226,12 +280,7 @@ class Decoders:
             return self._picture_stream.finish(first, rest)
 
     @torch.inference_mode()
-    def _end_last(self, begun: Future[tuple[Tensor, Tensor]]) -> np.ndarray:
+    def _end_last(self, begun: Future[tuple[Tensor, Tensor]]) -> Arrives:
         with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):
-            return self._led_in(self._on_host(*(part[0] for part in begun.result())))
-
-    def _led_in(self, planes: np.ndarray) -> np.ndarray:
-        begins, self._begins = self._begins, False
-        if begins:  # the first latent has fewer pictures than time: hold the first one
-            planes = np.concatenate([planes[:1].repeat(self._lead_in_frames, 0), planes])
-        return planes
+            planes = self._on_host(*(part[0] for part in begun.result()))
+        return lambda: self._led_in(planes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from model import hallo_live
 from model.chunk import AVChunk, Still, StreamSettings
 from model.config import RolloutConfig
-from model.decoding import Decoders, Piece
+from model.decoding import Arrives, Decoders, Piece
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.graphs import Graphs
 from model.hallo_live import HalloLive, HalloLiveStream
@@ -119,6 +120,30 @@ def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
         assert len(pictures) == number * model.info.block_frames * block
         assert np.abs(pictures.astype(int) - wanted).max() <= 1
         assert np.array_equal(samples, wanted_samples)
+
+
+def test_the_next_piece_is_launched_while_one_is_awaited(model: HalloLive) -> None:
+    """And what fails to be launched fails alone."""
+    decoders: Any = model.take_seat().decoders(model.parts, model.geometry)
+    launched: list[int] = []
+    second = threading.Event()
+
+    def pictures(latent: Tensor, made: object) -> Arrives:
+        launched.append(number := len(launched))
+        if number == 2:
+            raise RuntimeError("no memory")
+        if number == 1:
+            second.set()
+        return lambda: np.full(int(second.wait(5)), number)
+
+    decoders._decode_pictures = pictures
+    g = model.geometry
+    decoders.submit(Latents(torch.zeros(1, 1, 4, 1, 1), torch.zeros(1, g.block_audio_latents, TINY.dit.audio.latent_channels)))
+    pieces = decoders.ask()
+    assert [piece.result(5).tolist() for piece in (*pieces[:2], pieces[3])] == [[0], [1], [3]]
+    with pytest.raises(RuntimeError, match="no memory"):
+        pieces[2].result(5)
+    decoders.close()
 
 
 def test_a_reply_has_its_marks_in_order_and_one_end(stream: HalloLiveStream) -> None:
@@ -230,13 +255,14 @@ class _Labelled:
         self._info, self._held = info, torch.zeros(0)
         hold_back = TINY.audio_stream.hold_back_latents
 
-        def pictures(latent: Tensor, made: object) -> np.ndarray:
-            return np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), int(latent.flatten()[0]), np.uint8)
+        def pictures(latent: Tensor, made: object) -> Arrives:
+            shape = info.block_frames, info.height_px * 3 // 2, info.width_px
+            return lambda: np.full(shape, int(latent.flatten()[0]), np.uint8)
 
-        def sound(audio: Tensor, made: object) -> np.ndarray:
+        def sound(audio: Tensor, made: object) -> Arrives:
             self._held = torch.cat((self._held, audio[0, :, 0]))
             said, self._held = self._held[:-hold_back], self._held[-hold_back:]
-            return said.repeat_interleave(512).to(torch.int16).numpy()
+            return lambda: said.repeat_interleave(512).to(torch.int16).numpy()
 
         def forget(num_latents: int) -> None:
             self._held = self._held[: max(0, len(self._held) - num_latents)]

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.clip import StageTimes
 from model.chunk import StreamInfo, StreamSettings
-from model.decoding import Decoders
+from model.decoding import Arrives, Decoders
 from model.graphs import Ahead
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
@@ -129,30 +129,33 @@ class _TimedDecoders(Decoders):
     num_unheard = 0
 
     def _run(self, work: Callable[..., Any], *inputs: Any) -> Future[Any]:
+        """At once; what takes time is a piece."""
+        done: Future[Any] = Future()
+        done.set_result(work(*inputs))
+        return done
+
+    def _piece(self, launch: Callable[..., Any], *inputs: Any) -> Future[Any]:
         times, made_s = self.devices.times, self._made_s
-        cost_ms = {
-            "_decode_sound": times.sound,
-            "_decode_pictures": times.first_latent if self._begins else times.latent,
-            "_forget_sound": 0.0,
-        }[work.__name__]
-        if work.__name__ == "_decode_pictures" and made_s <= self.devices.clock.now_s:
+        pictures = launch.__name__ == "_decode_pictures"
+        cost_ms = (times.first_latent if self._begins else times.latent) if pictures else times.sound
+        if pictures:
             self.pictures_s = cost_ms / 1000
         piece = _Timed(self.devices.clock, self.devices.decode(cost_ms, made_s))
-        piece.set_result(work(*inputs))
+        piece.set_result(launch(*inputs)())
         return piece
 
     _made_s = 0.0
 
-    def _decode_pictures(self, latent: torch.Tensor, made: object) -> np.ndarray:
+    def _decode_pictures(self, latent: torch.Tensor, made: object) -> Arrives:
         self._begins = False
         info = self.info
-        return np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
+        return lambda: np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
 
-    def _decode_sound(self, audio: torch.Tensor, made: object) -> np.ndarray:
+    def _decode_sound(self, audio: torch.Tensor, made: object) -> Arrives:
         self.num_unheard += audio.shape[1]
         num_sounding = max(0, self.num_unheard - self.hold_back_latents)
         self.num_unheard -= num_sounding
-        return np.zeros(num_sounding * self.latent_samples, np.int16)
+        return lambda: np.zeros(num_sounding * self.latent_samples, np.int16)
 
     def _forget_sound(self, num_latents: int) -> None:
         self.num_unheard = max(0, self.num_unheard - num_latents)
