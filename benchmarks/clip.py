@@ -9,8 +9,8 @@ both share is on both queues: it waits for what the decoders have before them, a
 Shared passes cost the decoders' device the time that they take, so there should be as many as leave it enough to decode. A
 :class:`Plan` has them at the beginning, where there is nothing to decode, and goes on sharing while finished blocks wait; then
 the decoders have their device for themselves, and neither device waits for the other. :func:`planned` finds how many by trying
-all numbers on :func:`predict`, before the clip, with stage times measured before. Plans that decide pass by pass when to share
-and when to hand over were searched too: the best of them was at most 3 ms ahead.
+all numbers on :func:`predict`, before the clip, with stage times measured before, and the likeliest are tried on the devices.
+Plans that decide pass by pass when to share and when to hand over were searched too: the best of them was at most 3 ms ahead.
 
 Predicted from stage times measured on H100 devices (:class:`StageTimes`), for a clip of 117 frames; measured on another pair of
 H100, whose passes were 4 % slower:
@@ -76,6 +76,8 @@ class Shape(NamedTuple):
 
 
 CLIP = Shape()
+NUM_TRIED = 5
+"""Plans, the fastest of which is taken: both devices draw as much power as they may, so how fast they are depends on the plan."""
 
 
 @dataclass(frozen=True)
@@ -127,23 +129,24 @@ def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float
     return times.sound + (times.latent if number else times.first_latent) + (shape.block - 1) * times.latent
 
 
-def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> Plan:
-    """``plan`` with the numbers of shared passes by which :func:`predict` has a clip end first on two devices; the fewest that do
-    so."""
+def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> list[Plan]:
+    """``plan`` with every number of shared passes, the one first by which :func:`predict` has a clip end first on two devices; of
+    equals the one that shares fewer."""
     num = len(shape.passes)
     plans = [replace(plan, first=first, last=last) for first in range(num + 1) for last in range(num + 1 - first)]
-    return min(plans, key=lambda plan: (predict(times, plan, shape=shape)["clip_ms"], plan.first + plan.last))
+    return sorted(plans, key=lambda plan: (predict(times, plan, shape=shape)["clip_ms"], plan.first + plan.last))
 
 
-def ladder(times: StageTimes, shape: Shape = CLIP) -> dict[str, Plan]:
-    """To the fastest clip on two devices step by step, each with those before it."""
+def ladder(times: StageTimes, shape: Shape = CLIP) -> dict[str, list[Plan]]:
+    """To the fastest clip on two devices step by step, each with those before it; where there are several plans, the likeliest
+    first, for whoever can try them."""
     first = Plan(first=shape.num_denoise)
     finishing = replace(first, finishes=True)
     return {
-        "no pass shared": Plan(),
-        "first block's passes shared": first,
-        "last block decoded by both": finishing,
-        "passes shared by plan": planned(times, finishing, shape),
+        "no pass shared": [Plan()],
+        "first block's passes shared": [first],
+        "last block decoded by both": [finishing],
+        "passes shared by plan": planned(times, finishing, shape)[:NUM_TRIED],
     }
 
 
@@ -248,7 +251,7 @@ def split_network(network: Path, *, splits: bool = True) -> Path:
 def main() -> None:
     times = StageTimes()
     frames = 4 * 6 * len(times.passes) - 3
-    rows = [("one device", Plan(), 1), *((name, plan, 2) for name, plan in ladder(times).items())]
+    rows = [("one device", Plan(), 1), *((name, plans[0], 2) for name, plans in ladder(times).items())]
     for name, plan, num_devices in rows:
         row = {"way": name, "shared": [plan.first, plan.last], **predict(times, plan, num_devices)}
         print(json.dumps({**row, "fps": round(1000 * frames / row["clip_ms"], 1)}))
