@@ -42,7 +42,7 @@ from avatar_rtc.pace import Pace
 from benchmarks.clip import StageTimes, split_network
 from benchmarks.figures import percentile
 from model import hallo_live
-from model.chunk import StreamSettings
+from model.chunk import AVChunk, StreamSettings
 from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig
 from model.hallo_live import HalloLive, HalloLiveStream
 from tests.support.published_files import TINY, write_config, write_published_files
@@ -69,13 +69,50 @@ class RealTime:
         time.sleep(max(0.0, seconds))
 
 
+class Player:
+    """Plays a stream in real time, as a session does.
+
+    Args:
+        low_water_s: the next chunk is asked for when less is left, or earlier where chunks took longer of late.
+    """
+
+    def __init__(self, stream: HalloLiveStream, clock: Time, low_water_s: float) -> None:
+        self._stream, self._clock, info = stream, clock, stream._model.info
+        self._chunk_s = info.block_duration_s
+        self._demand = Demand(low_water_s, self._chunk_s, Pace(info.chunks_per_block), 0.0)
+        self._dry_s = clock()
+        self._asked_s: float | None = None
+        self.late_s: list[float] = []
+        """By how much chunks came late; the last picture was held for them."""
+
+    def turn(self, wake_s: float = math.inf) -> tuple[AVChunk, float] | None:
+        """Do what is to be done next, or rest, but not beyond this time. A chunk, if one has come, and when it is shown."""
+        stream, clock, now_s = self._stream, self._clock, self._clock()
+        spare_s = self._demand.spare_s(self._dry_s - now_s)
+        if self._asked_s is None and spare_s > 0:
+            if stream.due_s <= now_s:
+                stream.work()
+            else:
+                clock.sleep(max(0.001, min(spare_s, stream.due_s - now_s, wake_s - now_s)))
+            return None
+        self._asked_s = now_s if self._asked_s is None else self._asked_s
+        chunk = stream.step(self._dry_s)
+        if chunk is None:
+            return None
+        now_s = clock()
+        if now_s > self._dry_s + 0.001:
+            self.late_s.append(now_s - self._dry_s)
+        self._demand.on_chunk(now_s - self._asked_s, self._chunk_s, len(self.late_s))
+        shown_s, self._asked_s = max(now_s, self._dry_s), None
+        self._dry_s = shown_s + self._chunk_s
+        return chunk, shown_s
+
+
 def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_s: float, seed: int = 0) -> dict[str, Any]:
     """Play a stream and send it messages; see the module's text."""
-    info, dice = stream._model.info, random.Random(seed)
-    demand = Demand(low_water_s, info.block_duration_s, Pace(info.chunks_per_block), 0.0)
+    player, dice = Player(stream, clock, low_water_s), random.Random(seed)
     took_ms: dict[str, list[float]] = {"line": [], "interruption": []}
-    dry_s, asked_s, late_s = clock(), None, []
-    window_s = info.block_duration_s * stream._model.parts.config.rollout.window_latents
+    window_s = stream._model.info.block_duration_s * stream._model.parts.config.rollout.window_latents
     due_s, sent_s, kind, speaks = clock() + 2 * window_s, None, "line", False
     sent = 0
     while sent < num_messages or sent_s is not None:
@@ -85,25 +122,11 @@ def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_
                 stream.cancel()
             stream.push(f"m{sent}", LINE.format(sent))
             sent_s, kind, sent = now_s, "interruption" if speaks else "line", sent + 1
+        came = player.turn(due_s if sent_s is None else math.inf)
+        if came is None or sent_s is None:
             continue
-        spare_s = demand.spare_s(dry_s - now_s)
-        if asked_s is None and spare_s > 0:
-            if stream.due_s <= now_s:
-                stream.work()
-            else:
-                clock.sleep(max(0.001, min(spare_s, stream.due_s - now_s, due_s - now_s if sent_s is None else math.inf)))
-            continue
-        asked_s = now_s if asked_s is None else asked_s
-        chunk = stream.step(dry_s)
-        if chunk is None:
-            continue
-        now_s = clock()
-        if now_s > dry_s + 0.001:
-            late_s.append(now_s - dry_s)
-        demand.on_chunk(now_s - asked_s, info.block_duration_s, len(late_s))
-        shown_s, asked_s = max(now_s, dry_s), None
-        dry_s = shown_s + info.block_duration_s
-        if sent_s is not None and chunk.speaking:
+        chunk, shown_s = came
+        if chunk.speaking:
             took_ms[kind].append(1000 * (shown_s - sent_s))
             sent_s, speaks = None, kind == "line"
             if not speaks:
@@ -118,8 +141,8 @@ def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_
             "p95_ms": round(percentile(values, 0.95)),
             "max_ms": round(max(values)),
         }
-    rows["underruns"] = len(late_s)
-    rows["held_ms"] = round(1000 * sum(late_s))
+    rows["underruns"] = len(player.late_s)
+    rows["held_ms"] = round(1000 * sum(player.late_s))
     return rows
 
 
