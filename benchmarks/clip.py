@@ -13,13 +13,13 @@ all numbers on :func:`predict`, before the clip, with stage times measured befor
 Plans that decide pass by pass when to share and when to hand over were searched too: the best of them was at most 3 ms ahead.
 
 Predicted from stage times measured on H100 devices (:class:`StageTimes`), for a clip of 117 frames; measured on another pair of
-H100, whose passes were 4 % slower:
+H100, whose passes were 4 % slower, and on two H200:
 
     one device                               3647 ms    32.1 frames a second    first pictures after 299 ms    measured 32.0
-    two: no pass shared                      2256 ms    51.9                    299 ms                         49.9
-    and the first block's passes shared      2136 ms    54.8                    179 ms                         52.5
-    and the last block decoded by both       1967 ms    59.5                    179 ms                         56.2
-    and passes shared by plan, 6 and 1       1861 ms    62.9                    255 ms                         not measured
+    two: no pass shared                      2256 ms    51.9                    299 ms                         49.9, 52.5
+    and the first block's passes shared      2136 ms    54.8                    179 ms                         52.5, 55.4
+    and the last block decoded by both       1967 ms    59.5                    179 ms                         56.2, 60.2
+    and passes shared by plan, 6 and 1       1861 ms    62.9                    255 ms                         61.4 on H200
 """
 
 from __future__ import annotations
