@@ -335,7 +335,7 @@ def test_on_gpus_shared_passes_are_near_those_of_one(config: DiTConfig, shape: R
     clip, cuts = gpu_noise(shape, 16), {4: 1, 5: 2}
     expected = stream(exact, clip, never, cuts=cuts, draw=gpu_zeros)
     alone = apart(stream(solo, clip, never, cuts=cuts, draw=gpu_zeros), expected)
-    assert apart(stream(shared, clip, splits, cuts=cuts, draw=gpu_zeros), expected) < 2 * alone
+    assert apart(stream(shared, clip, splits, cuts=cuts, draw=gpu_zeros), expected) < 1.5 * alone
     shared.reset()
     first = stream(shared, clip, always, cuts=cuts, draw=gpu_zeros)
     for _ in range(2):
