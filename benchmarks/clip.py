@@ -13,7 +13,7 @@ all numbers on :func:`predict`, before the clip, with stage times measured befor
 Plans that decide pass by pass when to share and when to hand over were searched too: the best of them was at most 3 ms ahead.
 
 Predicted from stage times measured on H100 devices (:class:`StageTimes`), for a clip of 117 frames; measured on another pair of
-H100, whose passes were 4 % slower, and on two H200:
+H100, whose passes were 4 % slower, and on two H200 (the last row on two others):
 
     one device                               3647 ms    32.1 frames a second    first pictures after 299 ms    measured 32.0
     two: no pass shared                      2256 ms    51.9                    299 ms                         49.9, 52.5
