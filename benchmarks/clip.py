@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from model.config import HalloLiveConfig, load_yaml
-from model.decoding import Decoders, Piece
+from model.decoding import AT_ONCE, Decoders, Piece
 from model.graphs import Ahead
 from model.rollout import Draw, Latents, Rollout, audio_window
 from tests.support.published_files import write_config
@@ -48,13 +48,15 @@ from tests.support.published_files import write_config
 @dataclass(frozen=True)
 class StageTimes:
     """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
-    first latent and of another; a last block by two devices, its sound included."""
+    first latent, of another, and of as many as are decoded in one call (:data:`model.decoding.AT_ONCE`); a last block by two
+    devices, its sound included."""
 
     passes: tuple[float, ...] = (66, 72, 80, 85, 96)
     split_passes: tuple[float, ...] = (36, 40, 44, 46, 52)
     sound: float = 15
     first_latent: float = 20
     latent: float = 57
+    latents: float = 171
     last_block: float = 188
 
 
@@ -126,7 +128,9 @@ def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float
     """Of a block's sound and pictures, from the decoders' device having them to the host's memory."""
     if plan.finishes and number == shape.num_blocks - 1:
         return times.last_block
-    return times.sound + (times.latent if number else times.first_latent) + (shape.block - 1) * times.latent
+    first = 0 if number else times.first_latent
+    calls, alone = divmod(shape.block if number else shape.block - 1, AT_ONCE)
+    return times.sound + first + calls * times.latents + alone * times.latent
 
 
 def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> list[Plan]:

@@ -39,6 +39,7 @@ from model.adapters.umt5 import load_umt5
 from model.adapters.wan import load_wan_decoder
 from model.chunk import AVChunk, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
+from model.decoding import AT_ONCE
 from model.hallo_live import HalloLive
 from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window, roll_out
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
@@ -140,8 +141,8 @@ class Bench:
         return rows
 
     def stages(self) -> dict[str, Any]:
-        """Text, and what the decoders do in a stream: a video latent, a last block's by both devices, a block's sound once the
-        window is full, pictures to the host."""
+        """Text, and what the decoders do in a stream: a video latent and as many as go into a call, a last block's by both
+        devices, a block's sound once the window is full, pictures to the host."""
         parts, device = self.model.parts, self.decode_device
         block = self.config.geometry.block_video_latents
         video, audio = (x.to(device) for x in self.noise(2 * block))
@@ -161,6 +162,7 @@ class Bench:
             "known_text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
             "first_video_latent_ms": spread(self.time(first_latent)),
             "video_latent_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2:3]))),
+            "video_latents_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2 : 2 + AT_ONCE]))),
             "audio_block_ms": spread(self.time(lambda: seat.sound.decode(audio))),
             "i420_to_host_ms": spread(self.time(lambda: i420_from_frames(frames).cpu())),
         }
@@ -219,6 +221,7 @@ class Bench:
             sound=stages["audio_block_ms"],
             first_latent=stages["first_video_latent_ms"],
             latent=stages["video_latent_ms"],
+            latents=stages["video_latents_ms"],
             last_block=stages["block_and_last_block_ms"] - stages["block_ms"],
         )
 

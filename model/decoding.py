@@ -29,12 +29,19 @@ from model.vae.picture_stream import PictureStream
 PRIORITY = -1
 """Of kernels that decode: somebody waits for them. The passes beside them make what is seen later."""
 
+AT_ONCE = 3
+"""Latents of which pictures are decoded in one call, where as many are asked for: they take less time and energy so, but the
+first of them comes with the last. Six would take 12 GB."""
+
 Piece = Future[np.ndarray]
 """Pictures uint8 [T, H * 3 / 2, W] or samples int16 [S] to come."""
 
 
 Arrives = Callable[[], np.ndarray]
 """Waits for a piece that is launched."""
+
+_Held = tuple[Tensor, torch.cuda.Event | None]
+"""A latent, and what tells that it is made."""
 
 
 @dataclass
@@ -73,10 +80,11 @@ class Decoders:
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
         self._launches, self._arrivals = (ThreadPoolExecutor(1, name) for name in ("decode", "decoded"))
         self._ahead = Ahead(device)
-        self._begins = True
+        # Until pictures are asked for; until they have come.
+        self._untouched = self._begins = True
         # Audio latents that have not sounded, and those that can be forgotten.
         self._num_unheard = self._num_forgettable = 0
-        self._held: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self._held: deque[_Held] = deque()
         self.pictures: deque[Piece] = deque()
         """Asked for and not taken, in order; whoever takes one removes it."""
         self.sound: deque[Sound] = deque()
@@ -127,9 +135,18 @@ class Decoders:
         return piece
 
     def ask(self, num_latents: int | None = None) -> list[Piece]:
-        """Have the pictures of the next latents decoded; of all if no number is given."""
+        """Have the pictures of the next latents decoded; of all if no number is given.
+
+        Returns:
+            Pieces of :data:`AT_ONCE` latents as long as there are as many, then of one. A stream's first latent comes alone:
+            somebody may wait for it, and it has fewer pictures.
+        """
         num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
-        pieces = [self._piece(self._decode_pictures, *self._held.popleft()) for _ in range(num)]
+        pieces = []
+        while num:
+            together = 1 if self._untouched or num < AT_ONCE else AT_ONCE
+            self._untouched, num = False, num - together
+            pieces.append(self._piece(self._decode_pictures, [self._held.popleft() for _ in range(together)]))
         self.pictures.extend(pieces)
         return pieces
 
@@ -242,10 +259,10 @@ class Decoders:
             self._sound_stream.cut(num_latents)
 
     @torch.inference_mode()
-    def _decode_pictures(self, latent: Tensor, made: torch.cuda.Event | None) -> Arrives:
+    def _decode_pictures(self, held: Sequence[_Held]) -> Arrives:
         self._ahead.wait()
         with torch.cuda.stream(self._stream):
-            here = self._here(latent, made)
+            here = torch.cat([self._here(*one) for one in held], dim=2)
             start = self._now()
             planes = self._on_host(self._picture_stream.decode(here)[0])
             end = self._now()
@@ -253,7 +270,8 @@ class Decoders:
 
         def arrives() -> np.ndarray:
             whole = self._led_in(planes())
-            self.pictures_s = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+            taken_s = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+            self.pictures_s = taken_s / len(held)
             return whole
 
         return arrives
@@ -267,7 +285,7 @@ class Decoders:
         return event
 
     @torch.inference_mode()
-    def _begin_last(self, held: Sequence[tuple[Tensor, torch.cuda.Event | None]]) -> tuple[Tensor, Tensor]:
+    def _begin_last(self, held: Sequence[_Held]) -> tuple[Tensor, Tensor]:
         """Planes of each half, on its device."""
         half = -(-len(held) // 2)
         with torch.cuda.stream(self._outgoing), torch.cuda.stream(self._stream):

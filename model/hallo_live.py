@@ -211,8 +211,8 @@ class HalloLive:
         num_blocks = config.rollout.window_latents // block + 1
         for _ in range(max(num_blocks, 2 + config.audio_stream.left_latents // g.block_audio_latents)):
             make()
-            for piece in decoders.ask():
-                piece.result()
+            while decoders.num_held:  # one by one, as a call wants them
+                decoders.ask(1)[0].result()
         if self.parts.second_video is not None:
             make(finish=True)
         if rollout.can_split:

@@ -20,7 +20,7 @@ from model.hallo_live import HalloLive
 from tests.support.published_files import TINY, write_config, write_published_files
 
 SMALL = Shape(num_blocks=2, block=2, num_denoise=2)
-TIMES = StageTimes((10, 12), (6, 7), sound=1, first_latent=2, latent=5, last_block=6)
+TIMES = StageTimes((10, 12), (6, 7), sound=1, first_latent=2, latent=5, latents=12, last_block=6)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,12 @@ def test_a_clip_is_predicted_as_by_hand(plan: Plan, num_devices: int, clip_ms: i
     assert found == {"clip_ms": clip_ms, "first_pictures_ms": first_ms, "latents_ms": latents_ms}
 
 
+def test_three_latents_go_into_one_call() -> None:
+    # 10 | sound 11, 13, 25, 30, 35; 20 remembered, 32 | 35, sound 36, 48, 60
+    found = predict(TIMES, Plan(), 2, Shape(num_blocks=2, block=6, num_denoise=1))
+    assert found == {"clip_ms": 60, "first_pictures_ms": 13, "latents_ms": 32}
+
+
 positive = st.floats(1, 100)
 
 
@@ -54,7 +60,7 @@ positive = st.floats(1, 100)
 @given(
     passes=st.tuples(*[positive] * 3),
     split_passes=st.tuples(*[positive] * 3),
-    rest=st.tuples(*[positive] * 4),
+    rest=st.tuples(*[positive] * 5),
     plan=st.builds(Plan, first=st.integers(0, 4), last=st.integers(0, 4), finishes=st.booleans()),
 )
 def test_no_plan_is_predicted_to_be_faster_than_the_one_found(

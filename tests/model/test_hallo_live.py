@@ -122,13 +122,32 @@ def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
         assert np.array_equal(samples, wanted_samples)
 
 
+def test_latents_that_are_asked_for_together_are_decoded_together(model: HalloLive) -> None:
+    """But for a stream's first; the pictures are those of one after the other."""
+    g = model.geometry
+    video = torch.randn(1, TINY.dit.video.latent_channels, 9, g.latent_height, g.latent_width)
+    latents = Latents(video, torch.zeros(1, 9 * g.audio_latents_per_video_latent, TINY.dit.audio.latent_channels))
+
+    def pieces(*asked: int | None) -> list[np.ndarray]:
+        decoders = model.take_seat().decoders(model.parts, g)
+        decoders.submit(latents)
+        found = [piece.result() for num in asked for piece in decoders.ask(num)]
+        decoders.close()
+        return found
+
+    together, alone = pieces(None), pieces(*[1] * 9)
+    assert [len(one) // model.info.block_frames for one in together] == [1, 3, 3, 1, 1]
+    assert [len(one) // model.info.block_frames for one in alone] == [1] * 9
+    assert np.abs(np.concatenate(together).astype(int) - np.concatenate(alone)).max() <= 1
+
+
 def test_the_next_piece_is_launched_while_one_is_awaited(model: HalloLive) -> None:
     """And what fails to be launched fails alone."""
     decoders: Any = model.take_seat().decoders(model.parts, model.geometry)
     launched: list[int] = []
     second = threading.Event()
 
-    def pictures(latent: Tensor, made: object) -> Arrives:
+    def pictures(held: object) -> Arrives:
         launched.append(number := len(launched))
         if number == 2:
             raise RuntimeError("no memory")
@@ -139,7 +158,7 @@ def test_the_next_piece_is_launched_while_one_is_awaited(model: HalloLive) -> No
     decoders._decode_pictures = pictures
     g = model.geometry
     decoders.submit(Latents(torch.zeros(1, 1, 4, 1, 1), torch.zeros(1, g.block_audio_latents, TINY.dit.audio.latent_channels)))
-    pieces = decoders.ask()
+    pieces = [decoders.ask(1)[0] for _ in range(4)]
     assert [piece.result(5).tolist() for piece in (*pieces[:2], pieces[3])] == [[0], [1], [3]]
     with pytest.raises(RuntimeError, match="no memory"):
         pieces[2].result(5)
@@ -255,7 +274,8 @@ class _Labelled:
         self._info, self._held = info, torch.zeros(0)
         hold_back = TINY.audio_stream.hold_back_latents
 
-        def pictures(latent: Tensor, made: object) -> Arrives:
+        def pictures(held: Any) -> Arrives:
+            ((latent, _),) = held
             shape = info.block_frames, info.height_px * 3 // 2, info.width_px
             return lambda: np.full(shape, int(latent.flatten()[0]), np.uint8)
 

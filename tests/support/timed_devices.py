@@ -146,7 +146,7 @@ class _TimedDecoders(Decoders):
 
     _made_s = 0.0
 
-    def _decode_pictures(self, latent: torch.Tensor, made: object) -> Arrives:
+    def _decode_pictures(self, held: object) -> Arrives:
         self._begins = False
         info = self.info
         return lambda: np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
