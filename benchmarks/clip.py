@@ -12,14 +12,13 @@ the decoders have their device for themselves, and neither device waits for the 
 all numbers on :func:`predict`, before the clip, with stage times measured before, and the likeliest are tried on the devices.
 Plans that decide pass by pass when to share and when to hand over were searched too: the best of them was at most 3 ms ahead.
 
-Predicted from stage times measured on H100 devices (:class:`StageTimes`), for a clip of 117 frames; measured on another pair of
-H100, whose passes were 4 % slower, and on two H200 (the last row on two others):
+Predicted from stage times of two H200 (:class:`StageTimes`), for a clip of 117 frames, and measured in the same run:
 
-    one device                               3647 ms    32.1 frames a second    first pictures after 299 ms    measured 32.0
-    two: no pass shared                      2256 ms    51.9                    299 ms                         49.9, 52.5
-    and the first block's passes shared      2136 ms    54.8                    179 ms                         52.5, 55.4
-    and the last block decoded by both       1967 ms    59.5                    179 ms                         56.2, 60.2
-    and passes shared by plan, 6 and 1       1861 ms    62.9                    255 ms                         61.4 on H200
+    one device                               3588 ms    32.6 frames a second    first pictures after 289 ms    measured 33.2
+    two: no pass shared                      2217 ms    52.8                    289 ms                         53.1
+    and the first block's passes shared      2103 ms    55.6                    175 ms                         56.0
+    and the last block decoded by both       1940 ms    60.3                    175 ms                         60.2
+    and passes shared by plan, 6 and 1       1837 ms    63.7                    250 ms                         63.4
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ class StageTimes:
     first latent, of another, and of as many as are decoded in one call (:data:`model.decoding.AT_ONCE`); a last block by two
     devices, its sound included."""
 
-    passes: tuple[float, ...] = (66, 72, 80, 85, 96)
-    split_passes: tuple[float, ...] = (36, 40, 44, 46, 52)
-    sound: float = 15
-    first_latent: float = 20
-    latent: float = 57
-    latents: float = 171
-    last_block: float = 188
+    passes: tuple[float, ...] = (64.0, 71.2, 78.6, 83.6, 94.5)
+    split_passes: tuple[float, ...] = (35.6, 39.6, 43.6, 46.2, 51.9)
+    sound: float = 14.9
+    first_latent: float = 17.8
+    latent: float = 57.5
+    latents: float = 168.4
+    last_block: float = 188.6
 
 
 class Shape(NamedTuple):

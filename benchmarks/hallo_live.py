@@ -397,9 +397,11 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
 
 
 def sustained(model: HalloLive, seconds: float) -> dict[str, Any]:
-    """A stream whose window is full: as fast as it goes, with how much somebody who watches from the first chunk on must have in
-    hand never to wait; then as a call plays it, and how often that has to wait after its first chunk."""
-    stream = model.open(StreamSettings("A woman in a bright office.", "a clear voice", seed=1))
+    """A stream whose window is full: as fast as it goes, with how much somebody who watches from there on must have in hand never
+    to wait. Then another from its beginning, as a call plays it, and how often that has to wait after its first chunk, before and
+    after its window is full."""
+    settings = StreamSettings("A woman in a bright office.", "a clear voice", seed=1)
+    stream = model.open(settings)
 
     def leaves() -> float:
         while stream.step() is None:
@@ -412,13 +414,19 @@ def sustained(model: HalloLive, seconds: float) -> dict[str, Any]:
     left_s = [leaves() for _ in range(num_chunks)]
     spare_s = [left_s[0] + number * duration_s - at_s for number, at_s in enumerate(left_s)]
     taken_s = left_s[-1] - left_s[0]
+    stream.close()
+    stream = model.open(settings)
     player = Player(stream, RealTime(), LOW_WATER_S)
-    while player.turn() is None:
-        pass
-    num_late, num_played = len(player.late_s), 1
-    while num_played < num_chunks:
-        num_played += player.turn() is not None
-    late_s = player.late_s[num_late:]
+
+    def play(num_chunks: int) -> None:
+        for _ in range(num_chunks):
+            while player.turn() is None:
+                pass
+
+    play(1)
+    num_first = len(player.late_s)
+    play(model.warm_up_chunks + num_chunks - 1)
+    late_s = player.late_s[num_first:]
     stream.close()
     return {
         "seconds": round(num_chunks * duration_s, 2),

@@ -9,19 +9,19 @@ late, as a session does. The time goes from a message to when the first chunk is
 chunk that came late; the last picture was held for it.
 
 ``latent`` takes back what is not needed to bridge the time until the message can be seen, ``block`` only whole blocks. With
-``--stand-in`` a model of test size computes, and a simulated clock counts the time that it takes on H100 devices, see
+``--stand-in`` a model of test size computes, and a simulated clock counts the time that it takes on H200 devices, see
 :class:`benchmarks.clip.StageTimes`.
 
 Predicted so, 100 messages, the next chunk asked for at 350 ms; milliseconds, and late chunks, a stream's first one included:
 
-    two devices that share passes, latent    mean  542, p50  529, p95  710, 1 late
-    two devices that share passes, block     mean  851, p50  852, p95 1243, 1 late
-    two devices, latent                      mean  648, p50  649, p95  800, 1 late
-    two devices, block                       mean  938, p50  906, p95 1395, 1 late
-    one device, latent                       mean 1020, p50 1045, p95 1213, 77 late
-    one device, block                        mean 1254, p50 1229, p95 1808, 41 late
+    two devices that share passes, latent    mean  513, p50  504, p95  615, 1 late
+    two devices that share passes, block     mean  851, p50  849, p95 1243, 1 late
+    two devices, latent                      mean  653, p50  647, p95  810, 1 late
+    two devices, block                       mean  919, p50  903, p95 1330, 3 late
+    one device, latent                       mean 1003, p50 1010, p95 1188, 64 late
+    one device, block                        mean 1210, p50 1178, p95 1778, 38 late
 
-Measured on two H200 that share passes: latent 503, 489, 690, 2 late; block 850, 848, 1243, 1 late.
+Measured on two H200 that share passes: latent 515, 494, 692, 1 late; block 850, 842, 1243, 1 late.
 
 The clock does not know that decoding and a pass on one device slow each other by more than they take turns.
 """

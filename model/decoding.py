@@ -30,8 +30,8 @@ PRIORITY = -1
 """Of kernels that decode: somebody waits for them. The passes beside them make what is seen later."""
 
 AT_ONCE = 3
-"""Latents of which pictures are decoded in one call, where as many are asked for: they take less time and energy so, but the
-first of them comes with the last. Six would take 12 GB."""
+"""Latents of which pictures are decoded in one call, where as many are asked for: they take less time so, but the first of
+them comes with the last. Six would take 12 GB."""
 
 Piece = Future[np.ndarray]
 """Pictures uint8 [T, H * 3 / 2, W] or samples int16 [S] to come."""
