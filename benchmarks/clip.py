@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from model.config import HalloLiveConfig, load_yaml
-from model.decoding import AT_ONCE, Decoders, Piece
+from model.decoding import AT_ONCE, Decoders, Piece, calls
 from model.graphs import Ahead
 from model.rollout import Draw, Latents, Rollout, audio_window
 from tests.support.published_files import write_config
@@ -57,6 +57,12 @@ class StageTimes:
     latent: float = 57.5
     latents: float = 168.4
     last_block: float = 188.6
+
+    def pictures(self, num_latents: int, *, begins: bool) -> float:
+        """Of one call."""
+        if begins:
+            return self.first_latent
+        return self.latents if num_latents == AT_ONCE else self.latent
 
 
 class Shape(NamedTuple):
@@ -127,9 +133,9 @@ def _decoding(times: StageTimes, plan: Plan, shape: Shape, number: int) -> float
     """Of a block's sound and pictures, from the decoders' device having them to the host's memory."""
     if plan.finishes and number == shape.num_blocks - 1:
         return times.last_block
-    first = 0 if number else times.first_latent
-    calls, alone = divmod(shape.block if number else shape.block - 1, AT_ONCE)
-    return times.sound + first + calls * times.latents + alone * times.latent
+    begins = number == 0
+    sizes = calls(shape.block, begins=begins)
+    return times.sound + sum(times.pictures(size, begins=begins and i == 0) for i, size in enumerate(sizes))
 
 
 def planned(times: StageTimes, plan: Plan, shape: Shape = CLIP) -> list[Plan]:

@@ -44,6 +44,14 @@ _Held = tuple[Tensor, torch.cuda.Event | None]
 """A latent, and what tells that it is made."""
 
 
+def calls(num_latents: int, *, begins: bool) -> list[int]:
+    """How many of the latents that are asked for together each call decodes. A stream's first comes alone: somebody may wait for
+    it, and it has fewer pictures."""
+    first = [1] if begins and num_latents else []
+    num_calls, num_alone = divmod(num_latents - len(first), AT_ONCE)
+    return [*first, *[AT_ONCE] * num_calls, *[1] * num_alone]
+
+
 @dataclass
 class Sound:
     """A block's samples to come. With all before them they are no more than ``at_most``, counted from the stream's first: the
@@ -135,18 +143,11 @@ class Decoders:
         return piece
 
     def ask(self, num_latents: int | None = None) -> list[Piece]:
-        """Have the pictures of the next latents decoded; of all if no number is given.
-
-        Returns:
-            Pieces of :data:`AT_ONCE` latents as long as there are as many, then of one. A stream's first latent comes alone:
-            somebody may wait for it, and it has fewer pictures.
-        """
+        """Have the pictures of the next latents decoded; of all if no number is given. A piece for each of the :func:`calls`."""
         num = len(self._held) if num_latents is None else min(num_latents, len(self._held))
-        pieces = []
-        while num:
-            together = 1 if self._untouched or num < AT_ONCE else AT_ONCE
-            self._untouched, num = False, num - together
-            pieces.append(self._piece(self._decode_pictures, [self._held.popleft() for _ in range(together)]))
+        sizes = calls(num, begins=self._untouched)
+        self._untouched &= not sizes
+        pieces = [self._piece(self._decode_pictures, [self._held.popleft() for _ in range(size)]) for size in sizes]
         self.pictures.extend(pieces)
         return pieces
 

@@ -6,7 +6,7 @@ times given. So what decides when is the very code that serves, and an hour pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -137,19 +137,21 @@ class _TimedDecoders(Decoders):
     def _piece(self, launch: Callable[..., Any], *inputs: Any) -> Future[Any]:
         times, made_s = self.devices.times, self._made_s
         pictures = launch.__name__ == "_decode_pictures"
-        cost_ms = (times.first_latent if self._begins else times.latent) if pictures else times.sound
+        cost_ms = times.sound
         if pictures:
-            self.pictures_s = cost_ms / 1000
+            (held,) = inputs
+            cost_ms = times.pictures(len(held), begins=self._begins)
+            self.pictures_s = cost_ms / 1000 / len(held)
         piece = _Timed(self.devices.clock, self.devices.decode(cost_ms, made_s))
         piece.set_result(launch(*inputs)())
         return piece
 
     _made_s = 0.0
 
-    def _decode_pictures(self, held: object) -> Arrives:
+    def _decode_pictures(self, held: Sequence[object]) -> Arrives:
         self._begins = False
         info = self.info
-        return lambda: np.full((info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
+        return lambda: np.full((len(held) * info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
 
     def _decode_sound(self, audio: torch.Tensor, made: object) -> Arrives:
         self.num_unheard += audio.shape[1]
