@@ -161,13 +161,7 @@ class Session:
         info = engine.info
         self._info = info
         self._timeline = Timeline(clock)
-        self._buffer = PlayBuffer(
-            info,
-            self._on_played,
-            kept_after_cancel_s=info.block_duration_s + KEPT_AFTER_CANCEL_S,
-            # Up to there more is asked for in any case.
-            refill_s=config.media.low_water_ms / 1000,
-        )
+        self._buffer = PlayBuffer(info, self._on_played, kept_after_cancel_s=info.block_duration_s + KEPT_AFTER_CANCEL_S)
         pace = Pace(info.chunks_per_block, prior=engine.stats().rtf_p50)
         media = config.media
         self._demand = Demand(media.low_water_ms / 1000, info.block_duration_s, pace, media.max_prefill_ms / 1000)
@@ -436,7 +430,7 @@ class Session:
         # A chunk that was asked for before an interruption may still speak for what was interrupted.
         known = any(mark.reply_id in self._by_line for mark in chunk.marks)
         stale = chunk.speaking and epoch != self._epoch and not known
-        self._buffer.put(chunk, muted=stale, prefill_s=self._prefill_s(chunk))
+        self._buffer.put(chunk, muted=stale, prefill_s=self._prefill_s(chunk), refill_s=self._demand.refill_s)
         self._playout.notify()
         if self.state in ("initializing", "idle"):
             self._set_state("thinking" if self._replies else "listening")

@@ -48,11 +48,10 @@ class Call:
 
     def __init__(self, engine: Engine, media: MediaConfig, codec: str, script: Script) -> None:
         info = engine.info
-        low_water_s = media.low_water_ms / 1000
         self._info = info
         self._script = script
-        self._demand = Demand(low_water_s, info.block_duration_s, Pace(info.chunks_per_block), media.max_prefill_ms / 1000)
-        self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0, refill_s=low_water_s)
+        self._demand = Demand(media.low_water_ms / 1000, info.block_duration_s, Pace(info.chunks_per_block), media.max_prefill_ms / 1000)
+        self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0)
         self._playout = Playout(self.buffer, Timeline())
         self._video_encoder = video_encoder(codec, media, info)
         opus = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=OPUS_CLOCK_HZ, payloadType=111)
@@ -87,7 +86,7 @@ class Call:
                 self.late_blocks += took_s > buffered_s
                 self.num_speaking += chunk.speaking
             num_chunks += 1
-            self.buffer.put(chunk)
+            self.buffer.put(chunk, refill_s=self._demand.refill_s)
             self._playout.notify()
 
     async def _send_pictures(self, num_frames: int) -> None:

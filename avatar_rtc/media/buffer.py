@@ -70,8 +70,6 @@ class PlayBuffer:
         info: rates of the stream.
         on_played: called with each mark when its slot is decided.
         kept_after_cancel_s: pictures that may still be played after an interruption; what lies beyond is dropped.
-        refill_s: once it ran dry, the buffer waits until it holds more than this. A source that is slower than the media makes
-            a pause now and then, and not a gap in every word.
 
     Attributes:
         num_decided: slots decided so far.
@@ -79,16 +77,13 @@ class PlayBuffer:
         num_underruns: times that the buffer ran dry; a row of held slots is one.
     """
 
-    def __init__(
-        self, info: StreamInfo, on_played: Callable[[Played], None], *, kept_after_cancel_s: float, refill_s: float
-    ) -> None:
+    def __init__(self, info: StreamInfo, on_played: Callable[[Played], None], *, kept_after_cancel_s: float) -> None:
         if info.sample_rate_hz % info.fps:
             raise ValueError(f"{info.sample_rate_hz} Hz is not a whole number of samples a picture at {info.fps} fps")
         self.info = info
         self.slot_samples = info.sample_rate_hz // info.fps
         self._on_played = on_played
         self._kept_after_cancel_frames = int(kept_after_cancel_s * info.fps)
-        self._refill_s = refill_s
         self._parts: deque[_Part] = deque()
         self._decided: deque[Slot] = deque(maxlen=KEPT_SLOTS)
         self._last_frame: np.ndarray | None = None
@@ -116,7 +111,7 @@ class PlayBuffer:
         """What must be there before a chunk that waits may begin; 0 if none waits for more."""
         return max((part.prefill_s for part in self._parts if part.next_frame == 0), default=0.0)
 
-    def put(self, chunk: AVChunk, *, muted: bool = False, prefill_s: float = 0.0) -> None:
+    def put(self, chunk: AVChunk, *, muted: bool = False, prefill_s: float = 0.0, refill_s: float = 0.0) -> None:
         """Append a chunk.
 
         Args:
@@ -124,6 +119,7 @@ class PlayBuffer:
             muted: it belongs to a reply that was interrupted while it was made; it is shown in silence.
             prefill_s: it does not begin before the buffer holds so much, from it on. Until then the last picture is held, in
                 both tracks at once.
+            refill_s: the same, if the buffer ran dry and nothing has come since.
 
         Raises:
             ValueError: its rates or its size are not those of the stream.
@@ -135,6 +131,8 @@ class PlayBuffer:
             )
         if self._last_frame is None:
             self._last_frame = chunk.frames[0]
+        if self._dry and not self._parts:
+            prefill_s = max(prefill_s, refill_s)
         samples = np.zeros_like(chunk.samples) if muted else chunk.samples.copy()
         marks: deque[Mark] = deque() if muted else deque(chunk.marks)
         self._parts.append(_Part(chunk, samples, marks, len(chunk.frames), prefill_s))
@@ -181,9 +179,7 @@ class PlayBuffer:
         if not self._parts and not self._dry:
             self._dry = True
             self.num_underruns += 1
-        wanted_s = self._refill_s if self._dry else 0.0
-        if self._parts and self._parts[0].next_frame == 0:
-            wanted_s = max(wanted_s, self._parts[0].prefill_s)
+        wanted_s = self._parts[0].prefill_s if self._parts and self._parts[0].next_frame == 0 else 0.0
         if self.buffered_s <= wanted_s:
             self.num_held_frames += 1
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)

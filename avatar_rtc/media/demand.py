@@ -18,7 +18,7 @@ class Demand:
     block again, must not run dry each time. After it did, a whole block more, so that a slow engine works without a break.
 
     An engine that is slower than real time cannot catch up with a reply that is being played. So much of it has to be there
-    before it begins that the rest comes in time: see :meth:`prefill_s`.
+    before it begins that the rest comes in time: see :meth:`prefill_s` and :attr:`refill_s`.
 
     Args:
         low_water_s: as configured.
@@ -56,6 +56,12 @@ class Demand:
         if factor <= 1.0:
             return 0.0
         return min(reply_s * (1 - 1 / factor) + self._low_water_s, self._max_prefill_s)
+
+    @property
+    def refill_s(self) -> float:
+        """How much must be there before playing goes on, once the buffer ran dry. 0 where the engine keeps up with real time: it is
+        over what delayed it. A slower one makes a pause now and then, and not a gap in every word."""
+        return self._low_water_s if self.pace.recent(PACE_OVER_S) > 1.0 else 0.0
 
     def spare_s(self, buffered_s: float, prefill_s: float = 0.0) -> float:
         """How long from now the next chunk is asked for; at 0 or below, now.

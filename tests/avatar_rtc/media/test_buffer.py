@@ -12,9 +12,9 @@ from tests.support.chunks import INFO, numbered_chunk
 SLOT_SAMPLES = INFO.sample_rate_hz // INFO.fps
 
 
-def make_buffer(kept_s: float = 0.42, refill_s: float = 0.0) -> tuple[PlayBuffer, list[Played]]:
+def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[Played]]:
     played: list[Played] = []
-    return PlayBuffer(INFO, played.append, kept_after_cancel_s=kept_s, refill_s=refill_s), played
+    return PlayBuffer(INFO, played.append, kept_after_cancel_s=kept_s), played
 
 
 @given(st.lists(st.one_of(st.just("put"), st.just("cancel"), st.integers(1, 12)), max_size=40))
@@ -56,14 +56,14 @@ def test_underrun_holds_the_last_picture_in_silence_and_is_counted_once() -> Non
     assert buffer.num_underruns == 1
 
 
-def test_a_dry_buffer_waits_for_more_than_one_chunk() -> None:
-    buffer, _ = make_buffer(refill_s=0.32)
-    buffer.put(numbered_chunk(0))
+def test_a_dry_buffer_waits_for_as_much_as_it_is_told() -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0), refill_s=0.32)
     assert not any(buffer.slot(n).held for n in range(8)), "only once it ran dry"
     assert buffer.slot(8).held
-    buffer.put(numbered_chunk(1))
+    buffer.put(numbered_chunk(1), refill_s=0.32)
     assert buffer.slot(9).held
-    buffer.put(numbered_chunk(2))
+    buffer.put(numbered_chunk(2), refill_s=0.32)
     assert [int(buffer.slot(n).frame[0, 0]) for n in range(10, 26)] == list(range(9, 25))
     assert (buffer.num_underruns, buffer.num_held_frames) == (1, 2)
 

@@ -48,7 +48,7 @@ async def hear(factor: float, max_prefill_s: float = 10.0) -> Heard:
             heard.end_s = played.media_s
             heard.held_in_reply += buffer.num_held_frames
 
-    buffer = PlayBuffer(INFO, on_played, kept_after_cancel_s=0.42, refill_s=LOW_WATER_S)
+    buffer = PlayBuffer(INFO, on_played, kept_after_cancel_s=0.42)
     playout = Playout(buffer, Timeline(clock.now, sleep=clock.sleep))
     stream: FakeStream = FakeModel(FakeOptions(flash_and_beep=False)).open(StreamSettings("a woman", "a voice"))
     demand = Demand(LOW_WATER_S, INFO.block_duration_s, Pace(INFO.chunks_per_block), max_prefill_s)
@@ -72,7 +72,7 @@ async def hear(factor: float, max_prefill_s: float = 10.0) -> Heard:
             kinds = {mark.kind for mark in chunk.marks}
             if "start" in kinds:
                 wanted_s = demand.prefill_s(len(LINE.split()) / WORDS_PER_S)
-            buffer.put(chunk, prefill_s=wanted_s if "start" in kinds else 0.0)
+            buffer.put(chunk, prefill_s=wanted_s if "start" in kinds else 0.0, refill_s=demand.refill_s)
             if "end" in kinds and wanted_s:
                 wanted_s = 0.0
                 buffer.release()

@@ -50,7 +50,7 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     """A source that makes a block in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
     clock = SimulatedClock()
-    buffer = PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.42, refill_s=LOW_WATER_S)
+    buffer = PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.42)
     playout = Playout(buffer, Timeline(clock.now, sleep=clock.sleep))
     made = Rig(clock, buffer, playout, VideoTrack(playout, delay_ms), AudioTrack(playout), Sent())
     start_s = clock.time_s
@@ -66,7 +66,7 @@ async def rig(
             asked_s = clock.time_s
             await clock.sleep(block_s())
             demand.on_chunk(clock.time_s - asked_s, INFO.block_duration_s, buffer.num_underruns)
-            buffer.put(numbered_chunk(index))
+            buffer.put(numbered_chunk(index), refill_s=demand.refill_s)
             playout.notify()
             index += 1
 
@@ -135,6 +135,17 @@ async def test_a_source_slower_than_real_time_makes_few_pauses_and_not_many_gaps
     check_content_in_sync(sent)
 
 
+async def test_a_source_that_keeps_up_pauses_no_longer_than_it_was_late() -> None:
+    took_s = iter([0.1] * 20 + [0.9] + [0.1] * 80)
+    async with rig(block_s=lambda: next(took_s, 0.1)) as made:
+        await made.run(20)
+        buffer, sent = made.buffer, made.sent
+    late_s = 0.9 - LOW_WATER_S
+    assert buffer.num_underruns == 1
+    assert late_s <= buffer.num_held_frames / INFO.fps < late_s + 2 / INFO.fps
+    check_content_in_sync(sent)
+
+
 async def test_neither_track_is_ever_ahead_of_the_other() -> None:
     async with rig(encode_s=lambda: 0.02) as made:
         await made.run(20)
@@ -180,9 +191,7 @@ async def test_a_stall_of_the_machine_is_not_caught_up_in_a_burst() -> None:
 
 async def test_recv_after_the_end_raises_media_stream_error_and_nothing_else() -> None:
     clock = SimulatedClock()
-    playout = Playout(
-        PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.4, refill_s=0.24), Timeline(clock.now, sleep=clock.sleep)
-    )
+    playout = Playout(PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.4), Timeline(clock.now, sleep=clock.sleep))
     video, audio = VideoTrack(playout), AudioTrack(playout)
     waiting = [asyncio.create_task(video.recv()), asyncio.create_task(audio.recv())]
     await asyncio.sleep(0)
