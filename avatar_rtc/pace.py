@@ -13,6 +13,7 @@ class _Window:
     spent_s: float = 0.0
     media_s: float = 0.0
     num_chunks: int = 0
+    counts: bool = True
 
     @property
     def factor(self) -> float:
@@ -41,9 +42,14 @@ class Pace:
         block.num_chunks += 1
         if block.num_chunks < self._chunks_per_block:
             return None
-        self._blocks.append(block)
+        if block.counts:
+            self._blocks.append(block)
         self._open = _Window()
         return block.factor
+
+    def skip(self) -> None:
+        """Leave the block in work out of what follows."""
+        self._open.counts = False
 
     def percentile(self, percent: int) -> float:
         """Over the latest blocks."""

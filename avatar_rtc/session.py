@@ -649,6 +649,7 @@ class Session:
                 if line.scene is not None or line.voice is not None:
                     await self._change_settings(line.scene, line.voice, line.event_id)
                 await stream.push(line_id, line.text)
+                self._demand.on_line()
             except ModelError as error:
                 self._by_line.pop(line_id, None)
                 reply.num_pushed -= 1
@@ -705,6 +706,7 @@ class Session:
             return
         try:
             await stream.cancel()
+            self._demand.on_line()
         except EngineFailure as failure:
             self._lose_stream(stream, failure)
         # Chunks that were asked for before the engine knew count as old, too.

@@ -50,7 +50,8 @@ class Call:
         info = engine.info
         self._info = info
         self._script = script
-        self._demand = Demand(media.low_water_ms / 1000, info.block_duration_s, Pace(info.chunks_per_block), media.max_prefill_ms / 1000)
+        pace, low_water_s = Pace(info.chunks_per_block), media.low_water_ms / 1000
+        self._demand = Demand(low_water_s, info.block_duration_s, pace, media.max_prefill_ms / 1000)
         self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0)
         self._playout = Playout(self.buffer, Timeline())
         self._video_encoder = video_encoder(codec, media, info)
@@ -75,6 +76,7 @@ class Call:
             line = self._script.next_line(chunk)
             if line is not None:
                 await stream.push(f"reply-{num_chunks}", line)
+                self._demand.on_line()
             while (spare_s := self._demand.spare_s(self.buffer.buffered_s)) > 0:  # noqa: ASYNC110  time is what passes
                 await asyncio.sleep(max(spare_s, 0.01))
             asked_s, buffered_s = time.monotonic(), self.buffer.buffered_s

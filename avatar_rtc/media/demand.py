@@ -46,6 +46,10 @@ class Demand:
         self._needed_s = min(max(needed_s, self._needed_s * DECAY), self._most_s)
         return self.pace.add(took_s, media_s)
 
+    def on_line(self) -> None:
+        """A line was given to the engine, or taken back: a block may be made once more, and takes longer than the others do."""
+        self.pace.skip()
+
     def prefill_s(self, reply_s: float) -> float:
         """How much of a reply that lasts ``reply_s`` must be there before it begins; 0 where the engine keeps up with real time.
 
@@ -59,8 +63,8 @@ class Demand:
 
     @property
     def refill_s(self) -> float:
-        """How much must be there before playing goes on, once the buffer ran dry. 0 where the engine keeps up with real time: it is
-        over what delayed it. A slower one makes a pause now and then, and not a gap in every word."""
+        """How much must be there before playing goes on, once the buffer ran dry. 0 where the engine keeps up with real time:
+        what delayed it is over. A slower one makes a pause now and then, and not a gap in every word."""
         return self._low_water_s if self.pace.recent(PACE_OVER_S) > 1.0 else 0.0
 
     def spare_s(self, buffered_s: float, prefill_s: float = 0.0) -> float:

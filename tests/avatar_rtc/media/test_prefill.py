@@ -128,6 +128,21 @@ async def test_nothing_waits_where_the_engine_keeps_up() -> None:
     check_no_drift(heard)
 
 
+def test_a_block_that_was_made_again_for_a_line_does_not_make_its_reply_wait() -> None:
+    """The beginning of a call on one H200, whose first line comes when three chunks are there."""
+    demand = Demand(1.2, 0.16, Pace(chunks_per_block=6, prior=0.86), max_prefill_s=10.0)
+    for chunk, took_s in enumerate([0.305, 0.057, 0.058, 0.057, 0.618, 0.058]):
+        if chunk == 3:
+            demand.on_line()
+        factor = demand.on_chunk(took_s, 0.16, num_underruns=int(chunk >= 4))
+    assert factor is not None
+    assert factor > 1.1
+    assert demand.prefill_s(3.0) == demand.refill_s == 0.0
+    for _ in range(6):
+        demand.on_chunk(0.2, 0.16, num_underruns=1)
+    assert demand.prefill_s(3.0) > 1.2 == demand.refill_s, "that block counts"
+
+
 def test_the_pace_is_that_of_whole_blocks() -> None:
     pace = Pace(chunks_per_block=3, prior=0.7)
     assert pace.percentile(95) == pace.recent(3.0) == 0.7
