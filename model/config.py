@@ -8,13 +8,14 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import ConfigError
 from model.geometry import Geometry
+from model.liveliness import CONTROLS
 
 
 class Strict(BaseModel):
@@ -33,7 +34,7 @@ class GeometryConfig(Strict):
     spatial_stride_px: int
     temporal_stride_frames: int
     first_latent_frames: int
-    patch_cells: int
+    patch_cells: int | tuple[int, int]
     audio_latent_samples: int
     block_video_latents: int
 
@@ -75,6 +76,13 @@ class DiTConfig(Strict):
         aligned_text: rotate text keys by the time at which they are spoken, and queries by their own time.
         rope_theta: base of the rotary frequency ladder.
         future_audio_latents: how far video may look ahead into the audio (future-expanding attention).
+        output: what the heads predict, the ``velocity`` or the ``clean`` latents; either way the transformer returns velocities.
+            Where a video token holds more values than the tower is wide, a velocity, mostly noise, cannot pass through it,
+            and a clean latent can (arXiv 2511.13720).
+        grid: rows and columns of a video latent's tokens, to give each place an embedding of its own. Without, only the other
+            tokens tell a token where it is, which takes a first block of pure noise several layers to find out.
+        control_channels: values a video latent that say how the face moves besides its mouth, see :mod:`model.liveliness`; 0 for
+            none.
     """
 
     video: TowerConfig
@@ -86,6 +94,9 @@ class DiTConfig(Strict):
     rope_theta: float = 10_000.0
     aligned_text: bool = False
     future_audio_latents: int = 0
+    output: Literal["velocity", "clean"] = "velocity"
+    grid: tuple[int, int] | None = None
+    control_channels: int = Field(default=0, ge=0)
 
 
 class TextConfig(Strict):
@@ -115,11 +126,29 @@ class TextConfig(Strict):
 
 
 class VideoVAEConfig(Strict):
-    """Causal video VAE. Widths run from half the picture's resolution down to the latent grid, one entry a resolution."""
+    """Causal video VAE.
+
+    Attributes:
+        encoder_widths: from half the picture's resolution down to the latent grid, one entry a resolution.
+        decoder_widths: the same, but the first entry is of the resolution from which the head makes pictures.
+        head_scale: rows and columns of half-resolution pixels that the decoder's head makes of each place. With 1 the last
+            convolutions run at half the picture's resolution, with 2 at a quarter of it, for 0.6 of the work.
+    """
 
     latent_channels: int
     encoder_widths: tuple[int, ...]
     decoder_widths: tuple[int, ...]
+    head_scale: Literal[1, 2, 4] = 1
+
+    @model_validator(mode="after")
+    def _resolutions_fit(self) -> VideoVAEConfig:
+        wanted = len(self.encoder_widths) - self.head_scale.bit_length() + 1
+        if len(self.decoder_widths) != wanted:
+            raise ValueError(
+                f"{len(self.encoder_widths)} encoder_widths and head_scale {self.head_scale} need {wanted} decoder_widths, "
+                f"got {len(self.decoder_widths)}"
+            )
+        return self
 
 
 class AudioVAEConfig(Strict):
@@ -249,11 +278,14 @@ class SamplingConfig(Strict):
         timesteps: noise levels in (0, 1], falling; one denoise pass each.
         window_blocks: blocks that a new block sees, itself included.
         sink: whether the stream's first latent stays visible for ever.
+        clean_pass: whether a block is remembered by a pass of its own over the clean block. Without, history is what the block's
+            last denoise pass saw: a pass less a block, for a network that was trained so.
     """
 
     timesteps: tuple[float, ...]
     window_blocks: int = Field(gt=1)
     sink: bool
+    clean_pass: bool = True
 
     @field_validator("timesteps")
     @classmethod
@@ -292,6 +324,12 @@ class ModelConfig(Strict):
         for name, value, other, other_value in pairs:
             if value != other_value:
                 raise ValueError(f"{name} is {value}, but {other} is {other_value}")
+        geometry = self.geometry.build()
+        grid, controls = (geometry.grid_height, geometry.grid_width), geometry.temporal_stride_frames * len(CONTROLS)
+        if dit.grid not in (None, grid):
+            raise ValueError(f"dit.grid is {dit.grid}, but the geometry makes it {grid}")
+        if dit.control_channels not in (0, controls):
+            raise ValueError(f"dit.control_channels is {dit.control_channels}: 0 or {controls}, {len(CONTROLS)} a picture")
         return self
 
 

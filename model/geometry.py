@@ -13,6 +13,11 @@ from fractions import Fraction
 from model.errors import ConfigError
 
 
+def patch_shape(patch_cells: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of latent cells a token."""
+    return (patch_cells, patch_cells) if isinstance(patch_cells, int) else patch_cells
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Rates and strides of one model.
@@ -25,7 +30,7 @@ class Geometry:
         temporal_stride_frames: pictures a video latent.
         first_latent_frames: pictures that the very first latent of a stream decodes to. A causal VAE in Wan's manner gives 1;
             the missing ones are the *lead-in*, filled by holding the first picture.
-        patch_cells: latent cells a token, each way.
+        patch_cells: latent cells a token: one number for both ways, or (rows, columns).
         audio_latent_samples: samples an audio latent.
         block_video_latents: video latents denoised together.
     """
@@ -37,21 +42,21 @@ class Geometry:
     spatial_stride_px: int
     temporal_stride_frames: int
     first_latent_frames: int
-    patch_cells: int
+    patch_cells: int | tuple[int, int]
     audio_latent_samples: int
     block_video_latents: int
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
+            if min(value if isinstance(value, tuple) else (value,)) <= 0:
                 raise ConfigError(f"geometry.{name} must be positive, got {value}")
         if self.first_latent_frames > self.temporal_stride_frames:
             raise ConfigError(
                 f"geometry.first_latent_frames {self.first_latent_frames} exceeds the stride {self.temporal_stride_frames}"
             )
-        cell = self.spatial_stride_px * self.patch_cells
-        if self.height_px % cell or self.width_px % cell:
-            raise ConfigError(f"{self.width_px}x{self.height_px} is not a multiple of {cell} px (stride x patch)")
+        rows, columns = (self.spatial_stride_px * cells for cells in patch_shape(self.patch_cells))
+        if self.height_px % rows or self.width_px % columns:
+            raise ConfigError(f"{self.width_px}x{self.height_px} is not a multiple of {columns}x{rows} px (stride x patch)")
         latents = self.video_latent_duration_s * self.sample_rate_hz / self.audio_latent_samples
         if latents.denominator != 1:
             raise ConfigError(
@@ -103,12 +108,12 @@ class Geometry:
     @property
     def grid_height(self) -> int:
         """Token rows a video latent."""
-        return self.latent_height // self.patch_cells
+        return self.latent_height // patch_shape(self.patch_cells)[0]
 
     @property
     def grid_width(self) -> int:
         """Token columns a video latent."""
-        return self.latent_width // self.patch_cells
+        return self.latent_width // patch_shape(self.patch_cells)[1]
 
     @property
     def tokens_per_video_latent(self) -> int:

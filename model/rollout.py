@@ -135,7 +135,7 @@ class Rollout:
         self._graphs = graphs
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._grid = shape.height // dit.patch_cells, shape.width // dit.patch_cells
+        self._grid = dit.grid(shape.height, shape.width)
         self._tokens = self._grid[0] * self._grid[1]
         table = NoiseTable.shifted(config.shift)
         self.timesteps = table.warped(config.steps)

@@ -26,7 +26,7 @@ EXPECTED = "the Hallo-Live generator that was expected here (Hallo-Live/halloliv
 def load_generator(
     path: Path,
     config: DiTConfig,
-    patch_cells: int,
+    patch_cells: int | tuple[int, int],
     *,
     ema: bool = True,
     device: torch.device | None = None,
@@ -42,7 +42,12 @@ def load_generator(
 
 
 def load_critic(
-    path: Path, config: DiTConfig, patch_cells: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    path: Path,
+    config: DiTConfig,
+    patch_cells: int | tuple[int, int],
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> DualStreamTransformer:
     """The critic of a second-stage trainer's checkpoint.
 

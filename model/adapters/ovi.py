@@ -22,6 +22,7 @@ from torch import Tensor
 from model.config import DiTConfig
 from model.dit.transformer import DualStreamTransformer
 from model.errors import CheckpointError
+from model.geometry import patch_shape
 from model.weight_files import fill, read_tensors
 
 _ENDS = {
@@ -48,16 +49,16 @@ def published_name(name: str) -> str:
     return f"{tower}_model.{f'{_ENDS.get(module, module)}.{parameter}' if module else _MODULATION['ends']}"
 
 
-def to_published(tensors: Mapping[str, Tensor], patch_cells: int) -> dict[str, Tensor]:
+def to_published(tensors: Mapping[str, Tensor], patch_cells: int | tuple[int, int]) -> dict[str, Tensor]:
     """Parameters, or their gradients, under their published names and in the published shapes; views."""
     return {published_name(name): _patches_outside(name, tensor, patch_cells) for name, tensor in tensors.items()}
 
 
-def _patches_outside(name: str, tensor: Tensor, patch_cells: int) -> Tensor:
+def _patches_outside(name: str, tensor: Tensor, patch_cells: int | tuple[int, int]) -> Tensor:
     """[D, p * p * C] -> [D, C, 1, p, p] if it is the video stem's weight."""
     if name != "video_ends.stem.weight":
         return tensor
-    return tensor.unflatten(1, (patch_cells, patch_cells, -1)).permute(0, 3, 1, 2).unsqueeze(2)
+    return tensor.unflatten(1, (*patch_shape(patch_cells), -1)).permute(0, 3, 1, 2).unsqueeze(2)
 
 
 def _patches_inside(name: str, tensor: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def _patches_inside(name: str, tensor: Tensor) -> Tensor:
 
 def build(
     config: DiTConfig,
-    patch_cells: int,
+    patch_cells: int | tuple[int, int],
     tensors: Mapping[str, Tensor],
     path: Path,
     *,
@@ -108,7 +109,12 @@ def build(
 
 
 def load_teacher(
-    path: Path, config: DiTConfig, patch_cells: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    path: Path,
+    config: DiTConfig,
+    patch_cells: int | tuple[int, int],
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> DualStreamTransformer:
     """The bidirectional model that Hallo-Live learned from, ``Ovi/model.safetensors``; see :func:`build`."""
     expected = "the bidirectional Ovi model that was expected here (Ovi/model.safetensors)"

@@ -7,6 +7,7 @@ A *clip set* is a directory of plain arrays that memory-map, so that training re
 ``samples.npy``       int16 [clips, frames * 960]                24 kHz
 ``boxes.npy``         int16 [clips, frames, 2, 4]                mouth, eyes: left, top, right, bottom in pixels
 ``opening.npy``       float32 [clips, frames]                    how far the lips are apart, 0..1
+``controls.npy``      float32 [clips, frames, controls]          other movement, see ``model.liveliness``
 ``clips.jsonl``       one line a clip                            voice, captions, texts, events, look
 ====================  =========================================  ==========================================================
 """
@@ -25,15 +26,15 @@ import numpy as np
 
 from model.data.captions import caption
 from model.data.face import Look, Renderer
-from model.data.motion import FPS, Event, animate
+from model.data.motion import FPS, Event, Motion, animate
 from model.data.speech import DURATION_UNIT_SAMPLES, SAMPLE_RATE_HZ, VOICES, Utterance
+from model.liveliness import CONTROLS, SMILES
 
 FRAME_SAMPLES = SAMPLE_RATE_HZ // FPS
 _SHORT_SILENCE_S = (0.3, 2.5)
 _LONG_SILENCE_S = (2.5, 5.0)
 _TURNS = ("clara", "maya", "adam", "clara", "theo")
 """Voices take turns. The first has by far the most different sentences, so it comes up twice."""
-_SMILES = {"calm": 0.12, "cheerful": 0.6}
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,9 @@ def compose(
     )
 
 
-def render(clip: Clip, size_px: int = 256) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """The clip's pictures in order: RGB uint8 [size, size, 3]; boxes int16 [2, 4] of mouth and eyes; opening of the lips."""
-    motion = animate(clip.events, clip.duration_s, np.random.default_rng(clip.motion_seed), smile=_SMILES[clip.look.mood])
-    renderer = Renderer(clip.look, size_px)
-    for i in range(clip.num_frames):
-        pose = motion.pose(i)
-        yield renderer.frame(pose), np.asarray(renderer.boxes(pose), np.int16), float(motion.opening[i])
+def movement(clip: Clip) -> Motion:
+    """How the clip's face moves."""
+    return animate(clip.events, clip.duration_s, np.random.default_rng(clip.motion_seed), smile=SMILES[clip.look.mood])
 
 
 def i420_from_rgb(rgb: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -182,15 +179,15 @@ class ClipSet:
     samples: np.ndarray
     boxes: np.ndarray
     opening: np.ndarray
+    controls: np.ndarray
     clips: list[dict[str, Any]]
 
     @staticmethod
     def open(directory: Path) -> ClipSet:
-        frames, samples, boxes, opening = (
-            np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("frames", "samples", "boxes", "opening")
-        )
+        names = "frames", "samples", "boxes", "opening", "controls"
+        frames, samples, boxes, opening, controls = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in names)
         lines = (directory / "clips.jsonl").read_text(encoding="utf-8").splitlines()
-        return ClipSet(frames, samples, boxes, opening, [json.loads(line) for line in lines])
+        return ClipSet(frames, samples, boxes, opening, controls, [json.loads(line) for line in lines])
 
     def look(self, clip: int) -> Look:
         return Look(**self.clips[clip]["look"])
@@ -256,6 +253,7 @@ def make_clips(
         "samples": ((num_clips, num_frames * FRAME_SAMPLES), np.int16),
         "boxes": ((num_clips, num_frames, 2, 4), np.int16),
         "opening": ((num_clips, num_frames), np.float32),
+        "controls": ((num_clips, num_frames, len(CONTROLS)), np.float32),
     }
     for name, (shape, dtype) in shapes.items():
         np.lib.format.open_memmap(directory / f"{name}.npy", "w+", dtype, shape).flush()
@@ -292,9 +290,12 @@ def _record(clip: Clip) -> dict[str, Any]:
 
 def _render_into(job: tuple[Path, int, Clip, int]) -> int:
     directory, index, clip, size_px = job
-    frames, boxes, opening = (np.load(directory / f"{name}.npy", mmap_mode="r+") for name in ("frames", "boxes", "opening"))
-    for i, (rgb, rectangles, opened) in enumerate(render(clip, size_px)):
-        i420_from_rgb(rgb, frames[index, i])
-        boxes[index, i] = rectangles
-        opening[index, i] = opened
+    names = "frames", "boxes", "opening", "controls"
+    frames, boxes, opening, controls = (np.load(directory / f"{name}.npy", mmap_mode="r+") for name in names)
+    motion, renderer = movement(clip), Renderer(clip.look, size_px)
+    opening[index], controls[index] = motion.opening, motion.controls
+    for i in range(clip.num_frames):
+        pose = motion.pose(i)
+        i420_from_rgb(renderer.frame(pose), frames[index, i])
+        boxes[index, i] = renderer.boxes(pose)
     return index

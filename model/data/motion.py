@@ -1,4 +1,4 @@
-"""What a face does over time: mouth shapes from phoneme timings, and the small movements that make it alive.
+"""What a face does over time: mouth shapes from phoneme timings, and the movements of :mod:`model.liveliness`.
 
 The mouth follows the sounds by dominance blending (Cohen and Massaro 1993): every phoneme pulls the mouth towards its shape with
 a weight that falls off around its centre, so that neighbours colour each other. Two things are not left to blending, because a
@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.data.face import POSE_FIELDS, Pose, mouth_opening
+from model.liveliness import CONTROLS, LOOK_AHEAD_S, SILENT, Liveliness
 
 FPS = 25
+BLOCK_FRAMES = 8
+"""Movement is made in steps of so many pictures, as in a stream."""
 LEAD_S = 0.04
 """The lips are ahead of the sound by one frame, as people's are."""
 
@@ -92,12 +95,9 @@ _PHONEME_SHAPES: dict[str, tuple[str, ...]] = {
     "W": ("aa", "oo"),
     "Y": ("aw", "ih"),
 }
-_SILENT = frozenset(' .,!?;:—…"()“”_$')
-"""A space is a silence only where it lasts; ``_`` names the pauses at an utterance's ends."""
 _PAUSE_S = 0.14
 """Silent events together shorter than this do not shut the mouth."""
 _CLOSING = frozenset("pbmβɸ")
-_STRESS = "ˈ"
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,12 @@ class Motion:
     Attributes:
         poses: float32 [num_frames, len(POSE_FIELDS)].
         opening: float32 [num_frames], how far the lips are apart, 0..1: the truth for judges of lip sync.
+        controls: float32 [num_frames, len(CONTROLS)], what the network is told of it.
     """
 
     poses: np.ndarray
     opening: np.ndarray
+    controls: np.ndarray
 
     def pose(self, frame: int) -> Pose:
         return Pose(*self.poses[frame].tolist())
@@ -137,14 +139,19 @@ def animate(
     mouth = _mouth(events, times)
     columns = dict(zip(_SHAPE_FIELDS, mouth.T, strict=True))
     opening = mouth_opening(columns["open"], columns["press"], columns["bite"])
-    speaking = _speaking(events, times)
-    columns |= _idle(times, rng)
-    columns |= _blinks(times, rng)
-    columns |= _gaze(times, speaking, rng)
-    columns |= _expression(times, events, speaking, smile, rng)
-    _nod(columns, times, events, rng)
+    live = Liveliness(rng, smile, fps)
+    rows = [live.advance(min(BLOCK_FRAMES, num_frames - i), _near(events, i, fps)) for i in range(0, num_frames, BLOCK_FRAMES)]
+    controls = np.concatenate(rows) if rows else np.zeros((0, len(CONTROLS)), np.float32)
+    columns |= dict(zip(CONTROLS, controls.T, strict=True))
+    columns |= dict.fromkeys(("blink_left", "blink_right"), columns["blink"])
     poses = np.stack([columns[name] for name in POSE_FIELDS], axis=1).astype(np.float32)
-    return Motion(poses, opening.astype(np.float32))
+    return Motion(poses, opening.astype(np.float32), controls)
+
+
+def _near(events: Sequence[Event], frame: int, fps: int) -> list[Event]:
+    """What a stream's planner would know when the block that begins with this picture is made."""
+    start_s, end_s = frame / fps - 1, (frame + BLOCK_FRAMES) / fps + LOOK_AHEAD_S
+    return [event for event in events if event[2] > start_s and event[1] < end_s]
 
 
 def _pauses(events: Sequence[Event], end_s: float) -> list[tuple[float, float]]:
@@ -152,7 +159,7 @@ def _pauses(events: Sequence[Event], end_s: float) -> list[tuple[float, float]]:
     pauses: list[tuple[float, float]] = []
     since = -1e3
     for phoneme, start, stop in events:
-        if phoneme in _SILENT:
+        if phoneme in SILENT:
             continue
         if start - since >= _PAUSE_S:
             pauses.append((since, start))
@@ -234,107 +241,3 @@ def _plateau(t: np.ndarray, start: float, stop: float, ramp_s: float) -> np.ndar
     outside = np.maximum(start - t, t - stop) / ramp_s
     x = np.clip(1 - outside, 0.0, 1.0)
     return np.asarray(x * x * (3 - 2 * x))
-
-
-def _speaking(events: Sequence[Event], times: np.ndarray) -> np.ndarray:
-    """0 where the face listens, 1 where it speaks, with ramps."""
-    speaking = np.ones_like(times)
-    for start, stop in _pauses(events, float(times[-1]) if len(times) else 0.0):
-        if stop - start > 0.5:
-            speaking = np.minimum(speaking, 1 - _plateau(times, start + 0.25, stop - 0.1, 0.25))
-    return speaking
-
-
-def _sway(
-    times: np.ndarray, rng: np.random.Generator, amplitude: float, slowest_s: float = 9.0, fastest_s: float = 2.6
-) -> np.ndarray:
-    """A slow wander around zero: three sines of random period and phase."""
-    periods = rng.uniform((slowest_s * 0.7, slowest_s * 0.45, fastest_s), (slowest_s, slowest_s * 0.65, fastest_s * 1.4))
-    phases = rng.uniform(0, 2 * np.pi, 3)
-    sizes = np.array((0.55, 0.3, 0.15)) * amplitude
-    return np.asarray((sizes[:, None] * np.sin(2 * np.pi * times / periods[:, None] + phases[:, None])).sum(0))
-
-
-def _idle(times: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    breath_s = rng.uniform(3.4, 4.8)
-    phase = 2 * np.pi * (times / breath_s + rng.uniform())
-    # In faster than out.
-    breath = 0.5 - 0.5 * np.cos(phase + 0.45 * np.sin(phase))
-    return {
-        "yaw": _sway(times, rng, 0.12) + rng.uniform(-0.03, 0.03),
-        "pitch": _sway(times, rng, 0.05),
-        "roll": _sway(times, rng, 0.035),
-        "shift_x": _sway(times, rng, 2.6),
-        "shift_y": _sway(times, rng, 1.2) - 0.7 * breath,
-        "breath": breath,
-    }
-
-
-def _blinks(times: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A lid closes in 80 ms, rests 40 ms, opens in 180 ms."""
-    closed = np.zeros_like(times)
-    t = float(rng.uniform(0.3, 4.0))
-    end = float(times[-1]) if len(times) else 0.0
-    while t < end + 0.2:
-        shape = np.interp(times - t, (-0.10, -0.01, 0.03, 0.12, 0.22), (0.0, 1.0, 1.0, 0.35, 0.0))
-        closed = np.maximum(closed, shape)
-        t += float(rng.uniform(2.0, 6.0)) if rng.random() > 0.1 else 0.45
-    return {"blink_left": closed, "blink_right": closed.copy()}
-
-
-def _gaze(times: np.ndarray, speaking: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """At the viewer, with small saccades; while speaking now and then a longer glance aside."""
-    x, y = np.zeros_like(times), np.zeros_like(times)
-    t, end = 0.0, float(times[-1]) if len(times) else 0.0
-    here = (0.0, 0.0)
-    while t < end:
-        hold = float(rng.uniform(0.5, 2.2))
-        aside = rng.random() < 0.10
-        reach = (0.55, 0.3) if aside else (0.10, 0.07)
-        there = (float(rng.uniform(-reach[0], reach[0])), float(rng.uniform(-reach[1], reach[1])))
-        move = np.clip((times - t) / 0.05, 0.0, 1.0)
-        later = times >= t
-        x = np.where(later, here[0] + (there[0] - here[0]) * move, x)
-        y = np.where(later, here[1] + (there[1] - here[1]) * move, y)
-        here = there
-        t += hold if not aside else min(hold, 0.9)
-    return {"gaze_x": x, "gaze_y": y}
-
-
-def _expression(
-    times: np.ndarray, events: Sequence[Event], speaking: np.ndarray, smile: float, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    brow = _sway(times, rng, 0.12) + 0.08 * speaking
-    for i, (phoneme, _, stop) in enumerate(events):
-        if phoneme == "?":
-            # Brows rise over the last half second of a question.
-            last = next((e[2] for e in reversed(events[:i]) if e[0] not in _SILENT), stop)
-            brow = np.maximum(brow, 0.85 * _plateau(times, last - 0.45, last + 0.15, 0.3))
-        elif phoneme == "!":
-            last = next((e[2] for e in reversed(events[:i]) if e[0] not in _SILENT), stop)
-            brow = np.maximum(brow, 0.55 * _plateau(times, last - 0.6, last, 0.25))
-        elif phoneme == _STRESS and rng.random() < 0.14:
-            brow = np.maximum(brow, float(rng.uniform(0.35, 0.7)) * _plateau(times, stop - 0.02, stop + 0.2, 0.18))
-    tilt = _sway(times, rng, 0.06)
-    smiling = smile * (1 - 0.35 * speaking) + _sway(times, rng, 0.08, slowest_s=12.0)
-    return {"brow_left": brow + tilt, "brow_right": brow - tilt, "smile": np.clip(smiling, 0.0, 1.0)}
-
-
-def _nod(columns: dict[str, np.ndarray], times: np.ndarray, events: Sequence[Event], rng: np.random.Generator) -> None:
-    """Add nods on some stressed syllables, and a rare slow one while listening, to ``columns`` in place."""
-    beats = [stop for phoneme, _, stop in events if phoneme == _STRESS]
-    nod = np.zeros_like(times)
-    last = -1.0
-    for beat in beats:
-        if beat - last > 0.45 and rng.random() < 0.45:
-            size = float(rng.uniform(0.4, 1.0))
-            nod += size * np.exp(-(((times - beat - 0.08) / 0.11) ** 2))
-            last = beat
-    for start, stop in _pauses(events, float(times[-1]) if len(times) else 0.0):
-        start, stop = max(start, 0.0), min(stop, float(times[-1]))
-        if stop - start > 1.6 and rng.random() < 0.5:
-            centre = float(rng.uniform(start + 0.6, stop - 0.6))
-            for beat in (centre, centre + 0.42):
-                nod += 0.8 * np.exp(-(((times - beat) / 0.13) ** 2))
-    columns["pitch"] = columns["pitch"] - 0.04 * nod
-    columns["shift_y"] = columns["shift_y"] + 1.7 * nod

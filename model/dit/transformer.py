@@ -21,6 +21,7 @@ from model.config import DiTConfig, TowerConfig
 from model.dit.attention import CrossAttention, KeyValue, SelfAttention
 from model.dit.block import FusionLayer, LayerMemory, LayerPast, StreamView
 from model.dit.rope import Rope, RotaryTable
+from model.geometry import patch_shape
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,32 @@ class TowerEnds(nn.Module):
         return self.head(kernels.on(x_BTD).norm_modulate(x_BTD, shift.unsqueeze(2), scale.unsqueeze(2), self.eps))
 
 
+_LEAST_LEVEL = 0.05
+"""Noise level below which a clean prediction's velocity is not enlarged further: at 0, where history is read, it has none."""
+
+
+def _velocity(noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
+    """Velocity of a predicted clean latent, all broadcast to each other."""
+    return (noisy - clean) / (timesteps / 1000).clamp(min=_LEAST_LEVEL).to(noisy.dtype)
+
+
 class DualStreamTransformer(nn.Module):
     """See the module's text.
 
     Args:
         config: sizes.
-        patch_cells: latent cells a video token, each way.
+        patch_cells: latent cells a video token: one number for both ways, or (rows, columns).
     """
 
-    def __init__(self, config: DiTConfig, patch_cells: int) -> None:
+    def __init__(self, config: DiTConfig, patch_cells: int | tuple[int, int]) -> None:
         super().__init__()
-        self.config, self.patch_cells = config, patch_cells
-        self.video_ends = TowerEnds(config.video, config, patch_cells**2)
+        self.config, self.patch_cells = config, patch_shape(patch_cells)
+        self.video_ends = TowerEnds(config.video, config, math.prod(self.patch_cells))
         self.audio_ends = TowerEnds(config.audio, config, 1)
+        if config.grid is not None:
+            self.place = nn.Parameter(torch.zeros(math.prod(config.grid), config.video.dim))
+        if config.control_channels:
+            self.control = nn.Linear(config.control_channels, config.video.dim)
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_layers))
         self.video_rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
         self.audio_rope = Rope(config.audio.dim // config.audio.num_heads, config.rope_theta)
@@ -234,17 +248,21 @@ class DualStreamTransformer(nn.Module):
     def fusion_layers(self) -> list[FusionLayer]:
         return list(self.layers)  # type: ignore[arg-type]
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a latent of so many cells."""
+        return height // self.patch_cells[0], width // self.patch_cells[1]
+
     def patchify(self, video: Tensor) -> Tensor:
-        """[B, C, F, h, w] -> [B, F * P, C * p * p]; a token's values run over patch row, patch column, channel."""
-        p = self.patch_cells
+        """[B, C, F, h, w] -> [B, F * P, p * q * C]; a token's values run over patch row, patch column, channel."""
+        p, q = self.patch_cells
         batch, channels, length, height, width = video.shape
-        x = video.view(batch, channels, length, height // p, p, width // p, p)
-        return x.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, -1, p * p * channels)
+        x = video.view(batch, channels, length, height // p, p, width // q, q)
+        return x.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, -1, p * q * channels)
 
     def unpatchify(self, tokens: Tensor, shape: Sequence[int]) -> Tensor:
-        p = self.patch_cells
+        p, q = self.patch_cells
         batch, channels, length, height, width = shape
-        x = tokens.view(batch, length, height // p, width // p, p, p, channels)
+        x = tokens.view(batch, length, height // p, width // q, p, q, channels)
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, channels, length, height, width)
 
     def forward(
@@ -259,6 +277,7 @@ class DualStreamTransformer(nn.Module):
         past: Sequence[LayerMemory | LayerPast] | None = None,
         num_sink_tokens: int = 0,
         skip_layer: int | None = None,
+        control: Tensor | None = None,
     ) -> Flow:
         """Velocity of noisy latents.
 
@@ -269,8 +288,14 @@ class DualStreamTransformer(nn.Module):
             past: memory of earlier blocks, one entry a layer; it is read, never written but for the free part of a ``Room``.
             num_sink_tokens: for masked forwards, see :class:`FusionLayer`.
             skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.
+            control: [B, F, control_channels], for networks that have such.
         """
         v = self.video_ends.stem(self.patchify(video))
+        if self.config.grid is not None:
+            v = v + self.place.repeat(video.shape[2], 1)
+        if self.config.control_channels:
+            assert control is not None
+            v = v + self.control(control).repeat_interleave(v.shape[1] // video.shape[2], dim=1)
         video_e, video_e0 = self.video_ends.time(video_timesteps)
         a = self.audio_ends.stem(audio)
         audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
@@ -285,4 +310,7 @@ class DualStreamTransformer(nn.Module):
             memory.append(layer_memory)
         flow_video = self.unpatchify(self.video_ends.out(v, video_e), video.shape)
         flow_audio = self.audio_ends.out(a, audio_e)
+        if self.config.output == "clean":
+            flow_video = _velocity(video, flow_video, video_timesteps[:, None, :, None, None])
+            flow_audio = _velocity(audio, flow_audio, audio_timesteps[:, :, None])
         return Flow(flow_video, flow_audio, tuple(memory))

@@ -24,6 +24,7 @@ from model.data.face import Look
 from model.data.speech import VOICES
 from model.dit.transformer import DualStreamTransformer
 from model.geometry import Geometry
+from model.liveliness import CONTROLS, per_latent
 from model.text.encoder import DURATION_UNIT_S, TextEncoder
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.tokenizer import CaptionTokenizer
@@ -64,7 +65,8 @@ class LatentClips:
         self.device, self.geometry = device, geometry
         self.num_blocks = clips.frames.shape[1] // geometry.block_frames
         num_latents = clips.frames.shape[1] // geometry.temporal_stride_frames
-        video, audio, weight = [], [], []
+        video, audio, weight, control = [], [], [], []
+        controlled = config.dit.control_channels > 0
         lookahead = config.audio_vae.fft_samples
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             for i in range(len(clips.frames)):
@@ -76,7 +78,9 @@ class LatentClips:
                 ]
                 audio.append(latents.T.to(torch.bfloat16))
                 weight.append(self._weights(clips.boxes[i], num_latents))
-        self.video, self.audio, self.weight = torch.stack(video), torch.stack(audio), torch.stack(weight)
+                rows = per_latent(clips.controls[i][:, : len(CONTROLS) * controlled], geometry.temporal_stride_frames)
+                control.append(torch.from_numpy(rows).to(device))
+        self.video, self.audio, self.weight, self.control = (torch.stack(x) for x in (video, audio, weight, control))
         self._texts(clips, config)
 
     def _weights(self, boxes: np.ndarray, num_latents: int) -> Tensor:
@@ -134,6 +138,7 @@ class LatentClips:
             "video": self.video[row, video_index].transpose(1, 2).float(),
             "weight": self.weight[row, video_index].float(),
             "audio": self.audio[row, audio_index].float(),
+            "control": self.control[row, video_index],
             "ids": self.ids[clip],
             "durations_s": self.durations_s[clip],
             "times": self.times[clip],
@@ -168,6 +173,7 @@ def losses(speaker: Speaker, config: ModelConfig, geometry: Geometry, data: dict
     noisy = Sequence(
         data["video"] * (1 - dirty_video) + video_noise * dirty_video,
         data["audio"] * (1 - dirty_audio) + audio_noise * dirty_audio,
+        data["control"],
         data["blocks"],
     )
     summary = speaker.text.caption(data["caption"])

@@ -25,11 +25,13 @@ class Sequence:
 
     Attributes:
         video: [B, C, N * F, h, w] normalised latents of N blocks; audio: [B, N * L, C].
+        control: [B, N * F, control_channels]; no channels for networks that have none.
         blocks: int64 [B, N], each block's number in its clip; the first is the stream's first block.
     """
 
     video: Tensor
     audio: Tensor
+    control: Tensor
     blocks: Tensor
 
 
@@ -105,4 +107,5 @@ def masked_forward(
         audio_view,
         TextMemory(memory.video, memory.audio, None),
         num_sink_tokens=num_sink,
+        control=sequence.control,
     )

@@ -49,7 +49,7 @@ def clip_forward(
         padded_audio: the published training code fills the audio stream up to a multiple of 128 tokens with zeros, and video that
             looks ahead past the clip's end attends to them. A length here reproduces that; None attends to audio only.
     """
-    grid = video.shape[3] // dit.patch_cells, video.shape[4] // dit.patch_cells
+    grid = dit.grid(video.shape[3], video.shape[4])
     num_blocks, tokens = video.shape[2] // block.video, grid[0] * grid[1]
     assert num_blocks * block.video == video.shape[2]
     assert num_blocks * block.audio == audio.shape[1]

@@ -27,7 +27,7 @@ def whole_forward(
         audio_timesteps: [B, L] or [B, 1].
         skip_layer: left out, for skip-layer guidance.
     """
-    grid = video.shape[3] // dit.patch_cells, video.shape[4] // dit.patch_cells
+    grid = dit.grid(video.shape[3], video.shape[4])
     video_table, _ = dit.video_tables(torch.arange(video.shape[2], device=video.device), *grid)
     audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1], device=audio.device))
     views = (StreamView(table, None, None, text.mask, None) for table in (video_table, audio_table))

@@ -55,18 +55,20 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions a picture; ``causal`` makes the first one see two latents of the past."""
+    """One or two 3 x 3 convolutions a picture; ``causal`` makes the first one see two latents of the past."""
 
-    def __init__(self, channels: int, *, causal: bool) -> None:
+    def __init__(self, channels: int, *, causal: bool, num_convs: int = 2) -> None:
         super().__init__()
-        self.causal = causal
-        self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
+        self.causal, self.num_convs = causal, num_convs
+        self.norm1 = ChannelNorm(channels)
         self.conv1 = CausalConv3d(channels, channels, (3 if causal else 1, 3, 3))
-        self.conv2 = CausalConv3d(channels, channels, (1, 3, 3))
+        if num_convs == 2:
+            self.norm2 = ChannelNorm(channels)
+            self.conv2 = CausalConv3d(channels, channels, (1, 3, 3))
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         y = self.conv1(F.silu(self.norm1(x)), memory)
-        return x + self.conv2(F.silu(self.norm2(y)), memory)
+        return x + (self.conv2(F.silu(self.norm2(y)), memory) if self.num_convs == 2 else y)
 
 
 class Upsample(nn.Module):
@@ -137,15 +139,21 @@ class VideoDecoder(nn.Module):
         times = (2, 2, *[1] * (len(widths) - 3))
         self.up = nn.ModuleList(Upsample(a, b, time=t) for a, b, t in zip(widths[:-1], widths[1:], times, strict=True))
         self.refine = nn.ModuleList(ResidualBlock(b, causal=False) for b in widths[1:-1])
-        self.head = nn.Conv3d(widths[-1], PLANES, (1, 3, 3), padding=(0, 1, 1))
+        self.head_scale = config.head_scale
+        if self.head_scale > 1:
+            self.refine.append(ResidualBlock(widths[-1], causal=False, num_convs=1))
+        self.head = nn.Conv3d(widths[-1], PLANES * self.head_scale**2, (1, 3, 3), padding=(0, 1, 1))
 
     def forward(self, latents: Tensor, memory: Memory) -> Tensor:
         x = self.stem(latents, memory)
         for block in self.body:
             x = block(x, memory)
-        for up, refine in zip(self.up[:-1], self.refine, strict=True):
+        for up, refine in zip(self.up, self.refine, strict=False):  # at half resolution there is nothing to refine
             x = refine(up(x), memory)
-        return self.head(F.silu(self.up[-1](x)))
+        if self.head_scale == 1:
+            return self.head(F.silu(self.up[-1](x)))
+        x = self.head(F.silu(x))
+        return F.pixel_shuffle(x.transpose(1, 2), self.head_scale).transpose(1, 2)
 
 
 class VideoVAE(nn.Module):

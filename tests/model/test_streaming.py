@@ -72,7 +72,8 @@ def masked(dit: DualStreamTransformer, config: ModelConfig, clip: Clip) -> list[
     timesteps = torch.zeros(1, len(clip.blocks))
     timesteps[:, -1] = clip.level
     text = TextBatch(clip.tokens, clip.times, clip.timed, torch.ones_like(clip.timed))
-    sequence = Sequence(clip.video, clip.audio, torch.tensor([clip.blocks]))
+    no_control = torch.zeros(1, clip.video.shape[2], 0)
+    sequence = Sequence(clip.video, clip.audio, no_control, torch.tensor([clip.blocks]))
     flow = masked_forward(dit, config, geometry, sequence, text, timesteps)
     return by_block(flow.video, flow.audio, len(clip.blocks))
 

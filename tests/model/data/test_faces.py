@@ -15,7 +15,16 @@ pytest.importorskip("skia", reason="faces are drawn with skia-python (the 'train
 
 from model.data import captions
 from model.data.captions import PRESETS, caption, vocabulary, words
-from model.data.clips import FRAME_SAMPLES, compose, i420_from_rgb, make_clips, phoneme_events, plan_clips, render, rgb_from_i420
+from model.data.clips import (
+    FRAME_SAMPLES,
+    compose,
+    i420_from_rgb,
+    make_clips,
+    movement,
+    phoneme_events,
+    plan_clips,
+    rgb_from_i420,
+)
 from model.data.face import POSE_FIELDS, Look, Pose, Renderer
 from model.data.motion import FPS, LEAD_S, animate
 from model.data.speech import DURATION_UNIT_SAMPLES, VOICES, Utterance
@@ -249,10 +258,13 @@ def test_clip_sets_hold_what_render_gives(tmp_path: Path) -> None:
     for i, clip in enumerate(planned):
         np.testing.assert_array_equal(clips.samples[i], clip.samples)
         assert clips.look(i) == clip.look
-        rgb, boxes, opening = next(itertools.islice(render(clip), 30, None))
+        motion, renderer = movement(clip), Renderer(clip.look)
+        pose = motion.pose(30)
+        rgb, boxes = renderer.frame(pose), renderer.boxes(pose)
         np.testing.assert_array_equal(clips.frames[i, 30], i420_from_rgb(rgb))
         np.testing.assert_array_equal(clips.boxes[i, 30], boxes)
-        assert clips.opening[i, 30] == np.float32(opening)
+        np.testing.assert_array_equal(clips.opening[i], motion.opening)
+        np.testing.assert_array_equal(clips.controls[i], motion.controls)
         left, top, right, bottom = boxes[0]
         assert 50 < right - left < 100
         assert 20 < bottom - top < 70

@@ -21,7 +21,7 @@ def batches() -> FrameBatches:
     frames[:, :, :HEIGHT] = np.arange(WIDTH, dtype=np.uint8)
     boxes = np.zeros((2, 32, 2, 4), np.int16)
     boxes[:, :, 0] = (150, 120, 170, 140)
-    clips = ClipSet(frames, np.zeros((2, 0)), boxes, np.zeros((2, 32)), [])
+    clips = ClipSet(frames, np.zeros((2, 0)), boxes, np.zeros((2, 32)), np.zeros((2, 32, 0)), [])
     return FrameBatches(clips, torch.device("cpu"), max_clips=2)
 
 
