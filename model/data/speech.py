@@ -74,7 +74,7 @@ VOICES: dict[str, Voice] = {
         ),
         Voice(
             "maya",
-            "af_bella",
+            "af_sarah",
             "female",
             (
                 "a bright, lively female voice",

@@ -133,6 +133,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         critic_optimizer.load_state_dict(state["critic_optimizer"])
         piece.step, encoder_s = state["step"], state["encoder_s"]
+        torch.manual_seed(args.seed + piece.step)
     batches = WaveBatches(wait_for(args.data / "utterances.pkl"), device)
     frozen = encoder_done.exists()
     vae.encoder.requires_grad_(not frozen)

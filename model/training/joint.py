@@ -8,6 +8,7 @@ Resumes by the same command. All clips are turned into latents first, which take
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from model.geometry import Geometry
 from model.liveliness import CONTROLS, per_latent
 from model.text.encoder import DURATION_UNIT_S, TextEncoder
 from model.text.phonemes import IDS, PAUSE_ID
-from model.text.tokenizer import CaptionTokenizer
+from model.text.tokenizer import SEPARATOR, CaptionTokenizer
 from model.text.track import PAUSE, with_pauses
 from model.training.loop import Averaged, Graphed, Piece, adamw, arguments, default_device, export, save_state, set_learning_rate
-from model.training.objective import Sequence, TextBatch, masked_forward
+from model.training.objective import Sequence as LatentSequence
+from model.training.objective import TextBatch, masked_forward
 from model.training.prepare import wait_for
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE, pack_i420
@@ -39,6 +41,8 @@ from model.weight_files import fill, read_tensors
 CAPTIONS_PER_CLIP = 12
 SEQUENCE_BLOCKS = 12
 CLEAN_SHARE = 0.4
+SERVED_SHARE = 0.5
+CAPTION_DROPOUT = 0.08
 HISTORY_NOISE = 0.06
 
 
@@ -148,12 +152,21 @@ class LatentClips:
         }
 
 
-def noise_levels(batch: int, num_blocks: int, device: torch.device) -> Tensor:
-    """[B, N] in [0, 1]: 0 for clean history, else logit-normal, a tenth of them uniform; at least the last block is learned."""
+def noise_levels(batch: int, num_blocks: int, served: Sequence[float], device: torch.device) -> Tensor:
+    """[B, N] in [0, 1]: 0 for clean history, half of the others near one of the levels that passes are ``served`` at, the rest
+    logit-normal, a tenth of them uniform.
+
+    At least the last block is learned, and half of the time the first one, which decides who is seen.
+    """
     level = torch.sigmoid(0.4 + 1.1 * torch.randn(batch, num_blocks, device=device))
-    level = torch.where(torch.rand_like(level) < 0.1, torch.rand_like(level), level).clamp(0.01, 1)
+    level = torch.where(torch.rand_like(level) < 0.1, torch.rand_like(level), level)
+    which, near = torch.randint(len(served), level.shape, device=device), torch.zeros_like(level)
+    for i, one in enumerate(served):  # a graph that is being recorded takes no list from the host
+        near = torch.where(which == i, one, near)
+    near = near * (0.7 + 0.6 * torch.rand_like(level))
+    level = torch.where(torch.rand_like(level) < SERVED_SHARE, near, level).clamp(0.01, 1)
     clean = torch.rand_like(level) < CLEAN_SHARE
-    clean[:, 0] = torch.rand(batch, device=device) < 0.7
+    clean[:, 0] = torch.rand(batch, device=device) < 0.5
     clean[:, -1] = False
     return torch.where(clean, torch.zeros_like(level), level)
 
@@ -161,7 +174,7 @@ def noise_levels(batch: int, num_blocks: int, device: torch.device) -> Tensor:
 def losses(speaker: Speaker, config: ModelConfig, geometry: Geometry, data: dict[str, Tensor]) -> dict[str, Tensor]:
     """Flow-matching losses of both streams, and those of durations and labels."""
     batch, device = len(data["blocks"]), data["blocks"].device
-    level = noise_levels(batch, data["blocks"].shape[1], device)
+    level = noise_levels(batch, data["blocks"].shape[1], config.sampling.timesteps, device)
     per_video, per_audio = geometry.block_video_latents, geometry.block_audio_latents
     video_level = level.repeat_interleave(per_video, dim=1).view(batch, 1, -1, 1, 1)
     audio_level = level.repeat_interleave(per_audio, dim=1).unsqueeze(-1)
@@ -170,13 +183,17 @@ def losses(speaker: Speaker, config: ModelConfig, geometry: Geometry, data: dict
     dirt = HISTORY_NOISE * torch.rand(batch, 1, device=device)
     dirty_video = torch.where(video_level > 0, video_level, dirt.view(-1, 1, 1, 1, 1))
     dirty_audio = torch.where(audio_level > 0, audio_level, dirt.unsqueeze(-1))
-    noisy = Sequence(
+    noisy = LatentSequence(
         data["video"] * (1 - dirty_video) + video_noise * dirty_video,
         data["audio"] * (1 - dirty_audio) + audio_noise * dirty_audio,
         data["control"],
         data["blocks"],
     )
-    summary = speaker.text.caption(data["caption"])
+    # Now and then without a caption, so that a caption's pull can be told from everything else's (classifier-free guidance).
+    nobody = torch.zeros_like(data["caption"])
+    nobody[:, 0] = SEPARATOR
+    named = torch.rand(batch, 1, device=device) >= CAPTION_DROPOUT
+    summary = speaker.text.caption(torch.where(named, data["caption"], nobody))
     context = speaker.text.phonemes.context(data["ids"], data["text_mask"])
     phonemes = speaker.text.phonemes(data["ids"], data["durations_s"], data["text_mask"])
     num_summary = summary.shape[1]
@@ -199,13 +216,16 @@ def losses(speaker: Speaker, config: ModelConfig, geometry: Geometry, data: dict
     )
     pooled = summary.mean(1)
     label_error = torch.stack(
-        [F.cross_entropy(head(pooled).float(), data["labels"][:, i]) for i, head in enumerate(speaker.labels.values())]
+        [
+            F.cross_entropy(head(pooled).float(), data["labels"][:, i], reduction="none")
+            for i, head in enumerate(speaker.labels.values())
+        ]
     )
     return {
         "video": video_error.sum() / (video_weight.sum() * flow.video.shape[1]),
         "audio": audio_error.sum() / (audio_weight.sum() * flow.audio.shape[2]),
         "duration": (duration_error * spoken).sum() / spoken.sum(),
-        "labels": label_error.mean(),
+        "labels": (label_error * named[:, 0]).sum() / (named.sum() * len(label_error)),
     }
 
 
@@ -239,6 +259,7 @@ def main() -> None:
         averaged.module.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         piece.step = state["step"]
+        torch.manual_seed(args.seed + piece.step)  # a later piece sees other clips and noise than the one before
     wait_for(args.data / "clips" / "done")
     clips = LatentClips(args.data / "clips", config, geometry, args.run, device)
     print(f"{len(clips.video)} clips as latents, video std {float(clips.video[:64].float().std()):.3f}", flush=True)

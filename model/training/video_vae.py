@@ -159,6 +159,7 @@ def main() -> None:
         averaged.module.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         piece.step, encoder_s = state["step"], state["encoder_s"]
+        torch.manual_seed(args.seed + piece.step)
     wait_for(args.data / args.clips / "done")
     batches = FrameBatches(ClipSet.open(args.data / args.clips), device, args.max_clips)
     decode = vae.decode if args.no_compile else torch.compile(vae.decode, dynamic=False)
