@@ -2,7 +2,8 @@
 
 The encoder trains for ``--encoder-minutes``, on pieces of pictures, half of them around the mouth, and is then frozen, so that
 the transformer can start on its latents while the decoder goes on, with whole pictures, and with noise on its input as a
-transformer's output has it.
+transformer's output has it. With ``--start`` the encoder is that checkpoint's and frozen from the first step, so that the latents
+stay what they are and only a decoder is made for them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from model.config import ModelConfig, load_yaml
 from model.data.clips import ClipSet
+from model.training.assemble import encoder_file
 from model.training.loop import (
     Averaged,
     Graphed,
@@ -31,6 +33,7 @@ from model.training.loop import (
 from model.training.prepare import wait_for
 from model.vae.causal import Memory
 from model.vae.video import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAE, pack_i420
+from model.weight_files import fill, read_tensors
 
 LATENTS = 3
 LATENT_NOISE = 0.08
@@ -138,6 +141,18 @@ def measure_pictures(vae: VideoVAE, batches: FrameBatches) -> dict[str, float]:
     }
 
 
+def take_encoder(vae: VideoVAE, checkpoint: Path) -> None:
+    """Another checkpoint's encoder, and its statistics of latents; the decoder may have other sizes and stays as it is.
+
+    Raises:
+        model.errors.CheckpointError: a file is missing, or the encoder does not fit the config.
+    """
+    path = encoder_file(checkpoint, "video")
+    statistics = {name: x for name, x in read_tensors(checkpoint / "video_vae.safetensors").items() if name.startswith("latent_")}
+    decoder = {f"decoder.{name}": x for name, x in vae.decoder.state_dict().items()}
+    fill(vae, read_tensors(path) | statistics | decoder, path, dtype=torch.float32)
+
+
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--encoder-minutes", type=float, default=2.5, help="train the encoder so long in all, then freeze it")
@@ -148,7 +163,12 @@ def main() -> None:
     torch.manual_seed(args.seed)
     config = load_yaml(args.config, ModelConfig)
     state_path: Path = args.run / "video_vae.pt"
-    vae = VideoVAE(config.video_vae).to(device)
+    vae = VideoVAE(config.video_vae)
+    if args.start and not state_path.exists():
+        take_encoder(vae, args.start)
+        export(args.run / "video_vae.safetensors", vae, torch.float32)
+        (args.run / "video_encoder.done").touch()
+    vae.to(device)
     averaged = Averaged(vae)
     optimizer = adamw(list(vae.parameters()), (0.9, 0.99), 1e-4)
     piece = Piece(args.minutes, args.cooldown)
