@@ -55,7 +55,14 @@ class Room:
         return self.buffer.span(self.length, self.length + num_tokens)
 
 
-Past = KeyValue | Room | None
+class Pieces(NamedTuple):
+    """Past keys and values as they came, block by block: joined where they are seen and nowhere before, so that what a layer
+    recomputes for its gradients it need not keep."""
+
+    blocks: tuple[KeyValue, ...]
+
+
+Past = KeyValue | Room | Pieces | None
 Mask = Tensor | Staircase | None
 
 
@@ -66,7 +73,11 @@ def place(past: Past, num_tokens: int) -> KeyValue | tuple[None, None]:
 
 def seen(past: Past, new: KeyValue) -> KeyValue:
     """What new tokens see, once they are at their :func:`place`: the past, then themselves."""
-    return past.buffer.span(0, past.length + new.key.shape[2]) if isinstance(past, Room) else new.after(past)
+    if isinstance(past, Room):
+        return past.buffer.span(0, past.length + new.key.shape[2])
+    if isinstance(past, Pieces):
+        return KeyValue(*(torch.cat(parts, dim=2) for parts in zip(*past.blocks, new, strict=True)))
+    return new.after(past)
 
 
 class RMSNorm(nn.Module):

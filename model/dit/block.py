@@ -118,6 +118,15 @@ class FusionLayer(nn.Module):
         self.audio = TowerBlock(config.audio, config.video.dim, config.eps)
         self.video_rope = Rope(config.video.dim // config.video.num_heads, config.rope_theta)
 
+    def read_text(
+        self, video_text: Tensor, audio_text: Tensor, tables: tuple[RotaryTable, RotaryTable] | tuple[None, None]
+    ) -> tuple[KeyValue, KeyValue]:
+        """Keys and values of text [B, S, D], as the video and as the audio tower see it."""
+        return (
+            self.video.cross_attn.project_text(video_text, tables[0]),
+            self.audio.cross_attn.project_text(audio_text, tables[1]),
+        )
+
     def forward(
         self,
         video: Tensor,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model import kernels
 from model.config import DiTConfig, TowerConfig
@@ -152,11 +153,15 @@ class DualStreamTransformer(nn.Module):
     Args:
         config: sizes.
         patch_cells: latent cells a video token: one number for both ways, or (rows, columns).
+
+    Attributes:
+        recomputes: keep of each layer only what goes in and comes out, and compute the rest again where gradients want it.
     """
 
     def __init__(self, config: DiTConfig, patch_cells: int | tuple[int, int]) -> None:
         super().__init__()
         self.config, self.patch_cells = config, patch_shape(patch_cells)
+        self.recomputes = False
         self.video_ends = TowerEnds(config.video, config, math.prod(self.patch_cells))
         self.audio_ends = TowerEnds(config.audio, config, 1)
         if config.grid is not None:
@@ -239,11 +244,8 @@ class DualStreamTransformer(nn.Module):
         """Keys and values of encoded text [B, S, text_dim] for all layers; ``audio_text`` if audio reads another."""
         video = self.video_ends.text_embedding(text)
         audio = self.audio_ends.text_embedding(text if audio_text is None else audio_text)
-        return TextMemory(
-            tuple(layer.video.cross_attn.project_text(video, tables[0]) for layer in self.fusion_layers()),
-            tuple(layer.audio.cross_attn.project_text(audio, tables[1]) for layer in self.fusion_layers()),
-            mask,
-        )
+        of_video, of_audio = zip(*(layer.read_text(video, audio, tables) for layer in self.fusion_layers()), strict=True)
+        return TextMemory(of_video, of_audio, mask)
 
     def fusion_layers(self) -> list[FusionLayer]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -304,9 +306,12 @@ class DualStreamTransformer(nn.Module):
             if i == skip_layer:
                 continue
             earlier = None if past is None else past[i]
-            v, a, layer_memory = layer(
-                v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
-            )
+            given = v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
+            if self.recomputes and torch.is_grad_enabled():
+                # Not the re-entrant kind: it computes first without gradients, and so with other kernels than the second time.
+                v, a, layer_memory = checkpoint(layer, *given, use_reentrant=False)
+            else:
+                v, a, layer_memory = layer(*given)
             memory.append(layer_memory)
         flow_video = self.unpatchify(self.video_ends.out(v, video_e), video.shape)
         flow_audio = self.audio_ends.out(a, audio_e)

@@ -99,7 +99,7 @@ class UMT5Tokenizer:
         return ids, mask
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor, text_len: int) -> Tensor:
     """What tokens condition the transformer with.
 
@@ -129,7 +129,7 @@ class TextEncoder:
         self._tokenizer, self._encoder, self._text_len = tokenizer, encoder, config.text_len
         self.graphs = Graphs() if encoder.device.type == "cuda" else None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Of whole prompts, tags and all: [B, text_len, dim] on the encoder's device, in its precision; see :func:`encode`."""
         ids, mask = self._tokenizer(prompts)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import RolloutConfig
-from model.dit.attention import KeyValue
+from model.dit.attention import KeyValue, Pieces
 from model.dit.block import LayerMemory, LayerPast
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window
@@ -47,7 +47,8 @@ class StraightThroughContext:
             return None
         layers = zip(*self._blocks, strict=True)
         return [
-            LayerPast(_joined([own for own, _ in layer]), None, _joined([cross for _, cross in layer]), None) for layer in layers
+            LayerPast(Pieces(tuple(own for own, _ in layer)), None, Pieces(tuple(cross for _, cross in layer)), None)
+            for layer in layers
         ]
 
     def commit(self, num_latents: int) -> None:
@@ -71,10 +72,6 @@ class StraightThroughContext:
         if self._detached:
             return KeyValue(clean.key.detach(), clean.value.detach())
         return KeyValue(*(c.detach() + m - m.detach() for m, c in zip(made, clean, strict=True)))
-
-
-def _joined(blocks: Sequence[KeyValue]) -> KeyValue:
-    return KeyValue(torch.cat([b.key for b in blocks], dim=2), torch.cat([b.value for b in blocks], dim=2))
 
 
 class SelfRollout(Rollout):

@@ -55,6 +55,14 @@ def test_a_long_text_is_cut_and_still_ends(directory: Path) -> None:
     assert mask.all()
 
 
+def test_gradients_flow_to_what_reads_the_conditioning(directory: Path, encoder: torch.nn.Module) -> None:
+    conditioning = TextEncoder(UMT5Tokenizer(directory, CONFIG), encoder, CONFIG)(["a"])  # type: ignore[arg-type]
+    reader = torch.nn.Linear(CONFIG.dim, 3)
+    reader(conditioning).sum().backward()
+    assert reader.weight.grad is not None
+    assert not conditioning.requires_grad
+
+
 def test_conditioning_is_zero_where_there_is_no_token(directory: Path, encoder: torch.nn.Module) -> None:
     texts = ["a man says <S>hello.<E>", "a"]
     conditioning = TextEncoder(UMT5Tokenizer(directory, CONFIG), encoder, CONFIG)(texts)  # type: ignore[arg-type]
