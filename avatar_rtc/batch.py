@@ -6,17 +6,10 @@ starts them: process r of n takes every n-th prompt, from the r-th on.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import fcntl
-import hashlib
-import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -26,19 +19,7 @@ from avatar_rtc.generate import LEAD_BLOCKS, Film, OnProgress, generate
 from model.chunk import StreamSettings
 from model.errors import PromptError
 from model.stream import Model
-
-PROMPT_COLUMN = "text_prompt"
-MAPPINGS_FILE = "video_prompt_mappings.json"
-NAME_CHARS = 42
-"""So much of a prompt is in the name of its film."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A prompt, and the line of its file on which it ends, for messages."""
-
-    line: int
-    prompt: str
+from model.text.prompt_table import Row, film_name, remember_films
 
 
 @dataclass(frozen=True)
@@ -78,47 +59,6 @@ class Outcome:
         return f"{len(self.made)} made{figures}, {self.num_there} already there, {len(self.refused)} {prompts} refused"
 
 
-def read_prompts(path: Path) -> list[Row]:
-    """The prompts of a CSV or TSV file, each once.
-
-    Raises:
-        BatchError: no table with a column ``text_prompt`` and prompts in it.
-        OSError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BatchError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    table = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
-    rows: dict[str, Row] = {}
-    try:
-        if PROMPT_COLUMN not in (table.fieldnames or ()):
-            raise BatchError(
-                f"{path} has no column {PROMPT_COLUMN!r}, only {', '.join(table.fieldnames or ()) or 'nothing'}: "
-                f"its first line must be {PROMPT_COLUMN}, or names with {PROMPT_COLUMN} among them"
-            )
-        for cells in table:
-            if None in cells:
-                raise BatchError(f"{path}, line {table.line_num}: more cells than columns. Put the prompt in double quotes.")
-            prompt = cells[PROMPT_COLUMN] or ""
-            rows.setdefault(prompt, Row(table.line_num, prompt))
-    except csv.Error as error:
-        raise BatchError(
-            f"{path}, line {table.line_num}: {error}. Put each prompt in double quotes, those inside doubled."
-        ) from None
-    if not rows:
-        raise BatchError(f"{path} holds no prompt")
-    return list(rows.values())
-
-
-def film_name(prompt: str, height_px: int, width_px: int, seed: int) -> str:
-    """The published name of a film: tags stripped, blanks and slashes replaced, cut, and a digest that keeps it apart."""
-    words = re.sub(r"[\s/]", "_", re.sub(r"<.*?>", "", prompt))[:NAME_CHARS]
-    digest = hashlib.md5(prompt.encode(), usedforsecurity=False).hexdigest()[:8]
-    return f"{words}_{digest}_{height_px}x{width_px}_{seed}.mp4"
-
-
 def is_film(path: Path) -> bool:
     """Whether a whole film is there: both tracks, with a length, up to their end."""
     try:
@@ -151,7 +91,7 @@ def generate_all(
         lead_blocks: see :func:`avatar_rtc.generate.generate`.
 
     Raises:
-        BatchError: the list of films that is there cannot be continued.
+        PromptTableError: the list of films that is there cannot be continued.
         OSError: a film cannot be written.
     """
     outcome = Outcome()
@@ -171,33 +111,8 @@ def generate_all(
                     break
                 outcome.made.append(film)
                 on_film(f"{name}: {film.duration_s:.1f} s of film in {film.compute_s:.1f} s")
-            _remember(directory, name, row.prompt)
+            remember_films(directory, {name: row.prompt})
     return outcome
-
-
-def _remember(directory: Path, name: str, prompt: str) -> None:
-    """Put a film into the directory's list, which other processes write to as well."""
-    path = directory / MAPPINGS_FILE
-    with _locked(path) as mappings:
-        if mappings.get(name) != prompt:
-            mappings[name] = prompt
-            unfinished = path.with_name(f".{path.name}.part")
-            unfinished.write_text(json.dumps(mappings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[dict[str, Any]]:
-    """What the list holds, for as long as nobody else may write it."""
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            mappings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError:
-            mappings = None
-        if not isinstance(mappings, dict):
-            raise BatchError(f"{path} is damaged: remove it and begin again, films that are there are listed anew")
-        yield mappings
 
 
 def on_our_gpu(engine: EngineConfig) -> EngineConfig:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_rtc import resources
+from avatar_rtc import resources, train
 from model.chunk import StreamSettings
 from model.errors import ModelError
 from model.stream import Model
@@ -71,11 +71,45 @@ Repositories and files are those that the authors of the models name; they were 
 configs/download.yaml, where one that has moved can be corrected. HF_ENDPOINT names a mirror, HF_TOKEN logs in.
 """
 
-STAGE_EXAMPLES = """
+TRAIN_EXAMPLES = """
 examples:
-  avatar-rtc {command} --help                             what there is
-  avatar-rtc {command} STAGE --help                       the options of one
+  avatar-rtc train configs/train/hallo_live_dmd.yaml      begin a run in runs/hallo_live_dmd, or go on with it
+  avatar-rtc train my.yaml --run runs/second --minutes 9  stop and save after nine minutes; the same command goes on
+  avatar-rtc train my.yaml --set batch=2 --set learners.generator.clip_norm=1
+  torchrun --nproc-per-node 8 --no-python -- avatar-rtc train configs/train/hallo_live_dmd.yaml
+                                                          spread over eight GPUs; over machines as torchrun says
+  avatar-rtc train sample-ode --help                      data for stage 1; also pack-ode and map-films
+
+configs/train has the published recipe. A run's directory has its config, its checkpoints, weights for use in weights/, a line of
+JSON a step in journal.jsonl, and curves.html. Ctrl-C finishes the step, saves, and ends; twice ends at once. pocket's stages are
+commands of their own, see docs/training.md.
 """
+SAMPLE_EXAMPLES = """
+examples:
+  avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts prompts.csv
+  avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts prompts.csv --num 100 --set stage.trajectories=few
+  torchrun --nproc-per-node 8 --no-python -- avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts all.csv
+
+What is there is not sampled again. Under torchrun each process samples its share, with a teacher of its own.
+"""
+PACK_EXAMPLES = """
+examples:
+  avatar-rtc train pack-ode data/trajectories --output data/trajectories.lmdb
+  avatar-rtc train pack-ode data/trajectories.lmdb --unpack --output data/files
+
+Keys and shapes are those of the published data sets. A prompt that comes twice is packed once.
+"""
+MAP_EXAMPLES = """
+examples:
+  avatar-rtc train map-films films --prompts prompts.csv --seed 103 --size 512x992
+"""
+EVALUATE_EXAMPLES = """
+examples:
+  avatar-rtc evaluate --help                              what there is
+  avatar-rtc evaluate JUDGE --help                        the options of one
+"""
+TRAIN_DATA = ("sample-ode", "pack-ode", "map-films")
+"""Words after ``train`` that make another command of it."""
 
 
 class UsageError(Exception):
@@ -88,9 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Its exit code: 0; 2 for what the user can mend; 1 for a call or an engine that failed, a check not passed, or a bug.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
-        code: int = options.run(options)
+        code: int = options.carry_out(options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -103,6 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = _explain(error)
         print(f"avatar-rtc {options.command}: {message}", file=sys.stderr)
     return code
+
+
+def _joined(arguments: Sequence[str]) -> Sequence[str]:
+    """``train sample-ode`` is one word to the parser, so that it has options and a help of its own."""
+    if arguments[:1] and arguments[0] == "train" and arguments[1:2] and arguments[1] in TRAIN_DATA:
+        return [f"train {arguments[1]}", *arguments[2:]]
+    return arguments
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -199,7 +240,8 @@ def _generate(options: argparse.Namespace) -> int:
 def _generate_all(options: argparse.Namespace, engine: EngineConfig, settings: StreamSettings) -> int:
     from tqdm import tqdm
 
-    from avatar_rtc.batch import Share, generate_all, on_our_gpu, read_prompts
+    from avatar_rtc.batch import Share, generate_all, on_our_gpu
+    from model.text.prompt_table import read_prompts
 
     share = Share.of_environment(os.environ)
     rows = read_prompts(options.prompts)
@@ -270,24 +312,20 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if doctor.report(doctor.examine(options.port), functools.partial(print, flush=True)) else 1
 
 
-def _run_stage(options: argparse.Namespace) -> int:
-    """Hand over to ``main()`` of a module of ``model.training`` or ``model.evaluation``, which reads its own options."""
-    package = STAGE_PACKAGES[options.command]
-    stages = _stages(package)
-    if options.stage not in stages:
-        raise UsageError(f"there is no {options.stage!r}: choose one of {', '.join(stages)}")
-    sys.argv = [f"avatar-rtc {options.command} {options.stage}", *options.rest]
-    importlib.import_module(f"{package}.{options.stage}").main()
+def _judge(options: argparse.Namespace) -> int:
+    """Hand over to ``main()`` of a module of ``model.evaluation``, which reads its own options."""
+    judges = _judges()
+    if options.judge not in judges:
+        raise UsageError(f"there is no {options.judge!r}: choose one of {', '.join(judges)}")
+    sys.argv = [f"avatar-rtc evaluate {options.judge}", *options.rest]
+    importlib.import_module(f"model.evaluation.{options.judge}").main()
     return 0
 
 
-def _stages(package: str) -> list[str]:
+def _judges() -> list[str]:
     """Modules that can be run, found without importing them: they want torch."""
-    directory = Path(resources.__file__).parent.parent / package.replace(".", "/")
+    directory = Path(resources.__file__).parent.parent / "model" / "evaluation"
     return sorted(path.stem for path in directory.glob("*.py") if "\ndef main(" in path.read_text())
-
-
-STAGE_PACKAGES = {"train": "model.training", "evaluate": "model.evaluation"}
 
 
 def _port(text: str) -> int:
@@ -301,6 +339,20 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number of films: take 1 or more")
     return int(text)
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time to train for: give more than 0")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no size: write height and width in pixels, such as 512x992")
+    return int(height), int(width)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -318,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         added.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
-        added.set_defaults(run=run)
+        added.set_defaults(carry_out=run)
         return added
 
     serve = command("serve", _serve, "Serve the page and its calls until Ctrl-C.", SERVE_EXAMPLES)
@@ -367,9 +419,45 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_port, default=DEFAULT_PORT, help=f"the port that should be free (default: {DEFAULT_PORT})"
     )
 
-    for name, summary in (("train", "Run one stage of training."), ("evaluate", "Run one judge.")):
-        stages = _stages(STAGE_PACKAGES[name])
-        stage = command(name, _run_stage, summary, f"stages: {', '.join(stages)}\n{STAGE_EXAMPLES.format(command=name)}")
-        stage.add_argument("stage", metavar="STAGE", help="one of those below")
-        stage.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the stage")
+    _add_train(command)
+
+    judges = _judges()
+    judge = command("evaluate", _judge, "Run one judge.", f"judges: {', '.join(judges)}\n{EVALUATE_EXAMPLES}")
+    judge.add_argument("judge", metavar="JUDGE", help="one of those below")
+    judge.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the judge")
     return parser
+
+
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
+
+
+def _add_train(command: AddCommand) -> None:
+    """The commands of training."""
+
+    def add_set(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="in place of what the config says; may be repeated"
+        )
+
+    run = command("train", train.train, "Train: begin a run, or go on with it.", TRAIN_EXAMPLES)
+    run.add_argument("config", type=Path, metavar="CONFIG", help="what is trained, and how: see configs/train")
+    run.add_argument("--run", type=Path, metavar="DIR", help="where the run lives (default: runs/ and the config's name)")
+    run.add_argument("--minutes", type=_minutes, metavar="M", help="stop and save after so long (default: after all steps)")
+    add_set(run)
+
+    sample = command("train sample-ode", train.sample_ode, "Sample the teacher's trajectories, for stage 1.", SAMPLE_EXAMPLES)
+    sample.add_argument("config", type=Path, metavar="CONFIG", help="a config of stage 1: it says how, and where to")
+    sample.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="a table with a column text_prompt")
+    sample.add_argument("--num", type=_count, metavar="N", help="the first prompts alone (default: all)")
+    add_set(sample)
+
+    pack = command("train pack-ode", train.pack_ode, "Pack trajectories into an LMDB, or unpack one.", PACK_EXAMPLES)
+    pack.add_argument("source", type=Path, nargs="+", metavar="DIR", help="directories of trajectories; with --unpack, an LMDB")
+    pack.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="where to; must not be there yet")
+    pack.add_argument("--unpack", action="store_true", help="from an LMDB into files")
+
+    films = command("train map-films", train.map_films, "Say which film of a directory is of which prompt.", MAP_EXAMPLES)
+    films.add_argument("directory", type=Path, metavar="DIR", help="films named as 'avatar-rtc generate --prompts' names them")
+    films.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="a table with a column text_prompt")
+    films.add_argument("--seed", type=int, default=103, help="in the films' names (default: 103)")
+    films.add_argument("--size", type=_size, default=(512, 992), metavar="HxW", help="in the films' names (default: 512x992)")

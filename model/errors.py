@@ -31,3 +31,15 @@ class UnspeakableTextError(PromptError):
     """A line holds nothing that can be spoken: it is empty, or written in a script without a pronunciation."""
 
     code = "unspeakable_text"
+
+
+class TrainingError(ModelError):
+    """A run cannot go on: its numbers are no longer finite, or its data is not what the stage needs."""
+
+    code = "training_failed"
+
+
+class PromptTableError(ModelError):
+    """A file of prompts, or the list of a directory's films, cannot be used."""
+
+    code = "bad_prompt_table"

@@ -134,7 +134,7 @@ class Rollout:
         self.dit, self.config, self.shape = dit, config, shape
         self._graphs = graphs
         parameter, batch = dit.video_ends.head.weight, text.video[0].key.shape[0]
-        self._device, self._dtype = parameter.device, parameter.dtype
+        self._device, self._dtype = parameter.device, dit.dtype
         self._grid = dit.grid(shape.height, shape.width)
         self._tokens = self._grid[0] * self._grid[1]
         table = NoiseTable.shifted(config.shift)

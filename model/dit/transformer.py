@@ -156,12 +156,14 @@ class DualStreamTransformer(nn.Module):
 
     Attributes:
         recomputes: keep of each layer only what goes in and comes out, and compute the rest again where gradients want it.
+        computes_in: type of products, where weights are kept in another.
     """
 
     def __init__(self, config: DiTConfig, patch_cells: int | tuple[int, int]) -> None:
         super().__init__()
         self.config, self.patch_cells = config, patch_shape(patch_cells)
         self.recomputes = False
+        self.computes_in: torch.dtype | None = None
         self.video_ends = TowerEnds(config.video, config, math.prod(self.patch_cells))
         self.audio_ends = TowerEnds(config.audio, config, 1)
         if config.grid is not None:
@@ -207,6 +209,11 @@ class DualStreamTransformer(nn.Module):
             elif isinstance(module, nn.Conv1d):
                 module.weight.data = module.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what goes in and comes out."""
+        return self.computes_in or self.video_ends.head.weight.dtype
 
     # Positions: rotary time of latent n is n * scale + offset, the same unit for video, audio and text.
 

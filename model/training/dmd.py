@@ -181,7 +181,7 @@ def generator_loss(
     *,
     guidance_timesteps: Tensor | None = None,
     weights: tuple[float, float] = STREAM_WEIGHTS,
-    scales: tuple[float, float] = (1.0, 1.0),
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> GeneratorLoss:
     """Half the squared distance from where the scores say the rollout should be.
 
@@ -190,7 +190,7 @@ def generator_loss(
         noise, timesteps: of the comparison; one timestep a sample [B].
         guidance: of the real score, video and audio.
         guidance_timesteps: add guidance as the real score sees it at these timesteps instead (decoupled DMD, arXiv 2511.22677).
-        scales: of the streams' losses, from rewards.
+        scales: [B] of either stream: what each sample's losses are multiplied by, from rewards.
     """
     with torch.no_grad():
         noisy = noised(student, noise, timesteps, table)
@@ -201,10 +201,11 @@ def generator_loss(
         if guidance_timesteps is not None:
             _, push = _guided(real, noised(student, noise, guidance_timesteps, table), guidance_timesteps, table, guidance)
         gradients = [_normalised(w.double() - r - p, d) for w, r, p, d in zip(wrong, right, push, distances, strict=True)]
-    losses = [
-        0.5 * scale * F.mse_loss(x.double(), (x.double() - g).detach())
-        for x, g, scale in zip(_streams(student), gradients, scales, strict=True)
+    each = [
+        0.5 * F.mse_loss(x.double(), (x.double() - g).detach(), reduction="none").flatten(1).mean(dim=1)
+        for x, g in zip(_streams(student), gradients, strict=True)
     ]
+    losses = [x.mean() if scales is None else (x * scales[i]).mean() for i, x in enumerate(each)]
     return GeneratorLoss(weights[0] * losses[0] + weights[1] * losses[1], Latents(*gradients))
 
 

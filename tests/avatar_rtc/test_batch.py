@@ -9,12 +9,14 @@ import av
 import pytest
 
 from avatar_rtc import cli, resources
-from avatar_rtc.batch import MAPPINGS_FILE, Row, Share, film_name, generate_all, is_film, read_prompts
+from avatar_rtc.batch import Share, generate_all, is_film
 from avatar_rtc.errors import BatchError
 from avatar_rtc.fake import FakeModel, read_mouth
 from avatar_rtc.generate import LEAD_BLOCKS
 from model.chunk import StreamSettings
+from model.errors import PromptTableError
 from model.text.prompt import parse_prompt
+from model.text.prompt_table import MAPPINGS_FILE, Row, film_name, read_prompts
 
 PROMPTS = ["One.", "Two.", "Three."]
 SETTINGS = StreamSettings("A room.", "a voice", seed=7)
@@ -91,7 +93,7 @@ def test_a_mark_at_the_beginning_of_the_file_does_not_matter(tmp_path: Path) -> 
 )
 def test_a_file_that_is_no_table_of_prompts_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "prompts.csv").write_bytes(content)
-    with pytest.raises(BatchError, match=r"prompts\.csv") as refusal:
+    with pytest.raises(PromptTableError, match=r"prompts\.csv") as refusal:
         read_prompts(tmp_path / "prompts.csv")
     assert says in str(refusal.value)
 
@@ -179,7 +181,7 @@ def test_processes_share_the_prompts_and_one_list(tmp_path: Path) -> None:
 
 def test_a_damaged_list_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / MAPPINGS_FILE).write_text('{"a.mp4": ')
-    with pytest.raises(BatchError, match="is damaged: remove it"):
+    with pytest.raises(PromptTableError, match="is damaged: remove it"):
         make(tmp_path, rows_of("One."))
     assert (tmp_path / MAPPINGS_FILE).read_text() == '{"a.mp4": '
 

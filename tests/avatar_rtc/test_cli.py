@@ -18,6 +18,7 @@ from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ("serve", "say", "generate", "download", "doctor", "train", "evaluate")
+DATA_COMMANDS = tuple(("train", word) for word in cli.TRAIN_DATA)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -30,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)])
+@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS), *DATA_COMMANDS])
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, _ = run(capsys, *arguments, "--help")
     assert code == 0
@@ -42,15 +43,18 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor) ?.*)$", "\n".join(texts), re.MULTILINE
+        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|train) ?.*)$",
+        "\n".join(texts),
+        re.MULTILINE,
     )
-    return [re.split(r" {2,}| \| ", command)[0].strip() for command in commands]
+    typed = [re.split(r" {2,}| \| ", command)[0].strip() for command in commands]
+    return [command for command in typed if not command.endswith("--help")]
 
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_what_the_documents_show_can_be_typed(command: str) -> None:
-    options = cli._parser().parse_args(shlex.split(command)[1:])
-    assert options.command in COMMANDS
+    options = cli._parser().parse_args(cli._joined(shlex.split(command)[1:]))
+    assert options.command.split()[0] in COMMANDS
 
 
 @pytest.mark.parametrize("path", ["README.md", "ARCHITECTURE.md", "docs/deployment.md", "docs/experiments.md"])
@@ -146,10 +150,10 @@ def test_a_server_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixtu
     assert "Traceback" not in err
 
 
-def test_a_stage_that_does_not_exist_lists_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "train", "everything")
+def test_a_judge_that_does_not_exist_lists_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "evaluate", "everything")
     assert code == 2
-    assert "video_vae" in err
+    assert "speech" in err
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

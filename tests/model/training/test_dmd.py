@@ -106,12 +106,28 @@ def test_the_losss_gradient_is_the_difference_of_the_scores() -> None:
         for parameter in fake.dit.parameters():
             parameter.mul_(1.1)
     clip, at = student(), torch.tensor([700.0])
-    loss = generator_loss(clip, Latents(*noise(4)), at, real, fake, TABLE, (4.0, 5.0), scales=(2.0, 1.0))
+    loss = generator_loss(
+        clip, Latents(*noise(4)), at, real, fake, TABLE, (4.0, 5.0), scales=(torch.tensor([2.0]), torch.tensor([1.0]))
+    )
     loss.total.backward()
     for stream, weight in (("video", 0.85 * 2.0), ("audio", 0.15)):
         latents, gradient = getattr(clip, stream), getattr(loss.gradient, stream)
         assert gradient.any()
         torch.testing.assert_close(latents.grad, (weight * gradient / latents.numel()).float(), atol=1e-7, rtol=1e-4)
+
+
+def test_each_sample_has_a_scale_of_its_own() -> None:
+    dit, other = tiny_dit(), tiny_dit(2)
+    clip = Latents(*(x.requires_grad_() for x in noise(4, seed=30, batch=2)))
+    real = Scorer(dit, read(dit, batch=2), read(dit, seed=8, batch=2))
+    at, fake = torch.tensor([700.0, 300.0]), Scorer(other, read(other, batch=2))
+    scales = torch.tensor([0.0, 3.0]), torch.tensor([2.0, 0.0])
+    weighed = generator_loss(clip, Latents(*noise(4, batch=2)), at, real, fake, TABLE, (4.0, 5.0), scales=scales)
+    video, audio = torch.autograd.grad(weighed.total, (clip.video, clip.audio))
+    assert not video[0].any()
+    assert not audio[1].any()
+    expected = 0.85 * 3.0 * weighed.gradient.video[1] / clip.video.numel()
+    torch.testing.assert_close(video[1], expected.float(), atol=1e-7, rtol=1e-4)
 
 
 def test_decoupled_guidance_at_the_same_timestep_is_guidance() -> None:

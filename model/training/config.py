@@ -1,0 +1,344 @@
+"""Strict config types of a training run: one YAML file describes one run, ``configs/train/`` has those of the published recipe.
+
+A stage is a loss, a subject is the model that it trains. Which stages there are is said by the types below, each by its ``kind``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from model.config import Strict
+from model.errors import ConfigError
+
+RANDOM = "random"
+"""In place of a file of weights: none, to try what a run costs."""
+
+
+class _Typed(str):
+    """A value of the command line, where paths count from the working directory."""
+
+
+def _located(value: Any, info: ValidationInfo) -> Any:
+    if value is None or value == RANDOM or not isinstance(value, str | Path):
+        return value
+    base = Path.cwd() if isinstance(value, _Typed) else (info.context or {}).get("base", Path.cwd())
+    return base / Path(value).expanduser()
+
+
+Place = Annotated[Path, BeforeValidator(_located)]
+"""A path that counts from the config's directory, or, typed with ``--set``, from the working directory."""
+Pattern = Annotated[str, Field(min_length=1)]
+"""A regular expression that is searched for in published names of parameters."""
+DType = Literal["float32", "bfloat16"]
+
+
+class Streams(Strict):
+    """A number for each stream."""
+
+    video: float
+    audio: float
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        return self.video, self.audio
+
+
+class StartsConfig(Strict):
+    """Files that the networks begin with, below ``weights``; or ``random``.
+
+    Attributes:
+        student: the causal model that is trained.
+        teacher: the bidirectional model; also the real score.
+        critic: the fake score; begins as the teacher as a rule.
+    """
+
+    student: str
+    teacher: str = "Ovi/model.safetensors"
+    critic: str = "Ovi/model.safetensors"
+
+
+class HalloLiveSubject(Strict):
+    """The published model, in one of its sizes.
+
+    Attributes:
+        model: the student's sizes, such as ``configs/model/hallo_live.yaml``.
+        teacher_model: those of teacher and critic; null: the student's.
+        weights: directory that ``avatar-rtc download train`` fills.
+        starts: which files of it the networks begin with.
+        text_features: directory for what the text encoder makes of prompts; what is missing is made when a run begins.
+        video_latents: length of a clip; null takes the model's window.
+    """
+
+    kind: Literal["hallo_live"]
+    model: Place
+    teacher_model: Place | None = None
+    weights: Place
+    starts: StartsConfig
+    text_features: Place
+    video_latents: int | None = Field(default=None, gt=0)
+
+
+class UnwantedConfig(Strict):
+    """Prompts of what is not wanted, which guidance leads away from. Defaults are the published ones."""
+
+    video: str = "jitter, bad hands, blur, distortion"
+    audio: str = "robotic, muffled, echo, distorted"
+
+
+class SamplingConfig(Strict):
+    """How the teacher makes trajectories: Euler steps with guidance. Defaults are the published values.
+
+    Attributes:
+        skip_layer: left out of the pass that sees what is not wanted; null leaves none out.
+    """
+
+    steps: int = Field(default=49, gt=0)
+    guidance: Streams = Streams(video=4.0, audio=3.0)
+    unwanted: UnwantedConfig = UnwantedConfig()
+    skip_layer: int | None = Field(default=11, gt=0)
+
+
+class ODEInitStage(Strict):
+    """Stage 1: the causal student learns to jump to the end of a teacher's trajectories.
+
+    Attributes:
+        trajectories: what ``avatar-rtc train sample-ode`` writes, or ``pack-ode`` has made of it.
+        weights: of the streams' losses.
+        sampling: for ``sample-ode``.
+    """
+
+    kind: Literal["ode_init"]
+    trajectories: Place
+    weights: Streams = Streams(video=0.85, audio=0.15)
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class RewardsConfig(Strict):
+    """What a rollout is worth weighs its loss (HP-DMD).
+
+    Attributes:
+        kinds: which judges.
+        beta: how strongly they count.
+        offload: judges are on the device only while they judge.
+    """
+
+    kinds: tuple[Literal["videoalign", "audiobox", "sync"], ...] = Field(default=("videoalign", "audiobox", "sync"), min_length=1)
+    beta: float = Field(default=2.0, gt=0)
+    offload: bool = True
+
+
+class DMDStage(Strict):
+    """Stage 2: distribution matching on the student's own rollouts.
+
+    Attributes:
+        prompts: table with a column ``text_prompt``.
+        guidance: of the real score.
+        unwanted: what it leads away from.
+        weights: of the streams' losses; 0 leaves a stream out.
+        decoupled: take guidance at a noise level of its own, below the exit's.
+        detached: let no gradient reach earlier blocks; otherwise it goes through them as in the published trainer.
+        rewards: null trains without.
+    """
+
+    kind: Literal["dmd"]
+    prompts: Place
+    guidance: Streams
+    unwanted: UnwantedConfig = UnwantedConfig()
+    weights: Streams = Streams(video=0.85, audio=0.15)
+    decoupled: bool = False
+    detached: bool = False
+    rewards: RewardsConfig | None = None
+
+
+class AverageConfig(Strict):
+    """Moving average of weights.
+
+    Attributes:
+        from_step: begins with the weights of this step.
+        warm_up: average faster at first: decay is at most (1 + n) / (10 + n) at update n.
+    """
+
+    decay: float = Field(gt=0, lt=1)
+    from_step: int = Field(default=0, ge=0)
+    warm_up: bool = False
+
+
+class LearnerConfig(Strict):
+    """How one network learns: AdamW.
+
+    Attributes:
+        learning_rates: by pattern of published names; the first that fits a parameter counts, and one has to.
+        trainable: what learns; all if null. The rest stays as it is.
+        frozen: what does not although it is trainable, such as ``^video_model`` for an audio-only continuation.
+        clip_norm: largest norm of all gradients together.
+        every: it learns in each step that is a multiple of this, 0 included.
+        average: null keeps none.
+    """
+
+    learning_rates: dict[Pattern, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    trainable: Pattern | None = None
+    frozen: Pattern | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_norm: float = Field(default=10.0, gt=0)
+    every: int = Field(default=1, gt=0)
+    average: AverageConfig | None = None
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"must be at least 0 and below 1, got {list(betas)}")
+        return betas
+
+    @model_validator(mode="after")
+    def _compile(self) -> LearnerConfig:
+        for pattern in (*self.learning_rates, self.trainable, self.frozen):
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return self
+
+
+class ScheduleConfig(Strict):
+    """Learning rates over steps: rising over the first, constant, falling to a twentieth over the last."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    cooldown_steps: int = Field(default=0, ge=0)
+
+
+class PrecisionConfig(Strict):
+    """Numbers.
+
+    Attributes:
+        master: weights that train, their moments; bfloat16 halves memory, but swallows steps below 0.4 % of a weight.
+        compute: products; frozen weights are kept in it, and exported ones.
+        reduce: gradients while they are summed over processes.
+    """
+
+    master: DType = "float32"
+    compute: DType = "bfloat16"
+    reduce: DType = "float32"
+
+
+class SavingConfig(Strict):
+    """Checkpoints. One is also written when a run stops.
+
+    Attributes:
+        every_steps: also exports weights for use.
+        every_minutes: whatever ends a machine then costs no more; null counts steps alone.
+        keep: so many newest checkpoints stay. Exported weights all do.
+    """
+
+    every_steps: int = Field(default=500, gt=0)
+    every_minutes: float | None = Field(default=None, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class TrainConfig(Strict):
+    """A whole run.
+
+    Attributes:
+        batch: samples of one process and one part of a step.
+        accumulate: parts of a step, whose gradients are averaged.
+        sharding: ``full`` over all processes; ``hybrid`` over those of one machine, with a copy a machine.
+        recompute: keep activations of layers' ends only.
+        record: replay a loss and its gradients as a CUDA graph, for networks so small that launches bind them; one process.
+        log_every: steps.
+    """
+
+    subject: HalloLiveSubject
+    stage: Annotated[ODEInitStage | DMDStage, Field(discriminator="kind")]
+    learners: dict[str, LearnerConfig]
+    max_steps: int = Field(gt=0)
+    batch: int = Field(default=1, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    seed: int = Field(default=103, ge=0)
+    schedule: ScheduleConfig = ScheduleConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    sharding: Literal["full", "hybrid"] = "full"
+    recompute: bool = True
+    record: bool = False
+    saving: SavingConfig = SavingConfig()
+    log_every: int = Field(default=1, gt=0)
+
+    @model_validator(mode="after")
+    def _learners_fit(self) -> TrainConfig:
+        wanted = {"ode_init": {"student"}, "dmd": {"generator", "critic"}}[self.stage.kind]
+        if set(self.learners) != wanted:
+            raise ValueError(f"learners of a {self.stage.kind} stage are {sorted(wanted)}, got {sorted(self.learners)}")
+        return self
+
+
+MAY_CHANGE = ("max_steps", "saving", "log_every", "recompute", "record", "sharding")
+"""Keys that a run may be continued with in another value than it began with."""
+
+
+def load_train_config(path: Path, assignments: Sequence[str] = ()) -> TrainConfig:
+    """Read a run's config.
+
+    Args:
+        assignments: ``key=value`` each, ``key`` with dots between sections, ``value`` as YAML: they replace what the file says.
+
+    Raises:
+        ConfigError: no file, no YAML, or a key that is unknown, missing or out of range; the message names all of them.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: give a config of configs/train, or one of your own") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
+    for assignment in assignments:
+        _assign(raw, assignment)
+    try:
+        return TrainConfig.model_validate(raw, context={"base": path.parent.resolve()})
+    except ValidationError as error:
+        problems = "\n  ".join(_problem(e["loc"], e["msg"], e["type"]) for e in error.errors())
+        raise ConfigError(f"{path}:\n  {problems}") from None
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {assignment}: write key=value, such as --set learners.generator.clip_norm=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not valid YAML: {error}") from None
+    section, *rest = raw, *key.split(".")
+    for part in rest[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {assignment}: {part} is no section")
+    section[rest[-1]] = _Typed(value) if isinstance(value, str) else value
+
+
+def _problem(location: tuple[int | str, ...], message: str, kind: str) -> str:
+    # Types that are told apart by their kind put it into the place.
+    where = ".".join(str(part) for part in location if part not in ("ode_init", "dmd"))
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key; remove or correct it"
+    return f"{where}: {message.removeprefix('Value error, ').lower()}" if where else message.removeprefix("Value error, ")
+
+
+def differences(began: TrainConfig, now: TrainConfig) -> list[str]:
+    """Keys by which a run cannot be continued, with both values."""
+
+    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+    old, new = (flat(c.model_dump(mode="json", exclude=set(MAY_CHANGE))) for c in (began, now))
+    return [f"{key}: {old.get(key)} then, {new.get(key)} now" for key in sorted(old | new) if old.get(key) != new.get(key)]

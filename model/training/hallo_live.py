@@ -1,0 +1,114 @@
+"""The published model as a subject of training: its networks, its clips, its text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.adapters import ovi
+from model.adapters.hallo_live import load_critic, load_generator
+from model.config import DiTConfig, HalloLiveConfig, load_yaml
+from model.dit.transformer import DualStreamTransformer
+from model.errors import ConfigError
+from model.geometry import Geometry
+from model.hallo_live import TEXT_ENCODER, TOKENIZER
+from model.rollout import RolloutShape
+from model.sampling import NoiseTable
+from model.training.config import RANDOM, HalloLiveSubject
+from model.training.distributed import World
+from model.training.features import Encodes, PromptFeatures, on_loan
+from model.training.ode import BlockSizes
+from model.training.randomness import seed_of
+
+
+class HalloLive:
+    """See the module's text.
+
+    Attributes:
+        clip: shapes of a sample's video [C, F, h, w] and audio [L, C].
+        block: latents of a block.
+        num_blocks: of a clip.
+        table, timesteps: noise levels, and the student's denoise passes.
+    """
+
+    def __init__(self, config: HalloLiveSubject, seed: int) -> None:
+        self._config, self._seed = config, seed
+        self.model = load_yaml(config.model, HalloLiveConfig)
+        self._teacher_dit = load_yaml(config.teacher_model or config.model, HalloLiveConfig).dit
+        g: Geometry = self.model.geometry.build()
+        num_video = config.video_latents or self.model.rollout.window_latents
+        if num_video % g.block_video_latents or num_video > self.model.rollout.window_latents:
+            raise ConfigError(
+                f"subject.video_latents: {num_video} must be a multiple of a block's {g.block_video_latents} "
+                f"and at most the window's {self.model.rollout.window_latents}"
+            )
+        ratio = g.audio_latents_per_video_latent
+        dit = self.model.dit
+        self.geometry = g
+        self.clip = (
+            (dit.video.latent_channels, num_video, g.latent_height, g.latent_width),
+            (num_video * ratio, dit.audio.latent_channels),
+        )
+        self.shape = RolloutShape(g.latent_height, g.latent_width, ratio)
+        self.block = BlockSizes(g.block_video_latents, g.block_audio_latents)
+        self.num_blocks = num_video // g.block_video_latents
+        self.table = NoiseTable.shifted(self.model.rollout.shift)
+        self.timesteps = self.table.warped(self.model.rollout.steps)
+        self.features = PromptFeatures(config.text_features, self.model.text.text_len)
+
+    def net(self, role: str) -> DualStreamTransformer:
+        """A network as its file has it, mapped; ``role`` is one of the config's starts.
+
+        Raises:
+            CheckpointError: the file is missing, or another's.
+        """
+        start, patch_cells = getattr(self._config.starts, role), self.model.geometry.patch_cells
+        config = self.model.dit if role == "student" else self._teacher_dit
+        if start == RANDOM:
+            return self._random(role, config)
+        path = self._config.weights / start
+        if role == "student":
+            return load_generator(path, config, patch_cells)
+        if role == "critic" and path.suffix == ".pt":
+            return load_critic(path, config, patch_cells)
+        return ovi.load_teacher(path, config, patch_cells)
+
+    def _random(self, role: str, config: DiTConfig) -> DualStreamTransformer:
+        """Random weights, the same in each process."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("start", self._seed, role))
+            dit = DualStreamTransformer(config, self.model.geometry.patch_cells)
+            for head in (dit.video_ends.head, dit.audio_ends.head):
+                nn.init.xavier_uniform_(head.weight)
+        return dit.requires_grad_(False).eval()
+
+    def prepare_text(
+        self, prompts: Sequence[str], world: World, on_progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> None:
+        """Features of all prompts, made where they are missing; the encoder is in memory meanwhile, and not afterwards."""
+
+        def open_encoder() -> contextlib.AbstractContextManager[Encodes]:
+            from model.adapters.umt5 import load_umt5
+            from model.text.umt5 import TextEncoder, UMT5Tokenizer
+
+            weights: Path = self._config.weights
+            tokenizer = UMT5Tokenizer(weights / TOKENIZER, self.model.text)
+            encoder = load_umt5(weights / TEXT_ENCODER, self.model.text, device=world.device)
+            return on_loan(TextEncoder(tokenizer, encoder, self.model.text))
+
+        self.features.make(prompts, open_encoder, world, on_progress)
+
+    def text(self, prompts: Sequence[str], device: torch.device) -> Tensor:
+        """[B, S, D], after :meth:`prepare_text`."""
+        return torch.stack([self.features.read(prompt) for prompt in prompts]).to(device)
+
+    @staticmethod
+    def published_name(name: str) -> str:
+        return ovi.published_name(name)
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return ovi.to_published(tensors, self.model.geometry.patch_cells)

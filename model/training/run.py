@@ -1,0 +1,234 @@
+"""The only training loop: draw, loss, gradients, refusal of what is not finite, step, average, log, save.
+
+A run's directory has ``config.yaml``, ``journal.jsonl`` and ``curves.html``, ``checkpoints/`` and ``weights/``. Begun again with
+the same config it goes on from its newest checkpoint, and on a CPU to the very weights that a run without a break would have
+reached.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import torch
+import yaml
+from torch import Tensor
+
+from model.errors import ConfigError, TrainingError
+from model.training import checkpoints
+from model.training.config import TrainConfig, differences
+from model.training.distributed import World
+from model.training.journal import Journal
+from model.training.optimizers import Learner, rate_at
+from model.training.randomness import generator, order
+from model.training.recorded import Recorded, backward
+from model.training.stage import Stage
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step that was done.
+
+    Attributes:
+        step: its number; ``figures`` as the journal has them, empty where it has none.
+    """
+
+    step: int
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a piece of a run ended.
+
+    Attributes:
+        first, last: steps from, and up to without it.
+        why: ``done``, ``time`` or ``interrupted``.
+        weights: where they were exported, None if nothing was done.
+    """
+
+    first: int
+    last: int
+    why: str
+    weights: Path | None
+
+
+def open_directory(directory: Path, config: TrainConfig, world: World) -> None:
+    """Make a run's directory, or see that it is of this run.
+
+    Raises:
+        ConfigError: it began with another config.
+    """
+    path = directory / CONFIG
+    if path.is_file():
+        began = TrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        if changed := differences(began, config):
+            raise ConfigError(
+                f"{directory} began with another config:\n  " + "\n  ".join(changed) + "\n"
+                "Change it back, or begin another run with --run; its starts may be weights of this one"
+            )
+    world.barrier()
+    if world.rank == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    world.barrier()
+
+
+class Run:
+    """A stage under way.
+
+    Args:
+        stage: built, its nets where they will learn; see :meth:`Learner.of`.
+        directory: after :func:`open_directory`.
+    """
+
+    def __init__(self, config: TrainConfig, stage: Stage, directory: Path, world: World) -> None:
+        self.config, self.stage, self.directory, self.world = config, stage, directory, world
+        self.learners = [Learner.of(name, net, config.learners[name], stage.published_name) for name, net in stage.nets.items()]
+        self.step, self._before_s, self._began_s = 0, 0.0, time.monotonic()
+        self._records = config.record and world.size == 1 and world.device.type == "cuda"
+        self._backward = Recorded(stage) if self._records else partial(backward, stage)
+        torch.manual_seed(config.seed + world.rank)
+        steps = checkpoints.saved_steps(directory)
+        if steps:
+            progress = checkpoints.load(directory, steps[-1], self.learners, world)
+            self.step, self._before_s = progress.step, progress.seconds
+        world.barrier()
+
+    @property
+    def seconds(self) -> float:
+        """Trained so far, over all pieces."""
+        return self._before_s + time.monotonic() - self._began_s
+
+    def train(self, minutes: float | None = None, on_step: Callable[[StepReport], None] = lambda _: None) -> Outcome:
+        """Until all steps are done, the time is up, or the process is told to stop. Each way the state is saved.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite. Then nothing was changed by it, and the last checkpoint stays.
+        """
+        config, first = self.config, self.step
+        ends_s = None if minutes is None else self._began_s + 60 * minutes
+        saved_s, saved_step, why = time.monotonic(), self.step, "done"
+        journal = Journal(self.directory, self.step, self.directory.name) if self.world.rank == 0 else None
+        try:
+            with _asked_to_stop() as asked:
+                while self.step < config.max_steps:
+                    now = time.monotonic()
+                    due = config.saving.every_minutes is not None and now - saved_s > 60 * config.saving.every_minutes
+                    stop, late, due = self._agree(asked.is_set(), ends_s is not None and now >= ends_s, due)
+                    if stop or late:
+                        why = "interrupted" if stop else "time"
+                        break
+                    by_step = self.step > saved_step and self.step % config.saving.every_steps == 0
+                    if by_step or due:
+                        self._save(journal, export=by_step)
+                        saved_s, saved_step = time.monotonic(), self.step
+                    logs = self.step % config.log_every == 0 or self.step + 1 == config.max_steps
+                    figures = self._one_step(logs)
+                    if journal is not None and logs:
+                        journal.write(self.step, figures)
+                    on_step(StepReport(self.step, figures))
+                    self.step += 1
+            exported = self._save(journal, export=True) if self.step > first else None
+        finally:
+            if journal is not None:
+                journal.close()
+        return Outcome(first, self.step, why, exported)
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """What is true for any process is for all."""
+        if self.world.size == 1:
+            return list(flags)
+        return [bool(x) for x in self.world.sum(torch.tensor(flags, dtype=torch.int32, device=self.world.device)).tolist()]
+
+    def _save(self, journal: Journal | None, *, export: bool) -> Path | None:
+        keep = self.config.saving.keep
+        checkpoints.save(self.directory, self.step, self.seconds, self.learners, self.world, keep)
+        if journal is not None:
+            journal.draw()
+        if not export:
+            return None
+        dtype = self.config.precision.compute
+        return checkpoints.export(self.directory, self.step, self.stage, self.learners, self.world, dtype)
+
+    def _one_step(self, logs: bool) -> dict[str, float]:
+        began_s, figures = time.monotonic(), dict[str, float]()
+        rate = rate_at(self.step, self.config.max_steps, self.config.schedule)
+        for learner in self.learners:
+            if self.step % learner.config.every == 0:
+                found = self._learn(learner, rate)
+                if logs:
+                    figures |= {f"{learner.name}/{name}": value for name, value in self._means(found).items()}
+        if logs:
+            figures |= {"learning rate share": rate, "seconds a step": time.monotonic() - began_s, "seconds": self.seconds}
+            if self.world.device.type == "cuda":
+                figures["peak memory GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        return figures
+
+    def _learn(self, learner: Learner, rate: float) -> dict[str, Tensor]:
+        """One optimizer step of one learner."""
+        config, parts = self.config, self.config.accumulate
+        learner.zero(stay=self._records)
+        sums: dict[str, Tensor] = {}
+        for part in range(parts):
+            first = learner.samples + (part * self.world.size + self.world.rank) * config.batch
+            numbers = range(first, first + config.batch)
+            # Which sample a number is, and what is drawn for it, no count of processes or parts decides.
+            samples = [order(self.stage.num_samples, n, config.seed, learner.name) for n in numbers]
+            dice = [generator(self.world.device, config.seed, learner.name, n) for n in numbers]
+            drawn = self.stage.draw(learner.name, learner.updates, samples, dice)
+            loss = self._backward(learner, drawn, 1 / parts)
+            for name, value in {"loss": loss.total, **loss.figures}.items():
+                sums[name] = sums[name] + value / parts if name in sums else value / parts
+        norm = learner.gradient_norm()
+        self._refuse(learner, sums["loss"], norm)
+        learner.learn(norm, self.step, rate)
+        learner.samples += parts * self.world.size * config.batch
+        return sums | {"gradient norm": norm}
+
+    def _refuse(self, learner: Learner, loss: Tensor, norm: Tensor) -> None:
+        finite = torch.stack((loss.detach().float(), norm.detach().float().to(loss.device))).isfinite()
+        (wrong,) = self._agree(not bool(finite.all()))
+        if not wrong:
+            return
+        steps = checkpoints.saved_steps(self.directory)
+        last = f"the newest checkpoint, of step {steps[-1]}, is as it was" if steps else "there is no checkpoint yet"
+        raise TrainingError(
+            f"step {self.step}: the {learner.name}'s loss is {loss.item():g}, the norm of its gradients {norm.item():g}. "
+            f"Nothing was changed by it; {last}. Look at the data and the learning rates before it is begun again"
+        )
+
+    def _means(self, figures: dict[str, Tensor]) -> dict[str, float]:
+        """Over all processes."""
+        values = torch.stack([x.detach().float().to(self.world.device) for x in figures.values()])
+        return dict(zip(figures, (self.world.sum(values) / self.world.size).tolist(), strict=True))
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set once the process is told to end: the step in work is finished and saved first. Told twice, it ends at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        for told, former in before.items():
+            signal.signal(told, former)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for told, former in before.items():
+            signal.signal(told, former)

@@ -1,0 +1,1 @@
+"""The stages of the published recipe, each a loss."""
