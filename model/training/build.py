@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.dit.transformer import DualStreamTransformer
+from model.errors import ConfigError
 from model.text.prompt_table import read_prompts
 from model.training.config import ODEInitStage, TrainConfig
 from model.training.distributed import World, spread
 from model.training.hallo_live import HalloLive
 from model.training.optimizers import choose
-from model.training.run import Run, open_directory
+from model.training.run import Run, check_directory
 from model.training.stage import Stage
 from model.training.stages.dmd import CRITIC, DMD, GENERATOR
 from model.training.stages.ode_init import ODEInit, open_data
@@ -36,7 +37,7 @@ def open_run(
     Raises:
         ConfigError, CheckpointError, TrainingError: whatever is missing, and what to do.
     """
-    open_directory(directory, config, world)
+    check_directory(directory, config)
     return Run(config, build_stage(config, world, report, on_prompts), directory, world)
 
 
@@ -58,6 +59,8 @@ def build_stage(
         trajectories = open_data(stage, subject)
         subject.prepare_text(trajectories.prompts(), world, on_prompts)
         return ODEInit(stage, subject, net("student", "student"), trajectories, world)
+    if not stage.prompts.is_file():
+        raise ConfigError(f"stage.prompts: there is no {stage.prompts}: 'avatar-rtc download train' fetches the published table")
     prompts = [row.prompt for row in read_prompts(stage.prompts)]
     subject.prepare_text([*prompts, stage.unwanted.video, stage.unwanted.audio], world, on_prompts)
     nets = net("student", GENERATOR), net("teacher", None), net("critic", CRITIC)

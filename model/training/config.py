@@ -5,6 +5,7 @@ A stage is a loss, a subject is the model that it trains. Which stages there are
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def _located(value: Any, info: ValidationInfo) -> Any:
     if value is None or value == RANDOM or not isinstance(value, str | Path):
         return value
     base = Path.cwd() if isinstance(value, _Typed) else (info.context or {}).get("base", Path.cwd())
-    return base / Path(value).expanduser()
+    return Path(os.path.normpath(base / Path(value).expanduser()))
 
 
 Place = Annotated[Path, BeforeValidator(_located)]

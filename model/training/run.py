@@ -62,25 +62,20 @@ class Outcome:
     weights: Path | None
 
 
-def open_directory(directory: Path, config: TrainConfig, world: World) -> None:
-    """Make a run's directory, or see that it is of this run.
+def check_directory(directory: Path, config: TrainConfig) -> None:
+    """See whether a run can be, or go on, in a directory: before much is loaded.
 
     Raises:
-        ConfigError: it began with another config.
+        ConfigError: one with another config has come to a checkpoint there.
     """
     path = directory / CONFIG
-    if path.is_file():
+    if path.is_file() and checkpoints.saved_steps(directory):
         began = TrainConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         if changed := differences(began, config):
             raise ConfigError(
                 f"{directory} began with another config:\n  " + "\n  ".join(changed) + "\n"
                 "Change it back, or begin another run with --run; its starts may be weights of this one"
             )
-    world.barrier()
-    if world.rank == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    world.barrier()
 
 
 class Run:
@@ -88,7 +83,7 @@ class Run:
 
     Args:
         stage: built, its nets where they will learn; see :meth:`Learner.of`.
-        directory: after :func:`open_directory`.
+        directory: after :func:`check_directory`; made if it is not there.
     """
 
     def __init__(self, config: TrainConfig, stage: Stage, directory: Path, world: World) -> None:
@@ -98,6 +93,10 @@ class Run:
         self._records = config.record and world.size == 1 and world.device.type == "cuda"
         self._backward = Recorded(stage) if self._records else partial(backward, stage)
         torch.manual_seed(config.seed + world.rank)
+        if world.rank == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            (directory / CONFIG).write_text(text, encoding="utf-8")
         steps = checkpoints.saved_steps(directory)
         if steps:
             progress = checkpoints.load(directory, steps[-1], self.learners, world)
