@@ -12,6 +12,7 @@ from model.training.config import ODEInitStage, TrainConfig
 from model.training.distributed import World, spread
 from model.training.hallo_live import HalloLive
 from model.training.optimizers import choose
+from model.training.rewarding import Rewarding
 from model.training.run import Run, check_directory
 from model.training.stage import Stage
 from model.training.stages.dmd import CRITIC, DMD, GENERATOR
@@ -64,4 +65,8 @@ def build_stage(
     prompts = [row.prompt for row in read_prompts(stage.prompts)]
     subject.prepare_text([*prompts, stage.unwanted.video, stage.unwanted.audio], world, on_prompts)
     nets = net("student", GENERATOR), net("teacher", None), net("critic", CRITIC)
-    return DMD(stage, subject, *nets, prompts, config.seed, world)
+    rewarding = None
+    if stage.rewards is not None:
+        report("loading the judges")
+        rewarding = Rewarding.load(stage.rewards, subject, world)
+    return DMD(stage, subject, *nets, prompts, config.seed, world, rewarding)

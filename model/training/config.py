@@ -124,12 +124,12 @@ class RewardsConfig(Strict):
     """What a rollout is worth weighs its loss (HP-DMD).
 
     Attributes:
-        kinds: which judges.
+        kinds: which judges: ``sync`` of lips, ``audiobox`` of sound.
         beta: how strongly they count.
         offload: judges are on the device only while they judge.
     """
 
-    kinds: tuple[Literal["videoalign", "audiobox", "sync"], ...] = Field(default=("videoalign", "audiobox", "sync"), min_length=1)
+    kinds: tuple[Literal["audiobox", "sync"], ...] = Field(default=("audiobox", "sync"), min_length=1)
     beta: float = Field(default=2.0, gt=0)
     offload: bool = True
 
@@ -276,6 +276,8 @@ class TrainConfig(Strict):
         wanted = {"ode_init": {"student"}, "dmd": {"generator", "critic"}}[self.stage.kind]
         if set(self.learners) != wanted:
             raise ValueError(f"learners of a {self.stage.kind} stage are {sorted(wanted)}, got {sorted(self.learners)}")
+        if self.record and isinstance(self.stage, DMDStage) and self.stage.rewards is not None:
+            raise ValueError("a loss that judges weigh cannot be recorded: leave out record or stage.rewards")
         return self
 
 

@@ -32,11 +32,13 @@ class HalloLive:
         clip: shapes of a sample's video [C, F, h, w] and audio [L, C].
         block: latents of a block.
         num_blocks: of a clip.
+        weights: directory of files.
         table, timesteps: noise levels, and the student's denoise passes.
     """
 
     def __init__(self, config: HalloLiveSubject, seed: int) -> None:
         self._config, self._seed = config, seed
+        self.weights: Path = config.weights
         self.model = load_yaml(config.model, HalloLiveConfig)
         self._teacher_dit = load_yaml(config.teacher_model or config.model, HalloLiveConfig).dit
         g: Geometry = self.model.geometry.build()
@@ -70,7 +72,7 @@ class HalloLive:
         config = self.model.dit if role == "student" else self._teacher_dit
         if start == RANDOM:
             return self._random(role, config)
-        path = self._config.weights / start
+        path = self.weights / start
         if role == "student":
             return load_generator(path, config, patch_cells)
         if role == "critic" and path.suffix == ".pt":
@@ -95,9 +97,8 @@ class HalloLive:
             from model.adapters.umt5 import load_umt5
             from model.text.umt5 import TextEncoder, UMT5Tokenizer
 
-            weights: Path = self._config.weights
-            tokenizer = UMT5Tokenizer(weights / TOKENIZER, self.model.text)
-            encoder = load_umt5(weights / TEXT_ENCODER, self.model.text, device=world.device)
+            tokenizer = UMT5Tokenizer(self.weights / TOKENIZER, self.model.text)
+            encoder = load_umt5(self.weights / TEXT_ENCODER, self.model.text, device=world.device)
             return on_loan(TextEncoder(tokenizer, encoder, self.model.text))
 
         self.features.make(prompts, open_encoder, world, on_progress)

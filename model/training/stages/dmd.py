@@ -25,6 +25,7 @@ from model.training.dmd import (
 )
 from model.training.hallo_live import HalloLive
 from model.training.randomness import generator
+from model.training.rewarding import Rewarding
 from model.training.stage import Drawn, Loss
 
 GENERATOR, CRITIC = "generator", "critic"
@@ -38,6 +39,7 @@ class DMD:
         student, critic: where they will learn; ``teacher``: where it will score.
         prompts: that clips are rolled out of; their features are there.
         seed: the run's.
+        rewarding: weighs rollouts by what they are worth, if there is one.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class DMD:
         prompts: Sequence[str],
         seed: int,
         world: World,
+        rewarding: Rewarding | None = None,
     ) -> None:
         self._config, self._subject, self._world, self._seed = config, subject, world, seed
         self._student, self._teacher, self._critic, self._prompts = student, teacher, critic, prompts
         self.nets: Mapping[str, nn.Module] = {GENERATOR: student, CRITIC: critic}
+        self._rewarding = rewarding
         self.num_samples = len(prompts)
         self.published_name, self.published = subject.published_name, subject.published
         unwanted = [subject.text([x], world.device).to(student.dtype) for x in (config.unwanted.video, config.unwanted.audio)]
@@ -94,7 +98,7 @@ class DMD:
         each = [drawn_for(one) for one in dice]
         tensors = {name: torch.stack([x[name] for x in each]) for name in each[0]}
         text = subject.text([self._prompts[i] for i in samples], device).to(self._student.dtype)
-        return Drawn({"text": text, **tensors}, exit_pass)
+        return Drawn({"text": text, "prompts": torch.tensor(samples), **tensors}, exit_pass)
 
     def loss(self, learner: str, drawn: Drawn) -> Loss:
         tensors = drawn.tensors
@@ -112,6 +116,10 @@ class DMD:
             unwanted = self._teacher.read_text(*self._unwanted_for(clip))
             real = Scorer(self._teacher, _read(self._teacher, tensors["text"]), unwanted)
             fake = Scorer(self._critic, _read(self._critic, tensors["text"]))
+        scales, figures = None, dict[str, Tensor]()
+        if self._rewarding is not None:
+            prompts = [self._prompts[i] for i in tensors["prompts"].tolist()]
+            scales, figures = self._rewarding.scales(clip, prompts)
         guidance_timesteps = None
         if self._config.decoupled:
             guidance_timesteps = score_timesteps(tensors["guidance_time"], self._subject.model.rollout.shift)
@@ -125,12 +133,11 @@ class DMD:
             self._config.guidance.pair,
             guidance_timesteps=guidance_timesteps,
             weights=weights,
+            scales=scales,
         )
         gradient = loss.gradient
-        return Loss(
-            loss.total,
-            {"video gradient": gradient.video.abs().mean(), "audio gradient": gradient.audio.abs().mean()},
-        )
+        sizes = {"video gradient": gradient.video.abs().mean(), "audio gradient": gradient.audio.abs().mean()}
+        return Loss(loss.total, sizes | figures)
 
     def _unwanted_for(self, clip: Latents) -> tuple[Tensor, tuple[None, None], None, Tensor]:
         video, audio = (x.expand(clip.video.shape[0], -1, -1) for x in self._unwanted)

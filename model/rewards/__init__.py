@@ -1,0 +1,1 @@
+"""Models that judge clips while training; never imported by what serves."""

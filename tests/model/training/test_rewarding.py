@@ -1,0 +1,154 @@
+"""From rollouts to the weights of their losses, with judges that stand in for the published ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.errors import CheckpointError
+from model.rewards.aesthetics import AestheticsJudge, load_aesthetics_judge
+from model.rewards.faces import FaceDetector
+from model.rewards.judge import Clip, lent
+from model.rewards.sync import FACES_FILE, SYNCNET_FILE
+from model.rewards.syncnet import SyncNet
+from model.rollout import Latents
+from model.training.config import RewardsConfig
+from model.training.distributed import World
+from model.training.hallo_live import HalloLive
+from model.training.rewarding import Rewarding, load_decoders
+from model.training.run import Run
+from model.training.stages.dmd import DMD
+from model.vae.mmaudio import MMAudioVAE
+from tests.model.support import normal
+from tests.support.training_runs import NUM_VIDEO, PROMPTS, begin, config_of, write_everything
+
+ALONE = World.alone(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_everything(tmp_path_factory.mktemp("everything"))
+
+
+class Fixed:
+    """Gives what it is told, and keeps what it was shown."""
+
+    def __init__(self, **rewards: list[float]) -> None:
+        self.module: nn.Module = nn.Linear(1, 1)
+        self._rewards, self.shown = rewards, list[Clip]()
+
+    def __call__(self, clips: Sequence[Clip]) -> Mapping[str, Tensor]:
+        self.shown = list(clips)
+        return {name: torch.tensor(values[: len(clips)]) for name, values in self._rewards.items()}
+
+
+def subject_of(directory: Path) -> HalloLive:
+    return HalloLive(config_of("hallo_live_dmd", directory).subject, 0)
+
+
+def test_what_is_judged_is_the_decoded_rollout(directory: Path) -> None:
+    subject, judge = subject_of(directory), Fixed(sync=[5.0, 3.0], aesthetics=[20.0, 24.0])
+    decoders = load_decoders(subject)
+    rewarding = Rewarding(RewardsConfig(beta=2.0), decoders, {"all": judge}, ALONE)
+    latents = Latents(normal(2, 48, NUM_VIDEO, 4, 6), normal(2, NUM_VIDEO * 5, 20))
+    (video, audio), figures = rewarding.scales(latents, PROMPTS[:2])
+    assert video.tolist() == pytest.approx([math.exp(2), math.exp(-2)])
+    assert audio.tolist() == pytest.approx([1, 1])  # sync and sound are against each other
+    assert {name: float(x) for name, x in figures.items()} == {"sync": 4, "aesthetics": 22}
+    for number, clip in enumerate(judge.shown):
+        assert (clip.prompt, clip.fps, clip.sample_rate_hz) == (PROMPTS[number], 25, 16_000)
+        assert clip.frames.shape == (4 * NUM_VIDEO - 3, 64, 96, 3)
+        assert clip.samples.shape == (NUM_VIDEO * 5 * 512,)
+    whole, _ = decoders.video.decode(latents.video)
+    expected = ((whole[1].permute(1, 2, 3, 0) + 1) * 127.5).round()
+    assert (judge.shown[1].frames.float() - expected).abs().max() <= 1
+    assert isinstance(decoders.audio, MMAudioVAE)
+    torch.testing.assert_close(
+        judge.shown[1].samples, decoders.vocoder(decoders.audio.decode(latents.audio.transpose(1, 2)))[1], rtol=1e-4, atol=1e-4
+    )
+
+
+def gradient(run: Run, rewarding: Rewarding | None) -> dict[str, Tensor]:
+    """Of a generator's loss, by our names."""
+    stage = run.stage
+    assert isinstance(stage, DMD)
+    stage._rewarding = rewarding
+    generator = run.learners[0]
+    generator.zero(stay=False)
+    dice = [torch.Generator().manual_seed(i) for i in range(2)]
+    stage.loss("generator", stage.draw("generator", 0, [0, 1], dice)).total.backward()
+    return {name: p.grad.clone() for name, p in generator.parameters.items() if p.grad is not None}
+
+
+def test_equal_rewards_change_nothing_and_others_weigh_their_samples(directory: Path, tmp_path: Path) -> None:
+    run = begin("hallo_live_dmd", directory, tmp_path, "batch=2")
+    decoders, config = load_decoders(subject_of(directory)), RewardsConfig(kinds=("sync",), beta=1.0)
+
+    def judged(*sync: float) -> Rewarding:
+        return Rewarding(config, decoders, {"sync": Fixed(sync=list(sync))}, ALONE)
+
+    plain, equal, unequal = (gradient(run, x) for x in (None, judged(4.0, 4.0), judged(2.0, 4.0)))
+    other = gradient(run, judged(4.0, 2.0))
+    for name, x in plain.items():
+        torch.testing.assert_close(equal[name], x, rtol=1e-4, atol=1e-8)
+    # Each sample's gradient, times exp(-1) or exp(1): the two cases together are both samples times their sum.
+    for name, x in plain.items():
+        both = (unequal[name] + other[name]) / (math.e + 1 / math.e)
+        torch.testing.assert_close(both, x, rtol=1e-3, atol=x.abs().max().item() * 1e-4, msg=name)
+    assert any(not torch.allclose(unequal[name], x, rtol=0.01) for name, x in plain.items())
+
+
+def test_the_shipped_config_runs_with_the_published_files(directory: Path, tmp_path: Path) -> None:
+    for name, module in ((SYNCNET_FILE, SyncNet()), (FACES_FILE, FaceDetector())):
+        path = directory / "weights" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(module.state_dict(), path)
+    outcome = begin("hallo_live_dmd_rewards", directory, tmp_path, "max_steps=2").train()
+    assert outcome.why == "done"
+    assert '"generator/sync": 0.0' in (tmp_path / "journal.jsonl").read_text()  # nobody is seen in noise
+
+
+class Watched(nn.Module):
+    """Tells where it has been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.been: list[str] = []
+
+    def to(self, device: torch.device | str) -> Watched:  # type: ignore[override]
+        self.been.append(str(device))
+        return self
+
+
+@pytest.mark.parametrize(("offload", "expected"), [(True, ["cuda:0", "cpu"]), (False, ["cuda:0"])])
+def test_judges_are_on_the_device_only_while_they_work(offload: bool, expected: list[str]) -> None:
+    module = Watched()
+
+    def judge() -> None:
+        with lent(module, torch.device("cuda:0"), offload=offload):
+            assert module.been == ["cuda:0"]
+            raise RuntimeError("the judge fails")
+
+    with pytest.raises(RuntimeError, match="the judge fails"):
+        judge()
+    assert module.been == expected
+
+
+def test_three_axes_of_sound_are_added_up(tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    def predict(batch: list[dict[str, object]]) -> list[dict[str, float]]:
+        asked.extend(batch)
+        return [{"CE": 5.0, "CU": 6.0, "PC": 100.0, "PQ": 7.0} for _ in batch]
+
+    clip = Clip(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), 25, torch.linspace(-1, 1, 640), 16_000, "A room.")
+    assert AestheticsJudge(predict, nn.Identity())([clip, clip])["aesthetics"].tolist() == [18, 18]  # type: ignore[arg-type]
+    assert asked[0]["sample_rate"] == 16_000
+    assert torch.equal(asked[1]["path"], clip.samples.unsqueeze(0))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="avatar-rtc download reward"):
+        load_aesthetics_judge(tmp_path)
