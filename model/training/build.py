@@ -9,7 +9,7 @@ from model.dit.transformer import DualStreamTransformer
 from model.errors import ConfigError
 from model.text.prompt_table import read_prompts
 from model.training.config import ODEInitStage, TrainConfig
-from model.training.distributed import World, spread
+from model.training.distributed import World, dtype_of, spread
 from model.training.hallo_live import HalloLive
 from model.training.optimizers import choose
 from model.training.rewarding import Rewarding
@@ -50,7 +50,7 @@ def build_stage(
 
     def net(role: str, learner: str | None) -> DualStreamTransformer:
         report(f"loading the {role}")
-        dit = subject.net(role)
+        dit = subject.net(role, world.device, dtype_of(config.precision.compute), report)
         if learner is not None:
             choose(dit, config.learners[learner], subject.published_name)
             dit.recomputes = config.recompute

@@ -57,9 +57,12 @@ class StartsConfig(Strict):
         student: the causal model that is trained.
         teacher: the bidirectional model; also the real score.
         critic: the fake score; begins as the teacher as a rule.
+        audio_tower: for a student of another size than its teacher: MOVA's audio tower. The student then takes of this file and
+            of ``student`` what fits, and is random where nothing does.
     """
 
     student: str
+    audio_tower: str | None = None
     teacher: str = "Ovi/model.safetensors"
     critic: str = "Ovi/model.safetensors"
 

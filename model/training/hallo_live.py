@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.adapters import ovi
 from model.adapters.hallo_live import load_critic, load_generator
+from model.adapters.mova import begin_with
 from model.config import DiTConfig, HalloLiveConfig, load_yaml
 from model.dit.transformer import DualStreamTransformer
 from model.errors import ConfigError
@@ -22,7 +23,7 @@ from model.training.config import RANDOM, HalloLiveSubject
 from model.training.distributed import World
 from model.training.features import Encodes, PromptFeatures, on_loan
 from model.training.ode import BlockSizes
-from model.training.randomness import seed_of
+from model.training.randomness import generator
 
 
 class HalloLive:
@@ -62,31 +63,35 @@ class HalloLive:
         self.timesteps = self.table.warped(self.model.rollout.steps)
         self.features = PromptFeatures(config.text_features, self.model.text.text_len)
 
-    def net(self, role: str) -> DualStreamTransformer:
+    def net(
+        self,
+        role: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> DualStreamTransformer:
         """A network as its file has it, mapped; ``role`` is one of the config's starts.
+
+        Args:
+            device, dtype: of random weights, if it begins with such.
 
         Raises:
             CheckpointError: the file is missing, or another's.
         """
-        start, patch_cells = getattr(self._config.starts, role), self.model.geometry.patch_cells
-        config = self.model.dit if role == "student" else self._teacher_dit
+        starts, patch_cells = self._config.starts, self.model.geometry.patch_cells
+        start, config = getattr(starts, role), self.model.dit if role == "student" else self._teacher_dit
         if start == RANDOM:
-            return self._random(role, config)
+            return random_net(config, patch_cells, device, dtype, self._seed, role)
         path = self.weights / start
+        if role == "student" and starts.audio_tower is not None:
+            dit = random_net(config, patch_cells, device, dtype, self._seed, role)
+            report(begin_with(dit, path, self.weights / starts.audio_tower))
+            return dit
         if role == "student":
             return load_generator(path, config, patch_cells)
         if role == "critic" and path.suffix == ".pt":
             return load_critic(path, config, patch_cells)
         return ovi.load_teacher(path, config, patch_cells)
-
-    def _random(self, role: str, config: DiTConfig) -> DualStreamTransformer:
-        """Random weights, the same in each process."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("start", self._seed, role))
-            dit = DualStreamTransformer(config, self.model.geometry.patch_cells)
-            for head in (dit.video_ends.head, dit.audio_ends.head):
-                nn.init.xavier_uniform_(head.weight)
-        return dit.requires_grad_(False).eval()
 
     def prepare_text(
         self, prompts: Sequence[str], world: World, on_progress: Callable[[int, int], None] = lambda done, of: None
@@ -113,3 +118,21 @@ class HalloLive:
 
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return ovi.to_published(tensors, self.model.geometry.patch_cells)
+
+
+def random_net(
+    config: DiTConfig, patch_cells: int | tuple[int, int], device: torch.device, dtype: torch.dtype, *what: object
+) -> DualStreamTransformer:
+    """Random weights that keep activations finite, drawn where they will be; the same for the same ``what``."""
+    with torch.device("meta"):
+        dit = DualStreamTransformer(config, patch_cells)
+    dice = generator(device, "start", *what)
+    tensors: dict[str, Tensor] = {}
+    for name, x in dit.state_dict().items():
+        if x.ndim == 1:
+            tensors[name] = torch.full(x.shape, 1.0 if name.endswith("weight") else 0.0, device=device, dtype=dtype)
+        else:
+            fan_in = x.shape[-1] if name.endswith("modulation") else x[0].numel()
+            tensors[name] = torch.randn(x.shape, generator=dice, device=device, dtype=dtype) / fan_in**0.5
+    dit.load_state_dict(tensors, assign=True)
+    return dit.requires_grad_(False).eval()

@@ -16,7 +16,7 @@ from model.rollout import Latents
 from model.sampling import euler_step
 from model.text.prompt_table import film_name
 from model.training.config import ODEInitStage, SamplingConfig, TrainConfig
-from model.training.distributed import World, spread
+from model.training.distributed import World, dtype_of, spread
 from model.training.hallo_live import HalloLive
 from model.training.randomness import generator
 from model.training.teacher import kept_states, teacher_table, whole_forward
@@ -91,7 +91,7 @@ def sample_all(
     if not missing:
         return 0, len(share)
     report("loading the teacher")
-    teacher = spread(subject.net("teacher"), config.precision, World.alone(device))
+    teacher = spread(subject.net("teacher", device, dtype_of(config.precision.compute)), config.precision, World.alone(device))
 
     def read(video: str, audio: str) -> TextMemory:
         of_video, of_audio = (subject.text([x], device).to(teacher.dtype) for x in (video, audio))

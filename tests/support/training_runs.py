@@ -53,6 +53,7 @@ def small(directory: Path, *more: str) -> list[str]:
         f"subject.text_features={directory}/features",
         f"subject.video_latents={NUM_VIDEO}",
         *(f"subject.starts.{role}={role}.safetensors" for role in ("student", "teacher", "critic")),
+        "subject.starts.audio_tower=null",
         "precision={master: float32, compute: float32}",
         "batch=1",
         *more,

@@ -1,0 +1,58 @@
+"""What is replayed adds up the gradients that the loss itself would."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.graphs import Function, Graphs
+from model.training import recorded
+from model.training.recorded import Recorded, backward
+from tests.support.training_runs import begin, write_everything
+
+
+class Replayed(Graphs):
+    """Does with a function what a CUDA graph's owner does: tries it out, puts its state back, then runs it on fixed inputs."""
+
+    keys: list[Hashable] = []  # noqa: RUF012
+
+    def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if key not in self.keys:
+            before = [x.clone() for x in self._state]
+            function(*(x.clone() for x in inputs))
+            for mine, kept in zip(self._state, before, strict=True):
+                mine.copy_(kept)
+            self.keys.append(key)
+        return function(*(x.clone() for x in inputs))
+
+
+def test_records_add_up_the_same_gradients_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded, "Graphs", Replayed)
+    run = begin("hallo_live_dmd", write_everything(tmp_path / "everything"), tmp_path / "run")
+    replay = Recorded(run.stage)
+    for learner in run.learners:
+        drawn = [run.stage.draw(learner.name, update, [update], [torch.Generator().manual_seed(update)]) for update in range(3)]
+        learner.zero(stay=False)
+        expected = [backward(run.stage, learner, x, 1 / 3) for x in drawn]
+        gradients = {name: p.grad.clone() for name, p in learner.parameters.items() if p.grad is not None}
+        learner.zero(stay=True)
+        addresses = [p.grad.data_ptr() for p in learner.parameters.values() if p.grad is not None]
+        for x, loss in zip(drawn, expected, strict=True):
+            found = replay(learner, x, 1 / 3)
+            torch.testing.assert_close(found.total, loss.total)
+            assert found.figures.keys() == loss.figures.keys()
+        for name, gradient in gradients.items():
+            found_gradient = learner.parameters[name].grad
+            assert found_gradient is not None
+            torch.testing.assert_close(found_gradient, gradient)
+        assert [p.grad.data_ptr() for p in learner.parameters.values() if p.grad is not None] == addresses
+    exits = {
+        (learner.name, run.stage.draw(learner.name, update, [0], [torch.Generator()]).choice)
+        for learner in run.learners
+        for update in range(3)
+    }
+    assert set(Replayed.keys) == exits
