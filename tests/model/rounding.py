@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -74,13 +75,14 @@ def largest_errors(module: nn.Module, inputs: Sequence[Tensor], truth: Sequence[
     return [max(column) for column in zip(*draws, strict=True)]
 
 
-def errors(outputs: Sequence[Tensor], truth: Sequence[Tensor]) -> list[float]:
+def errors(outputs: Sequence[Tensor | np.ndarray], truth: Sequence[Tensor]) -> list[float]:
     """Relative L2 distance of each output from the truth; of one that is nothing but zeros, the L2 norm."""
     pairs = zip(outputs, truth, strict=True)
-    return [float((ours.double() - exact.double()).norm() / (exact.double().norm() or 1.0)) for ours, exact in pairs]
+    wide = ((torch.as_tensor(ours).double(), exact.double()) for ours, exact in pairs)
+    return [float((ours - exact).norm() / (exact.norm() or 1.0)) for ours, exact in wide]
 
 
-def check_within_rounding(outputs: Sequence[Tensor], module: nn.Module, inputs: Sequence[Tensor]) -> None:
+def check_within_rounding(outputs: Sequence[Tensor | np.ndarray], module: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Fail unless ``outputs`` are what ``module`` makes of ``inputs``, up to what rounding does to it."""
     truth = exactly(module, inputs)
     allowed = [SLACK * (error + ROUNDINGS * ROUNDING) for error in largest_errors(module, inputs, truth)]
