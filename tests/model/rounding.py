@@ -27,12 +27,17 @@ ROUNDING = 2.0**-24
 """The most that one rounding to float32 changes a number, relative to it."""
 ROUNDINGS = 4
 """So many draws are off by: a part is a chain of several, and an approximation of exp may cost two in one step."""
+EXACT = {"atol": 1e-10, "rtol": 1e-10}
+"""What is equal but for the order of sums, in float64."""
 SLACK = 2.0
 """Draws only sample what can happen."""
 
 
-class _Double(TorchFunctionMode):
-    """Nothing is narrowed to float32."""
+class InDouble(TorchFunctionMode):
+    """What a network does in float32 on purpose it does in float64 here, if its weights and inputs are.
+
+    For what must be equal but for the order of sums: rounding is then far below any mistake, on every processor.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -45,7 +50,7 @@ class _Double(TorchFunctionMode):
 @torch.inference_mode()
 def exactly(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Outputs of a part, in float64."""
-    with _Double():
+    with InDouble():
         outputs: tuple[Tensor, ...] = copy.deepcopy(module).double()(*(_widened(x) for x in inputs))
     return outputs
 
@@ -73,6 +78,11 @@ def largest_errors(module: nn.Module, inputs: Sequence[Tensor], truth: Sequence[
         generator = torch.Generator().manual_seed(seed)
         draws.append(errors(nudged(module, seed)(*(_nudge(x, generator) for x in inputs)), truth))
     return [max(column) for column in zip(*draws, strict=True)]
+
+
+def reach_of_rounding(nudged_output: Tensor, output: Tensor) -> float:
+    """What any value of an output may be off by, of which one with nudged weights is given."""
+    return SLACK * float((nudged_output - output).abs().max())
 
 
 def errors(outputs: Sequence[Tensor | np.ndarray], truth: Sequence[Tensor]) -> list[float]:
