@@ -16,8 +16,9 @@ SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.
 run: .venv/installed
 	$(BIN)/avatar-rtc serve --port $(PORT)
 
+# In as many processes as there are cores; what runs in real time is left for the end and has them all (tests/conftest.py).
 test: lint system
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

@@ -22,8 +22,10 @@ from typing import Any
 import av
 import numpy as np
 
+from avatar_rtc import resources
 from avatar_rtc.bot import FREEZE_S, Call
 from avatar_rtc.recording import Recorder
+from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from benchmarks.speech import SENTENCES
 from tests.support.browser import run_server
@@ -75,13 +77,18 @@ async def call_for(url: str, pid: int, path: Path, seconds: float) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, run_server("pocket") as server:
         result = asyncio.run(call_for(server.url, server.process.pid, Path(scratch) / "call.mp4", options.minutes * 60))
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "endurance", {"machine": described, **result})
     if options.json:
         print(json.dumps(result))
         return
+    print(machine.headline(described))
     for name, value in result.items():
         print(f"{name:24} {value}")
     print("the bar: no underrun, tracks that differ by less than 0.04 s, flat memory")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
 
+from avatar_rtc import resources
+from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from tests.support.browser import call, eventually, open_browser, run_server, say, stats
 
@@ -79,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=("fake", "pocket"), default="fake", help="what is served (default: fake)")
     parser.add_argument("--count", type=int, default=20, help="calls, and lines (default: 20)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     with run_server(options.engine) as server, open_browser() as browser:
@@ -100,9 +104,13 @@ def main() -> None:
         for name, values in waits.items()
         if values
     }
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "latency", {"machine": described, **{"engine": options.engine, **result}})
     if options.json:
         print(json.dumps({"engine": options.engine, **result, "video": health["video"], "audio": health["audio"]}))
         return
+    print(machine.headline(described))
     print(f"{f'ms, engine {options.engine}':32} {'n':>4} {'p50':>7} {'p95':>7} {'max':>7}   bar (p95)")
     for name, label in ROWS:
         if name in result:

@@ -23,9 +23,11 @@ from typing import Any
 import av
 import numpy as np
 
+from avatar_rtc import resources
 from avatar_rtc.bot import say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
+from benchmarks import machine, measurements
 from benchmarks.speech import SENTENCES
 from tests.support.browser import run_server
 
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=3, help="said by each look (default: 3)")
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="measure ID.mp4 files that lie there instead of calling")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the recordings there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -179,9 +182,13 @@ def main() -> None:
     everything = list(recordings.values())
     looks = {name: compare([recording], everything) for name, recording in recordings.items()}
     result = {"all": compare(everything, everything), "looks": looks}
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "lips", {"machine": described, **result})
     if options.json:
         print(json.dumps(result))
         return
+    print(machine.headline(described))
     print(f"{'':10} {'best lag':>9} {'correlation':>12} {'shuffled':>9} {'open, speaking':>15} {'open, silent':>13}")
     for name, row in [*looks.items(), ("all", result["all"])]:
         print(

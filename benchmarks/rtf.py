@@ -1,6 +1,6 @@
 """pocket on the CPUs of this machine: ms a pass and a stage on each runtime, the real-time factor, and how many calls it holds.
 
-    python -m benchmarks.rtf --out cpu.json              # everything, three to five minutes on two cores
+    python -m benchmarks.rtf --out FILE.json             # everything, three to five minutes on two cores
     python -m benchmarks.rtf --only calls --seconds 10   # a quick look
 
 First one stream on each runtime makes block after block as fast as it goes, over a full history, half of the time speaking.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import json
 import multiprocessing
 import os
 import sys
@@ -35,7 +34,7 @@ from avatar_rtc.config import load_config
 from avatar_rtc.engine import ProcessEngine
 from avatar_rtc.engine_worker import ModelLoader, OnProgress
 from avatar_rtc.models import MAX_THREADS, model_loader
-from benchmarks import calls
+from benchmarks import calls, machine, measurements
 from model.stream import Model
 
 BAR = 0.6
@@ -125,26 +124,19 @@ def calls_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=40, help="at least so many a runtime are measured (default: 40)")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each call (default: 30)")
     parser.add_argument("--codec", choices=("VP8", "H264"), default="VP8", help="what pictures are encoded to (default: VP8)")
     parser.add_argument("--only", choices=("runtimes", "calls"), help="only one of the two tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as one JSON object there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     options = parser.parse_args()
     # For the processes that are started below: as the engine's own does it, and no GPU.
     os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "CUDA_VISIBLE_DEVICES": ""})
     num_threads = min(resources.num_cores(), MAX_THREADS)
-    result: dict[str, Any] = {"processor": cpu_name(), "cores": resources.num_cores(), "threads": num_threads}
-    result["codec"] = options.codec
-    print(f"{result['cores']} cores, {result['processor']}; {num_threads} threads; pictures encoded to {options.codec}")
+    result: dict[str, Any] = {"machine": machine.describe(num_threads), "codec": options.codec}
+    print(f"{machine.headline(result['machine'])}; pictures encoded to {options.codec}", flush=True)
     if options.only != "calls":
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             result["runtimes"] = pool.submit(measure_runtimes, options.blocks, num_threads, options.codec).result()
@@ -157,7 +149,7 @@ def main() -> None:
         result["calls"] = find_most_calls(loaders, options.seconds, options.codec)
         print(calls_table(result["calls"]))
     if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        measurements.keep(options.out, "rtf", result)
 
 
 if __name__ == "__main__":

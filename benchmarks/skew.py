@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page
 
-from avatar_rtc import fake
+from avatar_rtc import fake, resources
+from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from tests.support.browser import call, open_browser, run_server
 
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--video-delay-ms", type=int, default=200, help="the server sends pictures so late (default: 200)")
     parser.add_argument("--settle-s", type=float, default=20.0, help="time for the browser's own lip sync to act (default: 20)")
     parser.add_argument("--duration-s", type=float, default=40.0, help="measured after that (default: 40)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     with run_server("fake", media={"video_delay_ms": options.video_delay_ms}) as server, open_browser() as browser:
@@ -117,9 +120,13 @@ def main() -> None:
         page.goto(server.url)
         call(page)
         result = {"video_delay_ms": options.video_delay_ms} | measure(page, options.settle_s, options.duration_s)
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "skew", {"machine": described, **result})
     if options.json:
         print(json.dumps(result))
         return
+    print(machine.headline(described))
     skew = result["skew_ms"]
     print(f"{'video sent late by':28} {options.video_delay_ms:6d} ms")
     print(f"{'flash-beep pairs':28} {result['pairs']:6d}")

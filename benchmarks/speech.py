@@ -18,9 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from avatar_rtc import resources
 from avatar_rtc.bot import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
+from benchmarks import machine, measurements
 from tests.support.browser import run_server
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +62,7 @@ def main() -> None:
         "--judge-python", type=Path, default=Path(sys.executable), help="Python that has the judges (default: this one)"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the recordings there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     sentences = SENTENCES.read_text().splitlines()
@@ -71,9 +74,13 @@ def main() -> None:
         result = judge(options.judge_python, SENTENCES, directory)
     result["underruns"] = sum(call.underruns for call in calls)
     result["text_to_voice_ms_p50"] = statistics.median(call.lines[0].text_to_first_voiced_audio_ms or 0 for call in calls)
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "speech", {"machine": described, **result})
     if options.json:
         print(json.dumps(result))
         return
+    print(machine.headline(described))
     for line in result["lines"]:
         print(
             f"{line['errors']:2} wrong, {line['mos']:4.2f}   {line['said']}"

@@ -21,10 +21,11 @@ from typing import Any
 
 import av
 
+from avatar_rtc import resources
 from avatar_rtc.bot import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
-from benchmarks import lips
+from benchmarks import lips, machine, measurements
 from benchmarks.speech import SENTENCES, judge
 from model.evaluation.speech import edit_distance, words
 from tests.support.browser import run_server
@@ -93,6 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--lines", type=int, default=4, help="said in each call (default: 4)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the recordings there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="put the figures into this file of measurements")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     options = parser.parse_args()
     sentences = SENTENCES.read_text().splitlines()
@@ -108,9 +110,13 @@ def main() -> None:
         said.write_text("".join(" ".join(lines) + "\n" for lines in scripts))
         judged = judge(options.judge_python, said, directory)
         rows = compare(scripts, calls, paths, [line["heard"] for line in judged["lines"]])
+    described = machine.describe(resources.num_cores())
+    if options.out:
+        measurements.keep(options.out, "two_calls", {"machine": described, **{"calls": dict(zip(avatars, rows, strict=True))}})
     if options.json:
         print(json.dumps(dict(zip(avatars, rows, strict=True))))
         return
+    print(machine.headline(described))
     for avatar, lines, row in zip(avatars, scripts, rows, strict=True):
         print(f"{avatar} was to say  {' '.join(lines)}\n{'':{len(avatar)}} was heard as  {row['heard']}")
     print(f"{'':30}" + "".join(f"{avatar:>10}" for avatar in avatars))

@@ -1,0 +1,189 @@
+"""The measured figures of pocket, a file for each kind of processor, and the tables of them in README and in the weights' card.
+
+    python -m benchmarks.rtf --out measurements/pocket-avx2.json                          # measure; each benchmark adds its part
+    python -m benchmarks.latency --engine pocket --out measurements/pocket-avx2.json
+    python -m benchmarks.measurements                                                     # write the tables of the documents anew
+
+A test fails where a document says something else than the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from avatar_rtc import resources
+from benchmarks import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = (ROOT / "measurements" / "pocket-avx512-bf16.json", ROOT / "measurements" / "pocket-avx2.json")
+README, CARD = ROOT / "README.md", ROOT / "model" / "weights" / "pocket" / "card.md"
+BEGIN, END = "<!-- measurements: begin -->", "<!-- measurements: end -->"
+SHIPPED, BASELINE = "OpenVINO as shipped", "torch float32"
+
+Part = dict[str, Any]
+Say = Callable[[Part], str]
+
+
+def keep(path: Path, name: str, result: Part, num_threads: int | None = None) -> None:
+    """Put what one benchmark measured into a file of figures, with the date and the machine.
+
+    Raises:
+        SystemExit: the file holds figures of another processor.
+    """
+    described = result.pop("machine", None) or machine.describe(num_threads or resources.num_cores())
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    for other in figures.values():
+        if any(other["machine"][key] != described[key] for key in ("processor", "instruction_sets", "limits")):
+            raise SystemExit(
+                f"{path} holds figures of {machine.headline(other['machine'])};\nthis is {machine.headline(described)}.\n"
+                "Choose another file, or delete that one to measure everything anew."
+            )
+    figures[name] = {"measured": datetime.date.today().isoformat(), "command": _command(name), "machine": described, **result}
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _command(name: str) -> str:
+    shown = [argument for argument in sys.argv[1:] if not argument.endswith(".json") and argument != "--out"]
+    return " ".join(["python -m", f"benchmarks.{name}", *shown])
+
+
+def _call(part: Part, runtime: str = SHIPPED) -> Part:
+    one: Part = part["calls"][runtime][0]
+    return one
+
+
+def _factor(values: dict[str, float]) -> str:
+    return f"{values['p95']:.2f} (p50 {values['p50']:.2f})"
+
+
+def _held(rows: list[Part]) -> str:
+    return str(sum(not row["underruns"] and not row["dropped_frames"] for row in rows) or "none")
+
+
+def _seconds(part: Part) -> str:
+    names = ("call_to_frame_ms", "text_to_frame_ms", "interrupt_ms")
+    return "; ".join(f"{part[name]['p95'] / 1000:.2f} s" for name in names if name in part)
+
+
+def _endurance(part: Part) -> str:
+    apart_s, memory = abs(part["video_s"] - part["audio_s"]), part["memory_mb"]
+    return f"{part['underruns']}; {apart_s:.3f} s; {max(memory['first'])} MB at first, {max(memory['last'])} at last"
+
+
+def _two_calls(part: Part) -> str:
+    own, other = max(row["wer_own"] for row in part["calls"].values()), min(row["wer_other"] for row in part["calls"].values())
+    underruns = sum(row["underruns"] for row in part["calls"].values())
+    return f"words wrong: {own:.0%} of their own, {other:.0%} of the other's; {underruns} underruns"
+
+
+def _lips(part: Part) -> str:
+    row = part["all"]
+    return f"{row['best_lag_ms']} ms; {row['correlation']:.2f}, {row['shuffled']:.2f}; {row['open_silent']:.0%}"
+
+
+# What, bar, part of the file, how it reads, command.
+ROWS: tuple[tuple[str, str, str, Say, str], ...] = (
+    ("real-time factor p95, engine and VP8 encoder together", "0.6 (AVX2: 0.95)", "rtf",
+     lambda part: _factor(_call(part)["rtf_together"]), "python -m benchmarks.rtf"),
+    ("the same in eager PyTorch, which it began with", "", "rtf",
+     lambda part: _factor(_call(part, BASELINE)["rtf_together"]), "the same"),
+    ("calls at once on two cores, 30 s each, without an underrun; in eager PyTorch", "", "rtf",
+     lambda part: f"{_held(part['calls'][SHIPPED])}; {_held(part['calls'][BASELINE])}", "the same"),
+    ("p95 in Chromium: click to first picture; text to first speaking picture; interruption to silence", "1.0 s; 1.0 s; 0.52 s",
+     "latency", _seconds, "python -m benchmarks.latency --engine pocket"),
+    ("words that a recogniser gets wrong, of 20 sentences that training never saw, each recorded in a call", "10 %", "speech",
+     lambda part: f"{100 * part['wer']:.1f} %", "python -m benchmarks.speech --judge-python PYTHON"),
+    ("DistilMOS of the same recordings", "3.0", "speech", lambda part: f"{part['mos']:.2f}", "the same"),
+    ("ten-minute call, recording client on the same cores: underruns; track lengths apart by; memory of the engine",
+     "0; 0.04 s; flat", "endurance", _endurance, "python -m benchmarks.endurance --minutes 10.1"),
+    ("two calls at once on the same two cores: each hears only its own lines", "yes", "two_calls", _two_calls,
+     "python -m benchmarks.two_calls"),
+    ("mouth against voice in recorded calls: best lag; correlation, shuffled; open in silence",
+     "within 80 ms; clearly less; closed", "lips", _lips, "python -m benchmarks.lips"),
+    ("flash against beep on the rendered page, pictures sent 200 ms late, p95", "80 ms", "skew",
+     lambda part: f"{part['skew_ms']['abs_p95']:.0f} ms", "python -m benchmarks.skew"),
+)  # fmt: skip
+
+CARD_ROWS: tuple[tuple[str, str, Say], ...] = (
+    ("word error rate, whisper-base, 20 unseen sentences, each recorded in a call, eight looks and four voices "
+     "(`python -m benchmarks.speech`)", "speech", lambda part: f"{100 * part['wer']:.1f} %"),
+    ("DistilMOS of those recordings", "speech", lambda part: f"{part['mos']:.2f}"),
+    ("mouth against voice in those looks (`python -m benchmarks.lips`): best lag; correlation, shuffled; open in silence", "lips",
+     _lips),
+    ("real-time factor p95, one call, engine alone (`python -m benchmarks.rtf`)", "rtf",
+     lambda part: _factor(_call(part)["rtf_engine"])),
+)  # fmt: skip
+
+
+def read() -> list[dict[str, Part]]:
+    """Figures of each kind of processor, best first; none where nothing was measured."""
+    return [json.loads(path.read_text()) for path in FILES if path.exists()]
+
+
+def _cell(figures: dict[str, Part], part: str, say: Say) -> str:
+    return say(figures[part]) if part in figures else "not measured"
+
+
+def _heading(figures: dict[str, Part]) -> str:
+    described: Part = next(iter(figures.values()))["machine"]
+    return f"{described['cores']} cores of {described['processor']}, {described['instruction_sets'][-1]}"
+
+
+def _speeds(figures: dict[str, Part]) -> str:
+    speed = figures["rtf"]["machine"]["float32_gflops"] if "rtf" in figures else None
+    return "not measured" if speed is None else f"{speed:.0f} GFLOP/s"
+
+
+def _dates(figures: dict[str, Part]) -> str:
+    days = sorted({part["measured"] for part in figures.values()})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def readme_table() -> str:
+    """The README's table of pocket, of all processors that were measured."""
+    every = read()
+    lines = [
+        f"| what | bar | {' | '.join(map(_heading, every))} | command |",
+        "|---|---|" + "---|" * len(every) + "---|",
+        f"| measured on | | {' | '.join(map(_dates, every))} | |",
+        f"| products in float32 on two threads, while the first row was measured | | {' | '.join(map(_speeds, every))} | |",
+    ]
+    for what, bar, part, say, command in ROWS:
+        cells = " | ".join(_cell(figures, part, say) for figures in every)
+        lines.append(f"| {what} | {bar} | {cells} | {command if command == 'the same' else f'`{command}`'} |")
+    return "\n".join(lines)
+
+
+def card_table() -> str:
+    """The table of results in the weights' card."""
+    every = read()
+    lines = [f"| what | {' | '.join(map(_heading, every))} |", "|---|" + "---|" * len(every)]
+    lines.append(f"| measured on | {' | '.join(map(_dates, every))} |")
+    lines += [f"| {what} | {' | '.join(_cell(figures, part, say) for figures in every)} |" for what, part, say in CARD_ROWS]
+    return "\n".join(lines)
+
+
+TABLES: dict[Path, Callable[[], str]] = {README: readme_table, CARD: card_table}
+
+
+def renewed(path: Path) -> str:
+    """The text of a document with its table as the files have it."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    return f"{before}{BEGIN}\n{TABLES[path]()}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for path in TABLES:
+        path.write_text(renewed(path))
+        print(f"wrote the table of {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
