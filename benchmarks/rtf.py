@@ -35,7 +35,7 @@ from avatar_rtc.config import load_config
 from avatar_rtc.engine import ProcessEngine
 from avatar_rtc.engine_worker import ModelLoader, OnProgress
 from avatar_rtc.models import MAX_THREADS, model_loader
-from benchmarks import calls
+from benchmarks import calls, machine
 from model.stream import Model
 
 BAR = 0.6
@@ -125,12 +125,6 @@ def calls_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=40, help="at least so many a runtime are measured (default: 40)")
@@ -142,9 +136,8 @@ def main() -> None:
     # For the processes that are started below: as the engine's own does it, and no GPU.
     os.environ.update({"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "CUDA_VISIBLE_DEVICES": ""})
     num_threads = min(resources.num_cores(), MAX_THREADS)
-    result: dict[str, Any] = {"processor": cpu_name(), "cores": resources.num_cores(), "threads": num_threads}
-    result["codec"] = options.codec
-    print(f"{result['cores']} cores, {result['processor']}; {num_threads} threads; pictures encoded to {options.codec}")
+    result: dict[str, Any] = {"machine": machine.describe(num_threads), "codec": options.codec}
+    print(f"{machine.headline(result['machine'])}; pictures encoded to {options.codec}", flush=True)
     if options.only != "calls":
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             result["runtimes"] = pool.submit(measure_runtimes, options.blocks, num_threads, options.codec).result()
