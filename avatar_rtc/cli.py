@@ -129,13 +129,20 @@ def _serve(options: argparse.Namespace) -> int:
     if options.engine is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
     try:
-        asyncio.run(serve(config, on_ready=lambda address: print(f"avatar-rtc is ready: open {address}", flush=True)))
+        asyncio.run(serve(config, on_ready=_say_ready))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         host, port = config.http.host, config.http.port
         raise UsageError(f"port {port} of {host} is taken: end the program that has it, or choose another with --port") from None
     return 0
+
+
+def _say_ready(address: str, rtf: float) -> None:
+    from avatar_rtc.pace import in_words, keeps_up
+
+    print(f"avatar-rtc is ready: open {address}", flush=True)
+    print(in_words(rtf) + ("" if keeps_up(rtf) else " 'avatar-rtc doctor' says what helps."), flush=True)
 
 
 def _say(options: argparse.Namespace) -> int:

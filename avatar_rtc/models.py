@@ -18,7 +18,7 @@ MAX_THREADS = 4
 def model_loader(engine: EngineConfig) -> ModelLoader:
     """What loads the model that a config names; it can be pickled."""
     if engine.model == "fake":
-        return functools.partial(load_fake, FakeOptions())
+        return functools.partial(load_fake, FakeOptions(rtf=engine.fake_rtf))
     if engine.model == "hallo-live":
         published = engine.hallo_live
         assert published is not None
