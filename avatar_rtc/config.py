@@ -167,7 +167,7 @@ class EngineConfig(_Strict):
     @model_validator(mode="after")
     def _is_described(self) -> Self:
         if self.model == "hallo-live" and self.hallo_live is None:
-            raise ValueError("model hallo-live needs a section hallo_live; see configs/server/hallo_live_1gpu.yaml")
+            raise ValueError("model hallo-live needs a section hallo_live, as 'avatar-rtc config hallo_live_1gpu' prints it")
         return self
 
 
@@ -213,7 +213,7 @@ class ServerConfig(_Strict):
 
 
 def load_config(path: Path) -> ServerConfig:
-    """Read a config file. Relative paths in it count from the file.
+    """Read a config file. Relative paths in it count from the file; in one of the program's own from the working directory.
 
     Raises:
         ServerConfigError: it cannot be read or does not fit; the message names file, key and remedy.
@@ -221,27 +221,31 @@ def load_config(path: Path) -> ServerConfig:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ServerConfigError(f"{path}: {error.strerror}. Give a readable file with --config.") from None
+        shipped = ", ".join(resources.server_configs())
+        raise ServerConfigError(
+            f"{path}: {error.strerror}. Give a readable file with --config, or one that comes with the program: {shipped}."
+        ) from None
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ServerConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ServerConfigError(f"{path}: a mapping of sections is expected, see configs/server/pocket.yaml")
+        raise ServerConfigError(f"{path}: a mapping of sections is expected, as 'avatar-rtc config pocket' prints it")
     try:
         config = ServerConfig.model_validate(data)
     except ValidationError as error:
         raise ServerConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+    base = Path.cwd() if path.resolve().parent == resources.server_config("pocket").parent else path.parent
     static_dir = config.http.static_dir
     if static_dir is not None:
-        static_dir = (path.parent / static_dir).resolve()
+        static_dir = (base / static_dir).resolve()
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
     published = config.engine.hallo_live
     if published is not None:
-        network = published.network and path.parent / published.network
-        published = published.model_copy(update={"weights_dir": path.parent / published.weights_dir, "network": network})
+        network = published.network and base / published.network
+        published = published.model_copy(update={"weights_dir": base / published.weights_dir, "network": network})
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"hallo_live": published})})
     return config
 

@@ -17,7 +17,7 @@ from avatar_rtc import bot, cli, doctor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("serve", "say", "generate", "download", "doctor", "train", "evaluate")
+COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "evaluate")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -42,9 +42,11 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor) ?.*)$", "\n".join(texts), re.MULTILINE
+        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|config) ?.*)$",
+        "\n".join(texts),
+        re.MULTILINE,
     )
-    return [re.split(r" {2,}| \| ", command)[0].strip() for command in commands]
+    return [re.split(r" {2,}| \| | > ", command)[0].strip() for command in commands]
 
 
 @pytest.mark.parametrize("command", documented_commands())
