@@ -13,8 +13,8 @@ CALL_FACTOR = 0.03
 """What a call costs beside the engine, per second: encoding and sending."""
 FULL = 0.9
 """So much of its time a machine may be busy with calls."""
-USUAL_LINE_S = 4.0
-"""Ten words: the line that is spoken of where it is said how late answers begin."""
+USUAL_LINE_S, USUAL_SPARE_S, USUAL_BLOCK_S = 4.0, 0.4, 0.32
+"""What is spoken of where it is said how late answers begin: ten words, and pocket's usual settings."""
 SURE = 2.0
 """Standard deviations of a mean, by which work is guessed to be slower than it has been lately."""
 
@@ -110,8 +110,8 @@ def in_words(factor: float) -> str:
     makes = f"This machine makes {figure} s of speech a second"
     if keeps_up(factor):
         return f"{makes}: it keeps up with real time."
-    late_s = max(1, round(wait_s(USUAL_LINE_S, max(factor, 1.0), spare_s=0.4)))
-    return f"{makes}: answers begin about {late_s} s late."
+    late_s = factor * USUAL_BLOCK_S + wait_s(USUAL_LINE_S, factor, USUAL_SPARE_S)
+    return f"{makes}: answers begin about {max(1, round(late_s))} s late."
 
 
 def num_calls(factor: float) -> int:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import bot, cli, doctor, resources
+from avatar_rtc import bot, cli, doctor, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -170,6 +170,26 @@ def test_doctor_names_what_is_missing_and_the_remedy(tmp_path: Path) -> None:
     lines: list[str] = []
     assert not doctor.report(iter(findings), lines.append)
     assert lines[-1] == "1 of these must be mended before a call can work."
+
+
+@pytest.mark.parametrize(
+    ("gflops", "sets", "limits", "status", "says", "helps"),
+    [
+        (107.0, ["AVX2"], [], "warn", "0.80 s of speech a second: answers begin about 2 s late. (107 GFLOP/s", "bfloat16"),
+        (430.0, ["AVX2", "AVX512-BF16"], [], "ok", "4.2 s of speech a second: it keeps up", ""),
+        (130.0, ["AVX512-BF16"], ["ONEDNN_MAX_CPU_ISA=AVX2"], "warn", "no bfloat16", "unset ONEDNN_MAX_CPU_ISA=AVX2"),
+    ],
+)
+def test_doctor_predicts_the_speed(
+    monkeypatch: pytest.MonkeyPatch, gflops: float, sets: list[str], limits: list[str], status: str, says: str, helps: str
+) -> None:
+    monkeypatch.setattr(processor, "float32_gflops", lambda num_threads: gflops)
+    monkeypatch.setattr(processor, "instruction_sets", lambda: sets)
+    monkeypatch.setattr(processor, "limits", lambda: limits)
+    found = next(finding for finding in doctor.examine(0) if finding.subject == "speed")
+    assert found.status == status
+    assert says in found.detail
+    assert helps in found.remedy
 
 
 def test_doctor_notices_damaged_weights(tmp_path: Path) -> None:

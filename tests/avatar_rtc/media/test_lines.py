@@ -203,7 +203,7 @@ def test_the_pace_is_that_of_whole_blocks() -> None:
         (0.9, "This machine makes 1.1 s of speech a second: it keeps up with real time.", 1),
         (1.0, "This machine makes 1.00 s of speech a second: answers begin about 1 s late.", 1),
         (1.3, "This machine makes 0.77 s of speech a second: answers begin about 2 s late.", 1),
-        (2.0, "This machine makes 0.50 s of speech a second: answers begin about 4 s late.", 1),
+        (2.0, "This machine makes 0.50 s of speech a second: answers begin about 5 s late.", 1),
     ],
 )
 def test_what_a_factor_means(factor: float, words: str, calls: int) -> None:
