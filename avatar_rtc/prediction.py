@@ -1,7 +1,7 @@
 """How fast pocket will be on this machine, without running it: by the speed of a matrix product, within a second.
 
-The figures are those of the shipped network. Where it or its runtime changed, measure them anew with ``python -m benchmarks.rtf``:
-the real-time factor of one call, times the float32 speed that the same run prints.
+The figures are those of the shipped network. Where it or its runtime changed, measure them anew with
+``python -m benchmarks.rtf``: the real-time factor of one call, times the float32 speed that the same run prints.
 """
 
 from __future__ import annotations

@@ -746,6 +746,7 @@ class Session:
         if stream is not None and self._settings != old:
             try:
                 await stream.update(self._settings)
+                self._buffer.cut()
             except ModelError:
                 self._settings = old
                 raise

@@ -77,6 +77,7 @@ class _Part:
     num_frames: int
     gate: Gate | None = None
     muted: bool = False
+    is_cut: bool = False
 
 
 class _Loop:
@@ -143,6 +144,7 @@ class PlayBuffer:
         self._last_frame: np.ndarray | None = None
         self._loop = _Loop()
         self._in_line = False
+        self._is_cut = False
         self._dry = False
         self.num_decided = 0
         self.num_held_frames = 0
@@ -204,9 +206,14 @@ class PlayBuffer:
                 own: deque[Mark] = deque()
                 while marks and (is_last or marks[0].start_sample - (marks[0].kind == "end") < end * self.slot_samples):
                     own.append(marks.popleft())
-                self._parts.append(_Part(chunk, samples, own, first, end, gate, muted))
+                self._parts.append(_Part(chunk, samples, own, first, end, gate, muted, self._is_cut))
+                self._is_cut = False
         if muted:
             self._trim(self._kept_after_cancel_frames)
+
+    def cut(self) -> None:
+        """What is put in from now on shows somebody else, or another place: it does not fade in."""
+        self._is_cut = True
 
     def release(self) -> None:
         """Play what is buffered without waiting for more."""
@@ -257,6 +264,8 @@ class PlayBuffer:
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)
         self._dry = False
         part.gate = None
+        if part.is_cut:
+            self._loop, part.is_cut = _Loop(), False
         first = part.next_frame * self.slot_samples
         end = first + self.slot_samples
         part.next_frame += 1

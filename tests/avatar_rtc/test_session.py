@@ -178,6 +178,27 @@ async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_t
             assert int(counted[1]) <= 1
 
 
+@pytest.mark.parametrize("block_s", [0.0, 0.6])
+async def test_a_new_look_says_its_first_word_itself(block_s: float) -> None:
+    """A look is chosen and a line sent right behind it: no voice is heard from the face before."""
+    async with serving(InstantEngine(block_s=block_s)) as server, calling(server) as call:
+        seen: list[tuple[float, int]] = []
+        voiced_s: list[float] = []
+        call.on_frame = lambda frame: seen.append((call.video.media_s(-1), int(frame.to_ndarray()[256 + 40, 0])))
+        call.on_sound = lambda _: voiced_s.append(call.audio.media_s(-1)) if call.audio.level[-1] > 300 else None
+        await call.wait_for(
+            lambda: len(seen) > 5 and call.audio.ntp_at_zero_s and call.video.ntp_at_zero_s, TIMEOUT_S, "no clock"
+        )
+        seen.clear()
+        call.send(SessionUpdate(avatar="nina"))
+        call.send(ResponseCreate(input="one two three four.", id="r"))
+        await wait_done(call, "r")
+        colours = [colour for at_s, colour in seen if at_s >= voiced_s[0]]
+        assert len(colours) > 10
+        assert max(colours) - min(colours) <= 4, "one background all along, but for what the codec makes of it"
+        assert abs(colours[-1] - seen[0][1]) > 30, "another one than before"
+
+
 async def test_a_long_reply_on_a_slow_engine_is_said_sentence_by_sentence() -> None:
     async with serving(InstantEngine(block_s=0.6), media={"max_wait_ms": 2000}) as server, calling(server) as call:
         (session,) = server.registry._sessions.values()

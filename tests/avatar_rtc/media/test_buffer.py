@@ -74,6 +74,16 @@ def test_a_face_that_listened_goes_on_back_and_forth_and_fades_into_what_comes()
     assert shown(buffer, range(25, 33)) == [20, 36, 52, 68, 85, 86, 87, 88]
 
 
+def test_another_look_does_not_fade_in() -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0))
+    shown(buffer, range(12))
+    buffer.cut()
+    buffer.put(numbered_chunk(10))
+    assert shown(buffer, range(12, 20)) == [81, 82, 83, 84, 85, 86, 87, 88]
+    assert set(shown(buffer, range(20, 40))) == set(range(81, 89)), "nor does the old one come back"
+
+
 def test_the_loop_holds_nothing_of_a_mouth_that_speaks() -> None:
     buffer, _ = make_buffer()
     start, end = (Mark("r", kind, at * SLOT_SAMPLES, at * SLOT_SAMPLES) for kind, at in (("start", 2), ("end", 5)))
