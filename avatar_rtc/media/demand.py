@@ -52,7 +52,7 @@ class Demand:
     def needed_s(self, left_s: float) -> float:
         """How much of a line must be there before it begins, if ``left_s`` of it are still to be made; 0 on an engine that keeps
         up. See :func:`avatar_rtc.pace.needed_s`."""
-        return needed_s(left_s, self.pace.bound(PACE_OVER_S, left_s), self._low_water_s)
+        return needed_s(self._whole_s(left_s), self.pace.bound(PACE_OVER_S, left_s), self._low_water_s)
 
     def wait_s(self, left_s: float, there_s: float, *, begun: bool) -> float:
         """How long it takes until a line can begin, of which ``there_s`` are there and ``left_s`` are not.
@@ -62,7 +62,11 @@ class Demand:
         """
         factor, bound = self.pace.recent(PACE_OVER_S), self.pace.bound(PACE_OVER_S, left_s + there_s)
         again_s = 0.0 if begun else factor * self._block_s
-        return again_s + wait_s(left_s, factor, self._low_water_s, there_s, bound)
+        return again_s + wait_s(self._whole_s(left_s), factor, self._low_water_s, there_s, bound)
+
+    def _whole_s(self, left_s: float) -> float:
+        """What has to be made for ``left_s`` at most: the last chunk comes as a whole."""
+        return left_s + self._block_s if left_s > 0 else 0.0
 
     def is_behind(self, left_s: float) -> bool:
         """Whether ``left_s`` may take longer to be made than to be played."""

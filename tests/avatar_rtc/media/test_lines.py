@@ -118,7 +118,7 @@ def check_no_drift(heard: Heard) -> None:
     assert abs(heard.video[-1][1] + 0.04 - heard.audio[-1][1] - 0.02) < 0.04
 
 
-@pytest.mark.parametrize("factor", [1.1, 1.5, 2.0])
+@pytest.mark.parametrize("factor", [1.1, 1.5, 2.0, 2.5, 3.0])
 async def test_a_line_plays_through_on_a_slow_engine_and_says_when_it_begins(factor: float) -> None:
     heard = await hear(factor)
     (line,) = heard.lines
@@ -142,6 +142,12 @@ async def test_a_line_plays_through_on_a_machine_that_others_use_too(mean: float
     heard = await hear(lambda: mean * drawn.choice([0.7, 0.8, 0.9, 1.0, 1.1, 1.5]))
     assert heard.lines[0].num_held == 0
     assert heard.told_s is None or abs(heard.told_s - (heard.lines[0].start_s - PUSHED_S)) < 1.0
+
+
+@pytest.mark.parametrize("num_words", range(3, 16, 2))
+async def test_lines_of_any_length_play_through(num_words: int) -> None:
+    heard = await hear(2.3, lines=(" ".join(LINE.split()[:num_words]),))
+    assert heard.lines[0].num_held == 0
 
 
 async def test_each_of_many_lines_plays_through() -> None:
