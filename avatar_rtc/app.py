@@ -58,6 +58,11 @@ class Server:
             await self.close()
             raise
 
+    @property
+    def rtf(self) -> float:
+        """Of the engine; after ``start`` that of its warm-up."""
+        return self._engine.stats().rtf_p50
+
     async def close(self) -> None:
         """Sessions first, then HTTP, then the engine. Idempotent."""
         await self.registry.close()
@@ -65,11 +70,11 @@ class Server:
         await self._engine.close()
 
 
-async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) -> None:
     """Serve until SIGINT or SIGTERM, then say good-bye to the peers.
 
     Args:
-        on_ready: told the address when calls can be taken.
+        on_ready: told the address, and the engine's real-time factor, when calls can be taken.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -88,7 +93,7 @@ async def serve(config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     try:
         await server.start()
         started = True
-        on_ready(server.address)
+        on_ready(server.address, server.rtf)
         await stop.wait()
     except asyncio.CancelledError:
         if not stop.is_set():

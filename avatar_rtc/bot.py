@@ -34,6 +34,10 @@ ACCEPT_TIMEOUT_S = 10.0
 LINE_TIMEOUT_S = 180.0
 REPEAT_EVERY_S = 1.0
 PING_EVERY_S = 1.0
+CLOSED = (
+    "the connection was closed. The server took this client for gone, or went itself; its log says which. Where both are on one "
+    "machine, it may be overloaded: 'avatar-rtc doctor' measures it"
+)
 TAIL_S = 0.5
 """How long the bot stays after the last line: what was sent last has to arrive."""
 VOICED_LEVEL = 300
@@ -352,7 +356,7 @@ class Call:
 
     def _on_connection(self) -> None:
         if self.peer.connectionState in ("failed", "closed"):
-            self.lost = self.lost or f"the connection is {self.peer.connectionState}"
+            self.lost = self.lost or CLOSED
             self._run(self._tell())
 
     def _run(self, life: Coroutine[Any, Any, None]) -> None:
@@ -399,6 +403,9 @@ async def say(
         summary.record = str(record)
     chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
     call = await _join(url, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
+    call.on_event = lambda event: _tell_wait(event, on_wait)
+    for hello in call.received(wire.SessionCreated):
+        _tell_wait(hello, on_wait)
     try:
         for text in lines:
             line = await call.speak(text)
@@ -416,6 +423,14 @@ async def say(
     summary.freezes = int((gaps_s > FREEZE_S).sum())
     summary.underruns = int(stats.get("underruns", 0))
     return summary
+
+
+def _tell_wait(event: wire.ServerEvent, on_wait: Callable[[str], None]) -> None:
+    """What the server says of answers that take their time."""
+    if isinstance(event, wire.SessionCreated) and event.notice is not None:
+        on_wait(event.notice)
+    elif isinstance(event, wire.AvatarState) and event.ready_in_ms is not None:
+        on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
 
 
 async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_rtc import resources, train
+from avatar_rtc import extras, resources, train
 from model.chunk import StreamSettings
 from model.errors import ModelError
 from model.stream import Model
@@ -38,7 +38,9 @@ SERVE_EXAMPLES = """
 examples:
   avatar-rtc serve
   avatar-rtc serve --host 0.0.0.0 --port 9000             reachable from other machines
-  avatar-rtc serve --config configs/server/pocket.yaml    with limits, looks and ports of your own
+  avatar-rtc config pocket > mine.yaml                    a copy of the shipped config, to change limits, looks and ports
+  avatar-rtc serve --config mine.yaml
+  avatar-rtc serve --config hallo_live_1gpu               a config that comes with the program
   avatar-rtc serve --engine fake                          numbered frames and beeps instead of the network
 """
 SAY_EXAMPLES = """
@@ -52,9 +54,9 @@ examples:
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
   avatar-rtc generate "Good morning." -o man.mp4 --scene "A man with a short beard in a library." --voice "a deep male voice"
   avatar-rtc generate "A woman in a garden. <S>What a lovely day!<E> <AUDCAP>a bright female voice<ENDAUDCAP>" -o garden.mp4
-  avatar-rtc generate --prompts configs/prompts/pocket.csv --output films
+  avatar-rtc generate --prompts pocket --output films     a file of prompts that comes with the program
   avatar-rtc generate --prompts prompts.csv --output films --seed 103 --num-samples 3
-  avatar-rtc generate --config configs/server/hallo_live_1gpu.yaml --prompts configs/prompts/demo.csv --output films
+  avatar-rtc generate --config hallo_live_1gpu --prompts demo --output films
 
 Films of a file of prompts are named after their prompts; video_prompt_mappings.json in the directory says which is which. Begun
 again, the command makes only what is missing. Started by torchrun, each process makes its share. A prompt that cannot be said is
@@ -69,6 +71,12 @@ examples:
 Broken off, the command goes on where it stopped when it is run again; what is there is checked, not fetched twice.
 Repositories and files are those that the authors of the models name; they were not checked against the hub. They are listed in
 configs/download.yaml, where one that has moved can be corrected. HF_ENDPOINT names a mirror, HF_TOKEN logs in.
+"""
+
+CONFIG_EXAMPLES = """
+examples:
+  avatar-rtc config                                       the names of those that come with the program
+  avatar-rtc config pocket > mine.yaml                    a copy to change; serve it with --config mine.yaml
 """
 
 TRAIN_EXAMPLES = """
@@ -153,6 +161,8 @@ def _explain(error: Exception) -> tuple[int, str]:
 
     if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, StillError, OSError)):
         return 2, str(error)
+    if isinstance(error, ModuleNotFoundError) and (words := extras.remedy(error)) is not None:
+        return 2, words
     if isinstance(error, (CallError, EngineFailure)):
         return 1, str(error)
     return 1, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)"
@@ -170,13 +180,20 @@ def _serve(options: argparse.Namespace) -> int:
     if options.engine is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
     try:
-        asyncio.run(serve(config, on_ready=lambda address: print(f"avatar-rtc is ready: open {address}", flush=True)))
+        asyncio.run(serve(config, on_ready=_say_ready))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         host, port = config.http.host, config.http.port
         raise UsageError(f"port {port} of {host} is taken: end the program that has it, or choose another with --port") from None
     return 0
+
+
+def _say_ready(address: str, rtf: float) -> None:
+    from avatar_rtc.pace import in_words, keeps_up
+
+    print(f"avatar-rtc is ready: open {address}", flush=True)
+    print(in_words(rtf) + ("" if keeps_up(rtf) else " 'avatar-rtc doctor' says what helps."), flush=True)
 
 
 def _say(options: argparse.Namespace) -> int:
@@ -312,6 +329,14 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if doctor.report(doctor.examine(options.port), functools.partial(print, flush=True)) else 1
 
 
+def _show_config(options: argparse.Namespace) -> int:
+    if options.name is None:
+        print("\n".join(resources.server_configs()))
+    else:
+        print(resources.server_config(options.name).read_text(), end="")
+    return 0
+
+
 def _judge(options: argparse.Namespace) -> int:
     """Hand over to ``main()`` of a module of ``model.evaluation``, which reads its own options."""
     judges = _judges()
@@ -333,6 +358,16 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port: take one from 1 to 65535, or 0 for any that is free")
     return port
+
+
+def _config(text: str) -> Path:
+    """A file, or the shipped one of this name."""
+    return Path(text) if Path(text).exists() or text not in resources.server_configs() else resources.server_config(text)
+
+
+def _prompts(text: str) -> Path:
+    """The same of prompts."""
+    return Path(text) if Path(text).exists() or text not in resources.prompt_files() else resources.prompts(text)
 
 
 def _count(text: str) -> int:
@@ -373,10 +408,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(carry_out=run)
         return added
 
+    config_help = f"a file, or one that comes with the program ({', '.join(resources.server_configs())})"
     serve = command("serve", _serve, "Serve the page and its calls until Ctrl-C.", SERVE_EXAMPLES)
-    serve.add_argument(
-        "--config", type=Path, metavar="FILE", help="server config (default: the shipped configs/server/pocket.yaml)"
-    )
+    serve.add_argument("--config", type=_config, metavar="FILE", help=f"server config: {config_help} (default: pocket)")
     serve.add_argument("--host", help="address to listen on (default: the config's, 127.0.0.1)")
     serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
     serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
@@ -393,7 +427,13 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "prompt", nargs="?", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'"
     )
-    generate.add_argument("--prompts", type=Path, metavar="FILE", help="a CSV or TSV file with prompts in its column text_prompt")
+    generate.add_argument(
+        "--prompts",
+        type=_prompts,
+        metavar="FILE",
+        help="a CSV or TSV file with prompts in its column text_prompt, or one that comes with the program "
+        f"({', '.join(resources.prompt_files())})",
+    )
     generate.add_argument(
         "-o", "--output", type=Path, required=True, metavar="PATH", help="the MP4 file to write; with --prompts, a directory"
     )
@@ -405,7 +445,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"
     )
     generate.add_argument(
-        "--config", type=Path, metavar="FILE", help="server config that names the model, looks and voices (default: pocket's)"
+        "--config", type=_config, metavar="FILE", help="server config that names the model, looks and voices; see serve"
     )
     generate.add_argument("--engine", choices=("pocket", "fake"), help="which model speaks (default: the config's, pocket)")
 
@@ -418,6 +458,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--port", type=_port, default=DEFAULT_PORT, help=f"the port that should be free (default: {DEFAULT_PORT})"
     )
+
+    show = command("config", _show_config, "Print a server config that comes with the program.", CONFIG_EXAMPLES)
+    show.add_argument("name", nargs="?", choices=resources.server_configs(), help="which one; without it, their names")
 
     _add_train(command)
 

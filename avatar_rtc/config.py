@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from avatar_rtc import resources
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.media.encode import VideoRates
 from signaling.ice import IceServer
@@ -22,19 +23,20 @@ class _Strict(BaseModel):
 
 
 class HttpConfig(_Strict):
-    """Where the server listens. ``port`` 0 takes a free one. ``static_dir`` holds the page; null serves none."""
+    """Where the server listens. ``port`` 0 takes a free one. ``static_dir`` holds the page; null serves none, and without the key
+    it is the program's own."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
     allowed_origins: tuple[str, ...] = ("*",)
-    static_dir: Path | None = None
+    static_dir: Path | None = Field(default_factory=resources.static_dir)
 
 
 class LimitsConfig(_Strict):
     """What one server takes.
 
     Attributes:
-        max_sessions: seats; a further call is answered 503.
+        max_sessions: seats; a further call is answered 503. ``auto``: as many as the measured speed of the machine carries.
         retry_after_s: what a client is told to wait then.
         max_queued_replies: replies that may wait in one session.
         join_timeout_s: a session that does not connect by then is ended.
@@ -42,12 +44,19 @@ class LimitsConfig(_Strict):
         open_reply_timeout_s: a reply whose last piece does not come is closed.
     """
 
-    max_sessions: int = Field(default=2, ge=1)
+    max_sessions: int | Literal["auto"] = "auto"
     retry_after_s: int = Field(default=5, ge=1)
     max_queued_replies: int = Field(default=32, ge=1)
     join_timeout_s: float = Field(default=10.0, gt=0)
-    vanish_after_s: float = Field(default=2.5, gt=0)
+    vanish_after_s: float = Field(default=3.0, gt=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
+
+    @field_validator("max_sessions", mode="before")
+    @classmethod
+    def _is_number_of_calls(cls, value: object) -> object:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"{value!r:.80} is no number of calls; write 1 or more, or auto")
+        return value
 
 
 class MediaConfig(_Strict):
@@ -55,13 +64,14 @@ class MediaConfig(_Strict):
 
     Attributes:
         low_water_ms: the next chunk is pulled when less media than this is left.
-        max_prefill_ms: on an engine that is slower than real time, at most so much of a reply is made before it begins to play.
+        max_wait_ms: on an engine that is slower than real time a reply waits until it plays through. One that would wait for
+            longer than this is said sentence by sentence, each of which waits.
         video_codecs: what may be negotiated; the client's order decides.
         video_delay_ms: send pictures late, for measuring lip sync. 0 in service.
     """
 
     low_water_ms: int = Field(default=400, ge=40, le=5000)
-    max_prefill_ms: int = Field(default=10_000, ge=0, le=60_000)
+    max_wait_ms: int = Field(default=10_000, ge=0, le=60_000)
     video_codecs: tuple[Literal["VP8", "H264"], ...] = Field(default=("VP8", "H264"), min_length=1)
     video_target_bps: int = Field(default=800_000, ge=50_000)
     video_min_bps: int = Field(default=150_000, ge=50_000)
@@ -147,15 +157,17 @@ class EngineConfig(_Strict):
     Attributes:
         model: ``pocket``; ``hallo-live``; or ``fake`` (a frame counter and beeps, for tests and measuring).
         hallo_live: where that one is and runs.
+        fake_rtf: seconds that the fake takes a second of media.
     """
 
     model: Literal["pocket", "hallo-live", "fake"] = "pocket"
     hallo_live: HalloLiveConfig | None = None
+    fake_rtf: float = Field(default=0.0, ge=0, le=10)
 
     @model_validator(mode="after")
     def _is_described(self) -> Self:
         if self.model == "hallo-live" and self.hallo_live is None:
-            raise ValueError("model hallo-live needs a section hallo_live; see configs/server/hallo_live_1gpu.yaml")
+            raise ValueError("model hallo-live needs a section hallo_live, as 'avatar-rtc config hallo_live_1gpu' prints it")
         return self
 
 
@@ -201,7 +213,7 @@ class ServerConfig(_Strict):
 
 
 def load_config(path: Path) -> ServerConfig:
-    """Read a config file. Relative paths in it count from the file.
+    """Read a config file. Relative paths in it count from the file; in one of the program's own from the working directory.
 
     Raises:
         ServerConfigError: it cannot be read or does not fit; the message names file, key and remedy.
@@ -209,27 +221,31 @@ def load_config(path: Path) -> ServerConfig:
     try:
         text = path.read_text()
     except OSError as error:
-        raise ServerConfigError(f"{path}: {error.strerror}. Give a readable file with --config.") from None
+        shipped = ", ".join(resources.server_configs())
+        raise ServerConfigError(
+            f"{path}: {error.strerror}. Give a readable file with --config, or one that comes with the program: {shipped}."
+        ) from None
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ServerConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
-        raise ServerConfigError(f"{path}: a mapping of sections is expected, see configs/server/pocket.yaml")
+        raise ServerConfigError(f"{path}: a mapping of sections is expected, as 'avatar-rtc config pocket' prints it")
     try:
         config = ServerConfig.model_validate(data)
     except ValidationError as error:
         raise ServerConfigError("\n".join(_explain(path, problem) for problem in error.errors())) from None
+    base = Path.cwd() if path.resolve().parent == resources.server_config("pocket").parent else path.parent
     static_dir = config.http.static_dir
     if static_dir is not None:
-        static_dir = (path.parent / static_dir).resolve()
+        static_dir = (base / static_dir).resolve()
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
     published = config.engine.hallo_live
     if published is not None:
-        network = published.network and path.parent / published.network
-        published = published.model_copy(update={"weights_dir": path.parent / published.weights_dir, "network": network})
+        network = published.network and base / published.network
+        published = published.model_copy(update={"weights_dir": base / published.weights_dir, "network": network})
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"hallo_live": published})})
     return config
 

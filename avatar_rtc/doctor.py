@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from avatar_rtc import resources
+from avatar_rtc import prediction, resources
+from avatar_rtc.pace import in_words, keeps_up
 from model.errors import ModelError
 
 Status = Literal["ok", "warn", "fail"]
@@ -39,6 +40,7 @@ def examine(port: int, checkpoint_dir: Path | None = None) -> Iterator[Finding]:
     """All findings, one after the other as they are made; importing torch takes a few seconds."""
     yield _python()
     yield _cores()
+    yield _speed()
     yield _package("torch", "runs the network", remedy="pip install torch==2.13.0")
     yield _devices()
     yield _package("openvino", "runs pocket on a CPU")
@@ -77,6 +79,14 @@ def _cores() -> Finding:
     if num_cores < 2:
         return Finding("warn", "processor", "1 core", "pocket is made for two; expect pauses in the speech")
     return Finding("ok", "processor", f"{num_cores} cores")
+
+
+def _speed() -> Finding:
+    found = prediction.predict()
+    detail = f"predicted: {in_words(found.rtf)} ({found.basis})"
+    if keeps_up(found.rtf):
+        return Finding("ok", "speed", detail)
+    return Finding("warn", "speed", detail, f"what helps: {'; '.join(found.helps)}" if found.helps else "a faster processor")
 
 
 def _package(name: str, purpose: str, remedy: str = "") -> Finding:

@@ -45,7 +45,7 @@ from avatar_rtc.engine_worker import (
     Update,
     pack,
 )
-from avatar_rtc.pace import Pace
+from avatar_rtc.pace import Pace, in_words, keeps_up
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.errors import ModelError
 
@@ -61,10 +61,11 @@ class EngineFailure(RuntimeError):
 class EngineStream(Protocol):
     """One speaker: text goes in, chunks come out. Calls of one stream come from one event loop."""
 
-    async def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+    async def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         """Append a line to what is to be said. ``last`` closes the reply; until then more pieces of it may follow.
 
-        Returns when the text is accepted: it was normalised and can be pronounced.
+        Returns when the text is accepted: it was normalised and can be pronounced. What it returns is how many seconds the line
+        will be heard for, as well as the model knows.
 
         Raises:
             model.errors.PromptError: the text is empty, too long, or cannot be pronounced. The stream goes on.
@@ -166,6 +167,15 @@ class Engine(Protocol):
         """For readiness and metrics; cheap."""
 
 
+def speed_of(engine: Engine) -> dict[str, Any]:
+    """How fast an engine is, for clients: ``speed`` in seconds of speech a second, and ``notice``, a sentence where that is not
+    real time. Empty where nothing was measured."""
+    factor = engine.stats().rtf_p50
+    if factor <= 0:
+        return {}
+    return {"speed": round(1 / factor, 2)} | ({} if keeps_up(factor) else {"notice": in_words(factor)})
+
+
 class _Totals:
     """What is counted over all lives of the process."""
 
@@ -200,7 +210,7 @@ class _Life(asyncio.Protocol):
         self._totals = totals
         self._on_progress = on_progress
         self._numbers = itertools.count()
-        self._calls: dict[int, asyncio.Future[None]] = {}
+        self._calls: dict[int, asyncio.Future[float]] = {}
         self._unpacker = Unpacker()
         self._slots: Slots | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -267,13 +277,13 @@ class _Life(asyncio.Protocol):
             self._heard_s = self.loop.time()
         self._transport.write(pack(command))
 
-    async def call(self, make: Callable[[int], Command]) -> None:
-        """Send the command that ``make(call number)`` makes, and wait for its answer."""
+    async def call(self, make: Callable[[int], Command]) -> float:
+        """Send the command that ``make(call number)`` makes, and wait for its answer: the length of what was pushed."""
         number = self.new_number()
         self.send(make(number))
-        answer: asyncio.Future[None] = self.loop.create_future()
+        answer: asyncio.Future[float] = self.loop.create_future()
         self._calls[number] = answer
-        await answer
+        return await answer
 
     def new_number(self) -> int:
         return next(self._numbers)
@@ -295,7 +305,7 @@ class _Life(asyncio.Protocol):
                 if report.error is not None:
                     _fail(waiting, report.error)
                 elif not waiting.done():
-                    waiting.set_result(None)
+                    waiting.set_result(report.length_s)
             case Block():
                 self._take(report)
             case Alive():
@@ -402,9 +412,9 @@ class _ProcessStream:
     def is_waiting(self) -> bool:
         return self._chunk is not None and not self._chunk.done()
 
-    async def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+    async def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         self._check()
-        await self._life.call(lambda call: Push(call, self._number, reply_id, text, last))
+        return await self._life.call(lambda call: Push(call, self._number, reply_id, text, last))
 
     async def next(self, deadline_s: float) -> AVChunk:
         self._check()

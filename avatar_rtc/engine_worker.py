@@ -17,9 +17,11 @@ import pickle
 import select
 import signal
 import socket
+import statistics
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -41,6 +43,9 @@ NUM_SLOTS = 4
 
 ALIVE_EVERY_S = 0.25
 """While it works the child says something at least this often, a step's length permitting."""
+
+MEASURED_BLOCKS = 3
+"""So many blocks at the end of the warm-up say how fast the model is on this machine."""
 
 WARM_UP_SETTINGS = StreamSettings(scene="A woman with brown hair in a bright office.", voice="a warm, clear female voice")
 WARM_UP_LINE = "Hello, nice to meet you."
@@ -118,7 +123,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model is loaded and warm; ``rtf`` is the real-time factor of the last block of its warm-up."""
+    """The model is loaded and warm; ``rtf`` is the real-time factor of its warm-up's last blocks."""
 
     info: StreamInfo
     rtf: float
@@ -133,8 +138,11 @@ class Unloadable:
 
 @dataclass(frozen=True)
 class Answer:
+    """``length_s`` is how long what was pushed will be heard; 0 of other commands."""
+
     call: int
-    error: ModelError | None
+    error: ModelError | None = None
+    length_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -342,42 +350,47 @@ class _Scheduler:
                 self._running = False
             case Open() | Push() | Update() | Cancel():
                 try:
-                    self._call(command)
+                    self._wire.send(Answer(command.call, length_s=self._call(command)))
                 except ModelError as error:
                     self._wire.send(Answer(command.call, error))
-                else:
-                    self._wire.send(Answer(command.call, None))
 
-    def _call(self, command: Open | Push | Update | Cancel) -> None:
+    def _call(self, command: Open | Push | Update | Cancel) -> float:
         if isinstance(command, Open):
             self._speakers[command.stream] = _Speaker(self._model.open(command.settings))
-            return
+            return 0.0
         speaker = self._speakers[command.stream]
         match command:
             case Push():
                 with speaker.timed("text"):
-                    speaker.stream.push(command.reply_id, command.text, last=command.last)
+                    return speaker.stream.push(command.reply_id, command.text, last=command.last)
             case Update():
                 speaker.stream.update(command.settings)
             case Cancel():
                 speaker.stream.cancel()
                 speaker.stage_s = {}
+        return 0.0
 
 
 def _warm_up(model: Model) -> float:
-    """Make a little speech, so that the first caller does not pay for what is done once. Returns the last block's factor."""
+    """Make a little speech, so that the first caller does not pay for what is done once.
+
+    Returns:
+        The real-time factor: the median of the last blocks, of which one may have met a busy moment of the machine.
+    """
     stream, pace = model.open(WARM_UP_SETTINGS), Pace(model.info.chunks_per_block)
     stream.push("warm-up", WARM_UP_LINE)
-    num_chunks, factor, began_s = 0, 0.0, time.perf_counter()
+    num_chunks, began_s = 0, time.perf_counter()
+    factors: deque[float] = deque(maxlen=MEASURED_BLOCKS)
     while num_chunks < model.warm_up_chunks:
         if stream.step() is None:
             continue
         now_s = time.perf_counter()
-        factor = pace.add(now_s - began_s, model.info.block_duration_s) or factor
+        if (factor := pace.add(now_s - began_s, model.info.block_duration_s)) is not None:
+            factors.append(factor)
         began_s = now_s
         num_chunks += 1
     stream.close()
-    return factor
+    return statistics.median(factors)
 
 
 def _die_with(parent_pid: int) -> None:

@@ -142,16 +142,18 @@ class FakeStream:
     def stage(self) -> str:
         return STAGES[self._num_steps]
 
-    def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
-        words = _words(text)
+    def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
+        words, num_samples = _words(text), -WORD_GAP_SAMPLES
         for index, word in enumerate(words):
             is_first = index == 0 and reply_id != self._open_reply_id
             gap_samples = (REPLY_GAP_SAMPLES if self._sounds else LEAD_SAMPLES) if is_first else WORD_GAP_SAMPLES
             self._sounds.append(_Sound(reply_id, gap_samples))
             sound = _Sound(reply_id, SYLLABLE_SAMPLES * _num_syllables(word), word_tone_hz(word), word, is_first)
             self._sounds.append(replace(sound, is_last=last and index == len(words) - 1))
+            num_samples += WORD_GAP_SAMPLES + sound.num_samples
         self._open_reply_id = None if last else reply_id
         self._fate += text
+        return num_samples / SAMPLE_RATE_HZ
 
     def update(self, settings: StreamSettings) -> None:
         self._settings = settings

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from avatar_rtc import resources
+from avatar_rtc import extras, resources
 from avatar_rtc.config import EngineConfig
 from avatar_rtc.engine_worker import ModelLoader, OnProgress
 from avatar_rtc.fake import FakeOptions, load_fake
+from model.errors import ConfigError
 from model.stream import Model
 
 MAX_THREADS = 4
@@ -18,7 +19,7 @@ MAX_THREADS = 4
 def model_loader(engine: EngineConfig) -> ModelLoader:
     """What loads the model that a config names; it can be pickled."""
     if engine.model == "fake":
-        return functools.partial(load_fake, FakeOptions())
+        return functools.partial(load_fake, FakeOptions(rtf=engine.fake_rtf))
     if engine.model == "hallo-live":
         published = engine.hallo_live
         assert published is not None
@@ -36,4 +37,9 @@ def _load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
 def _load_published(weights_dir: Path, network: Path, devices: tuple[str, ...], on_progress: OnProgress) -> Model:
     from model import hallo_live
 
-    return hallo_live.load(weights_dir, network, devices, on_progress)
+    try:
+        return hallo_live.load(weights_dir, network, devices, on_progress)
+    except ModuleNotFoundError as error:
+        if (words := extras.remedy(error)) is None:
+            raise
+        raise ConfigError(words) from None

@@ -7,8 +7,9 @@ import secrets
 from collections import Counter
 from typing import Any
 
+from avatar_rtc import pace
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine
+from avatar_rtc.engine import Engine, speed_of
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.session import Session
 from model.chunk import StreamSettings
@@ -17,8 +18,6 @@ from signaling.ice import IceFragment, IceServer
 from signaling.messages import ClientEvent
 from signaling.service import Answer
 
-MAX_RTF = 0.95
-"""Above this real-time factor (95th percentile) the server says that it is not ready."""
 STATES = ("initializing", "idle", "listening", "thinking", "speaking")
 
 
@@ -109,16 +108,22 @@ class Registry:
         stats = self._engine.stats()
         if stats.state != "ready":
             reasons.append(f"The engine is {stats.state}: {stats.message}.")
-        if stats.rtf_p95 > MAX_RTF:
-            reasons.append(f"The engine is too slow: real-time factor {stats.rtf_p95:.2f}, limit {MAX_RTF}.")
         return reasons
+
+    def speed(self) -> dict[str, Any]:
+        return speed_of(self._engine)
+
+    @property
+    def num_seats(self) -> int:
+        limit = self._config.limits.max_sessions
+        return pace.num_calls(self._engine.stats().rtf_p50) if limit == "auto" else limit
 
     def metrics(self) -> tuple[bytes, str]:
         states: Counter[str] = Counter(session.state for session in self._sessions.values())
         for state in STATES:
             self._metrics.sessions.labels(state).set(states[state])
         self._metrics.seats.labels("taken").set(len(self._sessions))
-        self._metrics.seats.labels("free").set(self._config.limits.max_sessions - len(self._sessions))
+        self._metrics.seats.labels("free").set(max(0, self.num_seats - len(self._sessions)))
         stats = self._engine.stats()
         for stage, seconds in stats.stage_s.items():
             self._metrics.stage_s.labels(stage).set(seconds)
@@ -147,9 +152,10 @@ class Registry:
                 code="engine_unavailable",
                 retry_after_s=retry_after_s,
             )
-        if len(self._sessions) >= limits.max_sessions:
+        if len(self._sessions) >= self.num_seats:
+            seats = "The only seat is taken" if self.num_seats == 1 else f"All {self.num_seats} seats are taken"
             raise Unavailable(
-                f"All {limits.max_sessions} seats are taken. Try again in {retry_after_s} s.",
+                f"{seats}. Try again in {retry_after_s} s.",
                 code="full",
                 retry_after_s=retry_after_s,
             )

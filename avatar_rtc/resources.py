@@ -1,16 +1,18 @@
-"""What the program finds around it: its files, beside the packages in a checkout and in an installed wheel alike; and cores."""
+"""What the program finds around it: its files, beside the packages in a checkout and inside one when installed; and cores."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-_BESIDE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+_BESIDE = _PACKAGE.parent
+_FILES = _PACKAGE if (_PACKAGE / "static").is_dir() else _BESIDE
 
 
 def static_dir() -> Path:
     """The page."""
-    return _BESIDE / "static"
+    return _FILES / "static"
 
 
 def checkpoint_dir(name: str) -> Path:
@@ -20,22 +22,36 @@ def checkpoint_dir(name: str) -> Path:
 
 def server_config(name: str) -> Path:
     """A server config that is shipped, such as ``pocket``."""
-    return _BESIDE / "configs" / "server" / f"{name}.yaml"
+    return _FILES / "configs" / "server" / f"{name}.yaml"
+
+
+def server_configs() -> list[str]:
+    """Names of those that are shipped."""
+    return _names(server_config("*"))
 
 
 def network(name: str) -> Path:
     """Sizes of a network, such as ``hallo_live``."""
-    return _BESIDE / "configs" / "model" / f"{name}.yaml"
+    return _FILES / "configs" / "model" / f"{name}.yaml"
 
 
 def prompts(name: str) -> Path:
     """A file of prompts that is shipped, such as ``demo``."""
-    return _BESIDE / "configs" / "prompts" / f"{name}.csv"
+    return _FILES / "configs" / "prompts" / f"{name}.csv"
+
+
+def prompt_files() -> list[str]:
+    """Names of those that are shipped."""
+    return _names(prompts("*"))
 
 
 def download_table() -> Path:
     """Where published weights come from."""
-    return _BESIDE / "configs" / "download.yaml"
+    return _FILES / "configs" / "download.yaml"
+
+
+def _names(pattern: Path) -> list[str]:
+    return sorted(path.stem for path in pattern.parent.glob(pattern.name))
 
 
 def num_cores() -> int:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiortc import (
@@ -30,12 +30,13 @@ from aiortc.exceptions import InvalidStateError, OperationError
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine, EngineFailure, EngineStream
+from avatar_rtc.engine import Engine, EngineFailure, EngineStream, speed_of
 from avatar_rtc.errors import StillError
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
 from avatar_rtc.media.demand import Demand
 from avatar_rtc.media.encode import OPUS_CLOCK_HZ, VideoEncoder, make_encoder
+from avatar_rtc.media.lines import Lines
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
@@ -53,8 +54,11 @@ from signaling.service import Answer
 
 KEPT_AFTER_CANCEL_S = 0.1
 """Pictures beyond one block that may still be played after an interruption."""
-WORDS_PER_S = 2.0
-"""Slow speech, by which it is guessed how long a reply will last."""
+WORDS_PER_S = 2.5
+"""Usual speech, by which it is guessed how long a reply will last that the engine does not have yet."""
+RETELL_S = 0.5
+RETELL_SHARE = 0.2
+"""A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
 MAX_WAITING_LINES = 256
@@ -91,9 +95,6 @@ class _Reply:
     closed: bool = True
     pushed: bool = False
     num_pushed: int = 0
-    num_words: int = 0
-    begun: bool = False
-    prefill_s: float = 0.0
     num_generated: int = 0
     num_played: int = 0
     touched_s: float = 0.0
@@ -163,8 +164,8 @@ class Session:
         self._timeline = Timeline(clock)
         self._buffer = PlayBuffer(info, self._on_played, kept_after_cancel_s=info.block_duration_s + KEPT_AFTER_CANCEL_S)
         pace = Pace(info.chunks_per_block, prior=engine.stats().rtf_p50)
-        media = config.media
-        self._demand = Demand(media.low_water_ms / 1000, info.block_duration_s, pace, media.max_prefill_ms / 1000)
+        self._demand = Demand(config.media.low_water_ms / 1000, info.block_duration_s, pace)
+        self._lines = Lines(self._buffer, self._demand)
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
@@ -184,6 +185,7 @@ class Session:
         self._stream: EngineStream | None = None
         self._replies: deque[_Reply] = deque()
         self._by_line: dict[str, _Reply] = {}
+        self._told_ready_s: float | None = None
         self._used_ids: OrderedDict[str, None] = OrderedDict()
         self._num_replies = 0
         self._epoch = 0
@@ -405,11 +407,8 @@ class Session:
 
     async def _pull(self, stream: EngineStream) -> None:
         """Pull for ever: the next chunk is asked for when the buffer is low, and not before."""
-        demand = self._demand
         while self._stream is stream:
-            # While it is being played the rest of such a reply is made without a rest.
-            making_s = max((reply.prefill_s for reply in self._replies if not reply.generated), default=0.0)
-            spare_s = demand.spare_s(self._buffer.buffered_s, max(making_s, self._buffer.prefill_s))
+            spare_s = self._lines.spare_s()
             if spare_s > 0:
                 # An interruption leaves less than was counted on.
                 self._trimmed.clear()
@@ -420,7 +419,7 @@ class Session:
             asked_s = self._clock()
             chunk = await stream.next(asked_s + self._buffer.buffered_s)
             took_s = self._clock() - asked_s
-            factor = demand.on_chunk(took_s, chunk.duration_s, self._buffer.num_underruns)
+            factor = self._demand.on_chunk(took_s, chunk.duration_s, self._buffer.num_underruns)
             if factor is not None:
                 self._metrics.rtf.observe(factor)
             self._metrics.buffer_s.labels("video").observe(self._buffer.buffered_s)
@@ -430,28 +429,26 @@ class Session:
         # A chunk that was asked for before an interruption may still speak for what was interrupted.
         known = any(mark.reply_id in self._by_line for mark in chunk.marks)
         stale = chunk.speaking and epoch != self._epoch and not known
-        self._buffer.put(chunk, muted=stale, prefill_s=self._prefill_s(chunk), refill_s=self._demand.refill_s)
+        self._lines.put(chunk, muted=stale)
         self._playout.notify()
         if self.state in ("initializing", "idle"):
             self._set_state("thinking" if self._replies else "listening")
         ended = [mark for mark in chunk.marks if mark.kind == "end" and mark.reply_id in self._by_line]
         for mark in ended:
-            reply = self._by_line[mark.reply_id]
-            reply.num_generated += 1
-            if reply.generated and reply.prefill_s:
-                self._buffer.release()
+            self._by_line[mark.reply_id].num_generated += 1
         if ended:
             self._push_soon()
+        self._tell_wait()
 
-    def _prefill_s(self, chunk: AVChunk) -> float:
-        """How much must be there before this chunk is played: of a reply that begins in it, on an engine that is too slow."""
-        begin = (self._by_line[m.reply_id] for m in chunk.marks if m.kind == "start" and m.reply_id in self._by_line)
-        reply = next((reply for reply in begin if not reply.begun), None)
-        if reply is None:
-            return 0.0
-        reply.begun = True
-        reply.prefill_s = self._demand.prefill_s(reply.num_words / WORDS_PER_S)
-        return reply.prefill_s
+    def _tell_wait(self) -> None:
+        """Tell the client when the next line begins, where that takes its time; again if it turned out to be wrong."""
+        wait_s = self._lines.wait_s()
+        if wait_s is None or self.state != "thinking":
+            return
+        ready_s = self._clock() + wait_s
+        if self._told_ready_s is None or abs(ready_s - self._told_ready_s) > max(RETELL_S, RETELL_SHARE * wait_s):
+            self._told_ready_s = ready_s
+            self._send(wire.AvatarState(state="thinking", ready_in_ms=round(wait_s * 1000)))
 
     def _lose_stream(self, stream: EngineStream, failure: EngineFailure) -> None:
         """The engine died: replies that it had end as failed, the last picture is held, those that wait go on waiting."""
@@ -538,7 +535,7 @@ class Session:
     async def _create(self, event: wire.ResponseCreate) -> None:
         if event.more:
             self._check_piece(event.input)
-        lines, rest = ([], event.input) if event.more else (self._lines(event.input, event.event_id), "")
+        lines, rest = ([], event.input) if event.more else (self._parse(event.input, event.event_id), "")
         if event.mode != "replace" and len(self._replies) > self._config.limits.max_queued_replies:
             raise wire.EventError(
                 "queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace."
@@ -599,14 +596,24 @@ class Session:
         reply.waiting.extend(_Line(" ".join(sentence.split())) for sentence in sentences if sentence.strip())
         reply.unfinished_text = rest
 
-    def _lines(self, text: str, event_id: str | None) -> list[_Line]:
+    def _parse(self, text: str, event_id: str | None) -> list[_Line]:
+        """The lines of a prompt; sentence by sentence where it would have to wait for too long before it plays through."""
         try:
             prompt = parse_prompt(text)
         except PromptError as error:
             raise wire.EventError(error.code, str(error)) from None
         first, *others = prompt.lines
         voice = self._voice(prompt.voice) if prompt.voice else None
-        return [_Line(first, prompt.scene, voice, event_id), *(_Line(line) for line in others)]
+        lines = [_Line(first, prompt.scene, voice, event_id), *(_Line(line) for line in others)]
+        length_s = sum(len(line.text.split()) for line in lines) / WORDS_PER_S
+        if self._demand.wait_s(length_s, 0.0, begun=False) * 1000 <= self._config.media.max_wait_ms:
+            return lines
+        sentences = [[" ".join(s.split()) for s in _SENTENCE_END.split(line.text) if s.strip()] for line in lines]
+        return [
+            replace(line, text=text) if index == 0 else _Line(text)
+            for line, own in zip(lines, sentences, strict=True)
+            for index, text in enumerate(own)
+        ]
 
     def _new_id(self, wanted: str | None) -> str:
         if wanted in self._used_ids:
@@ -644,12 +651,11 @@ class Session:
             self._by_line[line_id] = reply
             reply.pushed = True
             reply.num_pushed += 1
-            reply.num_words += len(line.text.split())
             try:
                 if line.scene is not None or line.voice is not None:
                     await self._change_settings(line.scene, line.voice, line.event_id)
-                await stream.push(line_id, line.text)
-                self._demand.on_line()
+                self._lines.push(line_id, await stream.push(line_id, line.text))
+                self._tell_wait()
             except ModelError as error:
                 self._by_line.pop(line_id, None)
                 reply.num_pushed -= 1
@@ -694,7 +700,7 @@ class Session:
         """Voice off now, and nothing more of it from the engine."""
         self._epoch += 1
         for line_id in [line_id for line_id, reply in self._by_line.items() if reply in replies]:
-            del self._by_line[line_id]
+            self._forget(line_id)
         self._buffer.cancel()
         self._metrics.interrupt_s.observe(self._buffer.buffered_s)
         self._trimmed.set()
@@ -740,6 +746,7 @@ class Session:
         if stream is not None and self._settings != old:
             try:
                 await stream.update(self._settings)
+                self._buffer.cut()
             except ModelError:
                 self._settings = old
                 raise
@@ -845,6 +852,7 @@ class Session:
             scene=self._settings.scene,
             voice=self._settings.voice,
             limits=limits,
+            **speed_of(self._engine),
         )
         earlier, self._unsent = self._unsent, deque(maxlen=MAX_WAITING_EVENTS)
         self._send(hello)
@@ -881,9 +889,14 @@ class Session:
         """Media time of what is being played. On a busy machine the tracks lag behind the clock."""
         return min(self._timeline.media_s(), self._buffer.num_decided / self._info.fps)
 
+    def _forget(self, line_id: str) -> None:
+        del self._by_line[line_id]
+        self._lines.forget(line_id)
+
     def _set_state(self, state: wire.State) -> None:
         if state != self.state:
             self.state = state
+            self._told_ready_s = None
             self._send(wire.AvatarState(state=state))
 
     def _on_played(self, played: Played) -> None:
@@ -901,12 +914,13 @@ class Session:
             self._metrics.first_frame_s.observe(waited_s)
             self._send(wire.AudioStarted(response_id=reply.reply_id, pts=round(played.media_s * VIDEO_CLOCK_HZ)))
         if mark.kind == "end":
-            del self._by_line[mark.reply_id]
+            self._forget(mark.reply_id)
             reply.num_played += 1
             if reply.played:
                 self._finish_if_played(reply)
-            elif not reply.waiting and reply.num_played >= reply.num_pushed:
+            elif self._lines.is_waiting or (not reply.waiting and reply.num_played >= reply.num_pushed):
                 self._set_state("thinking")
+                self._tell_wait()
             return
         self._set_state("speaking")
         if mark.kind == "word":
@@ -925,7 +939,7 @@ class Session:
         """The one place where a reply ends; it leaves ``_replies``, so it cannot end twice."""
         self._replies.remove(reply)
         for line_id in [line_id for line_id, owner in self._by_line.items() if owner is reply]:
-            del self._by_line[line_id]
+            self._forget(line_id)
         heard_ms = 0
         if reply.voice_media_s is not None:
             cut_media_s = self._played_s() if reply.cut_media_s is None else reply.cut_media_s

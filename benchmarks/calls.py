@@ -51,7 +51,7 @@ class Call:
         self._info = info
         self._script = script
         pace, low_water_s = Pace(info.chunks_per_block), media.low_water_ms / 1000
-        self._demand = Demand(low_water_s, info.block_duration_s, pace, media.max_prefill_ms / 1000)
+        self._demand = Demand(low_water_s, info.block_duration_s, pace)
         self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0)
         self._playout = Playout(self.buffer, Timeline())
         self._video_encoder = video_encoder(codec, media, info)
@@ -88,7 +88,7 @@ class Call:
                 self.late_blocks += took_s > buffered_s
                 self.num_speaking += chunk.speaking
             num_chunks += 1
-            self.buffer.put(chunk, refill_s=self._demand.refill_s)
+            self.buffer.put(chunk)
             self._playout.notify()
 
     async def _send_pictures(self, num_frames: int) -> None:

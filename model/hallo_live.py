@@ -294,10 +294,11 @@ class HalloLiveStream:
         """Whether the decoders have more than a whole block before them."""
         return self._decoders.num_waiting > self._model.geometry.block_video_latents
 
-    def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
-        self._lines.push(reply_id, text, last=last)
+    def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
+        length_s = self._lines.push(reply_id, text, last=last)
         if self._blocks_to_say == 0:
             self._make_way(self._num_listening)
+        return length_s
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:

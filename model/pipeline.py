@@ -103,14 +103,15 @@ class PocketStream:
             return "text" if self._unfinished is None else "dit"
         return "dit" if self._block.passes < len(self._intervals) else "vae"
 
-    def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+    def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         # A block in work has already read its text. If it only listens it is begun again, so that the line is heard sooner; if it
         # speaks, the line waits for the next one.
         waits = self._block is not None and self._block.speaking
         start_s = self._start_s + (float(self._model.weights.geometry.block_duration_s) if waits else 0.0)
-        self._planner.push(reply_id, text, start_s, last=last)
+        length_s = self._planner.push(reply_id, text, start_s, last=last)
         if not waits:
             self._block = None
+        return length_s
 
     def update(self, settings: StreamSettings) -> None:
         if settings != self._settings:

@@ -14,8 +14,11 @@ class Stream(Protocol):
     def stage(self) -> str:
         """What the next ``step`` will work at: ``text``, ``dit``, ``vae`` or ``audio``. Its time is booked under this name."""
 
-    def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+    def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         """Append a line, or a piece of one; ``last`` closes the reply.
+
+        Returns:
+            How many seconds it will be heard for, from its first voiced moment to its last, as well as the model knows by now.
 
         Raises:
             model.errors.PromptError: the text is empty, too long, or cannot be pronounced. Nothing has changed.

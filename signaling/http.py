@@ -125,7 +125,7 @@ class _Routes:
     async def readyz(self, request: web.Request) -> web.Response:
         reasons = self._service.not_ready()
         if not reasons:
-            return web.json_response({"ready": True})
+            return web.json_response({"ready": True, **self._service.speed()})
         problem = {"type": "about:blank", "title": "Not ready", "status": 503, "code": "not_ready", "detail": " ".join(reasons)}
         return _problem_response({**problem, "reasons": reasons}, 503)
 

@@ -95,7 +95,12 @@ class Limits(_Event):
 
 
 class SessionCreated(_Event):
-    """The first event of every session."""
+    """The first event of every session.
+
+    Attributes:
+        speed: seconds of speech that the machine makes a second.
+        notice: for people, what that means, on a machine that does not keep up with real time.
+    """
 
     type: Literal["session.created"] = "session.created"
     protocol: Literal["avatar.v1"] = "avatar.v1"
@@ -108,6 +113,8 @@ class SessionCreated(_Event):
     scene: str
     voice: str
     limits: Limits
+    speed: float | None = None
+    notice: str | None = None
 
 
 class SessionUpdated(_Event):
@@ -175,8 +182,11 @@ class ResponseDone(_Event):
 
 
 class AvatarState(_Event):
+    """``ready_in_ms``: a line was accepted, and its voice will begin in about so long. Left out where that is soon."""
+
     type: Literal["avatar.state"] = "avatar.state"
     state: State
+    ready_in_ms: int | None = None
 
 
 class Pong(_Event):

@@ -55,5 +55,8 @@ class SessionService(Protocol):
     def not_ready(self) -> list[str]:
         """Reasons why no session can start now; empty when ready."""
 
+    def speed(self) -> dict[str, Any]:
+        """How fast it is: ``speed``, seconds of speech a second, and ``notice``, a sentence where that is below real time."""
+
     def metrics(self) -> tuple[bytes, str]:
         """Body and content type for Prometheus."""

@@ -15,10 +15,12 @@ const REPORT_PERIOD_MS = 5000;
 const SOUND_PERIOD_MS = 20;
 const SLOW_MS = 1000;
 const KEPT_LINES = 200;
+const COUNT_PERIOD_MS = 100;
 
 const connection = new AvatarConnection("whep");
 const latency = new Latency();
-const lines = new Map(); // reply id -> {element, spoken, heardChars}
+const lines = new Map(); // reply id -> {element, spoken, input, heardChars, number, position}
+let numCreated = 0; // replies that the server took
 let limits = { max_prompt_chars: Infinity };
 let avatarState = "idle";
 let callStartedAt = null;
@@ -33,7 +35,10 @@ const UNAVAILABLE = {
   draining: ["Server is closing", "Back in a moment"],
   engine_unavailable: ["Not ready", "The avatar is waking up"],
 };
+// Codes of what is wrong with the text itself: to send it again helps nobody.
+const REFUSED = ["unspeakable_text", "bad_prompt", "empty_text", "invalid_event"];
 let countdown = null;
+let preparing = null; // {since, until}: performance.now() at which the wait was told, and at which it should end
 
 function showState(words, tone) {
   if ($("state-words").textContent !== words) $("state-words").textContent = words;
@@ -68,6 +73,7 @@ function onStatus({ detail: { state, reason, message, retryInMs } }) {
   $("bar").hidden = !inCall;
   $("health").hidden = !inCall || !healthWanted;
   if (!inCall) setLevel(0);
+  if (!inCall) showPreparing(null);
   if (!inCall) endOpenLines();
   switch (state) {
     case "connecting":
@@ -124,11 +130,43 @@ function keepLastPicture() {
   delete stage.dataset.picture;
 }
 
-function showAvatarState(state) {
+function showAvatarState(state, readyInMs = null) {
   avatarState = state;
-  if (connection.state === "connected") showState(AVATAR_WORDS[state] ?? state, AVATAR_TONES[state] ?? "live");
+  const words = readyInMs === null ? AVATAR_WORDS[state] : "Preparing";
+  if (connection.state === "connected") showState(words ?? state, AVATAR_TONES[state] ?? "live");
+  showPreparing(readyInMs);
   stage.dataset.avatar = state;
   showControls();
+}
+
+/** How long it takes until a line begins, on a machine that cannot make speech as fast as it is spoken. Said aloud once. */
+function showPreparing(readyInMs) {
+  const now = performance.now();
+  const told = preparing !== null;
+  preparing = readyInMs === null ? null : { since: preparing?.since ?? now, until: now + readyInMs };
+  $("preparing").hidden = preparing === null;
+  if (preparing === null) return;
+  if (!told) $("announcement").textContent = `The answer begins in about ${secondsWords(readyInMs)}.`;
+  countPreparing();
+}
+
+const secondsWords = (ms) => `${Math.max(1, Math.round(ms / 1000))} s`;
+
+function countPreparing() {
+  if (preparing === null) return;
+  const { since, until } = preparing;
+  const leftMs = until - performance.now();
+  const words = leftMs > 500 ? `The answer begins in about ${secondsWords(leftMs)}` : "The answer begins any moment";
+  if ($("preparing-words").textContent !== words) $("preparing-words").textContent = words;
+  const share = Math.min(1, (performance.now() - since) / Math.max(1, until - since));
+  $("preparing-done").style.setProperty("--done", share.toFixed(3));
+}
+setInterval(countPreparing, COUNT_PERIOD_MS);
+
+/** What the measured speed of the machine means, in the server's words; nothing where it keeps up. */
+function showMachine(notice = "") {
+  $("machine").textContent = notice;
+  $("machine").hidden = !notice;
 }
 
 function showControls() {
@@ -232,6 +270,8 @@ function say(input) {
 
 for (const suggestion of document.querySelectorAll(".suggestion")) suggestion.addEventListener("click", () => say(suggestion.textContent));
 
+prompt.addEventListener("input", () => showNotice(""));
+
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
@@ -257,8 +297,8 @@ const STATUS_WORDS = { sent: "Sending", queued: "Waiting", speaking: "Speaking",
 /** @param {string} spoken the words of `input` that are said: all of it, unless it is a full prompt. */
 function addLine(id, spoken, input) {
   const element = $("line").content.firstElementChild.cloneNode(true);
-  const line = { element, spoken, heardChars: 0 };
-  element.querySelector(".again").addEventListener("click", () => say(input));
+  const line = { element, spoken, input, heardChars: 0, number: Infinity, position: 0 };
+  element.querySelector(".again").addEventListener("click", () => ("refused" in element.dataset ? edit(input) : say(input)));
   lines.set(id, line);
   setLine(line, "sent");
   $("lines").append(element);
@@ -275,6 +315,24 @@ function setLine(line, status, note = "") {
   line.element.querySelector(".line-status").textContent = note || STATUS_WORDS[status];
   showHeard(line, status === "completed" ? line.spoken.length : line.heardChars);
   showControls();
+}
+
+function setWaiting(line) {
+  setLine(line, "queued", line.position > 0 ? `Waiting, ${line.position} before it` : "Thinking");
+}
+
+/** A text that cannot be said comes back to be corrected: to repeat it would fail again. */
+function refuse(line) {
+  line.element.dataset.refused = "";
+  const button = line.element.querySelector(".again");
+  button.ariaLabel = button.title = "Edit it";
+  button.querySelector("use").setAttribute("href", "#i-edit");
+  if (prompt.value === "") prompt.value = line.input;
+}
+
+function edit(input) {
+  prompt.value = input;
+  prompt.focus();
 }
 
 /** Words that were heard are shown in full ink, the rest waits in grey. */
@@ -300,13 +358,16 @@ const on = {
   "session.created"(message) {
     limits = message.limits;
     document.documentElement.style.setProperty("--aspect", message.width / message.height);
+    showMachine(message.notice);
   },
-  "avatar.state"({ state }) {
-    showAvatarState(state);
+  "avatar.state"({ state, ready_in_ms }) {
+    showAvatarState(state, ready_in_ms);
   },
   "response.created"(message) {
     const line = lines.get(message.response_id);
-    if (line) setLine(line, "queued", message.position > 0 ? `Waiting, ${message.position} before it` : "Thinking");
+    if (!line) return;
+    Object.assign(line, { number: ++numCreated, position: message.position });
+    setWaiting(line);
   },
   "output_audio_buffer.started"(message, at) {
     const id = message.response_id;
@@ -327,6 +388,12 @@ const on = {
     latency.done(id, message.status);
     const line = lines.get(id);
     if (line) setLine(line, message.status);
+    if (line && REFUSED.includes(message.code)) refuse(line);
+    for (const other of lines.values()) {
+      if (!line || other.number < line.number || other.element.dataset.status !== "queued" || !other.position) continue;
+      other.position -= 1;
+      setWaiting(other);
+    }
     if (message.status === "failed") showNotice(message.message || "That line could not be said.");
   },
   "session.updated"({ scene, voice }) {
@@ -336,6 +403,7 @@ const on = {
     showNotice(message.message || "The server could not do that.");
     const line = lines.get(message.response_id);
     if (line) setLine(line, "failed");
+    if (line && REFUSED.includes(message.code)) refuse(line);
     if (line) latency.done(message.response_id, "failed");
   },
 };
@@ -369,6 +437,11 @@ async function loadPresets() {
   const remembered = JSON.parse(recall("who") ?? "null");
   showWho(remembered ?? presets.avatars[0] ?? {});
   if (remembered) connection.choose(chosen());
+}
+
+async function loadMachine() {
+  const response = await fetch("readyz").catch(() => null);
+  if (response?.ok) showMachine((await response.json()).notice);
 }
 
 const titleOf = (text) => text.charAt(0).toUpperCase() + text.slice(1).replaceAll(/[-_]/g, " ");
@@ -436,7 +509,8 @@ function watchFrames() {
   const mine = video.srcObject;
   const onFrame = (now, { expectedDisplayTime, receiveTime }) => {
     if (video.srcObject !== mine) return;
-    if (!("picture" in stage.dataset)) {
+    // A connection that closes paints once more; that is no first picture.
+    if (connection.state === "connected" && !("picture" in stage.dataset)) {
       stage.dataset.picture = "";
       delete stage.dataset.still;
       setTimeout(() => listenTo(mine)); // opening the sound meter takes a tenth of a second: after the first picture
@@ -588,5 +662,6 @@ showTheme(THEMES.includes(recall("theme")) ? recall("theme") : "auto");
 showHealth(healthWanted);
 video.volume = Number(recall("volume") ?? 1);
 $("volume").value = video.volume;
-if (matchMedia("(max-width: 900px)").matches) $("who").open = false;
+if (matchMedia("(max-width: 900px), (max-height: 480px)").matches) $("who").open = false;
 loadPresets();
+loadMachine();

@@ -2,12 +2,16 @@
 
 A slot is decided once, when the first of the two tracks needs it, and both tracks take their part from it: whatever happens
 (underrun, interruption, a slow encoder), the lips stay with the voice. Nothing here knows of clocks, sockets or tasks.
+
+Where there is nothing to play, or not enough yet, a face that listened goes on to move: its latest pictures are shown back and
+forth, and what comes then is faded in. One that spoke stands still.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +21,10 @@ from model.chunk import AVChunk, Mark, StreamInfo
 FADE_MS = 20
 KEPT_SLOTS = 50
 """Decided slots that the slower track may still fetch; two seconds at 25 fps."""
+LOOP_FRAMES = 50
+"""So many pictures of a face that listens are shown back and forth while there is nothing else."""
+DISSOLVE_FRAMES = 4
+"""Over so many pictures the loop fades into what comes then."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Slot:
         number: from 0, without gaps.
         frame: uint8 [H * 3 / 2, W], I420.
         samples: int16, as long as the picture is shown.
-        held: there was nothing to play, or not enough yet: the last picture again, and silence.
+        held: there was nothing to play, or not enough yet: a picture that was shown before, and silence.
     """
 
     number: int
@@ -52,15 +60,62 @@ class Played:
 
 
 @dataclass
+class Gate:
+    """A place that is not passed before ``needed_s`` are buffered from it on. Whoever set it may change that."""
+
+    needed_s: float
+
+
+@dataclass
 class _Part:
-    """A chunk that is being played. ``samples`` is a copy of our own, so that it can be faded; ``prefill_s`` see ``put``."""
+    """A chunk that is being played, or a part of one behind a gate. ``samples`` is a copy of our own, so that it can be faded."""
 
     chunk: AVChunk
     samples: np.ndarray
     marks: deque[Mark]
+    next_frame: int
     num_frames: int
-    prefill_s: float
-    next_frame: int = 0
+    gate: Gate | None = None
+    muted: bool = False
+    is_cut: bool = False
+
+
+class _Loop:
+    """The latest pictures of a face that listens, and what is shown of them while there is nothing new."""
+
+    def __init__(self) -> None:
+        self._frames: deque[np.ndarray] = deque(maxlen=LOOP_FRAMES)
+        self._at = 0
+        self._step = -1
+        self._faded: np.ndarray | None = None
+        self._num_faded = DISSOLVE_FRAMES
+
+    def show(self, frame: np.ndarray, *, speaking: bool) -> np.ndarray:
+        """A new picture is due. Returns it as it is to be shown."""
+        if self._at < len(self._frames) - 1:
+            self._faded, self._num_faded = self._frames[self._at], 0
+        if speaking:
+            self._frames.clear()
+        else:
+            self._frames.append(frame)
+        self._at, self._step = len(self._frames) - 1, -1
+        if self._faded is None:
+            return frame
+        self._num_faded += 1
+        share = self._num_faded / (DISSOLVE_FRAMES + 1)
+        shown = (self._faded * np.float32(1 - share) + frame * np.float32(share) + np.float32(0.5)).astype(np.uint8)
+        if self._num_faded == DISSOLVE_FRAMES:
+            self._faded = None
+        return shown
+
+    def next(self, last_frame: np.ndarray) -> np.ndarray:
+        """Nothing new is there. Returns the next picture of the loop; the last one again where nobody listened."""
+        if len(self._frames) < 2:
+            return last_frame
+        if not 0 <= self._at + self._step < len(self._frames):
+            self._step = -self._step
+        self._at += self._step
+        return self._frames[self._at]
 
 
 class PlayBuffer:
@@ -73,7 +128,7 @@ class PlayBuffer:
 
     Attributes:
         num_decided: slots decided so far.
-        num_held_frames: slots that only hold the last picture.
+        num_held_frames: slots that show nothing new.
         num_underruns: times that the buffer ran dry; a row of held slots is one.
     """
 
@@ -87,6 +142,9 @@ class PlayBuffer:
         self._parts: deque[_Part] = deque()
         self._decided: deque[Slot] = deque(maxlen=KEPT_SLOTS)
         self._last_frame: np.ndarray | None = None
+        self._loop = _Loop()
+        self._in_line = False
+        self._is_cut = False
         self._dry = False
         self.num_decided = 0
         self.num_held_frames = 0
@@ -107,19 +165,26 @@ class PlayBuffer:
         return self.buffered_frames / self.info.fps
 
     @property
-    def prefill_s(self) -> float:
-        """What must be there before a chunk that waits may begin; 0 if none waits for more."""
-        return max((part.prefill_s for part in self._parts if part.next_frame == 0), default=0.0)
+    def is_dry(self) -> bool:
+        """Whether it ran dry, and nothing has come since."""
+        return self._dry and not self._parts
 
-    def put(self, chunk: AVChunk, *, muted: bool = False, prefill_s: float = 0.0, refill_s: float = 0.0) -> None:
+    def buffered_behind_s(self, gate: Gate) -> float | None:
+        """How much is buffered from a gate on; None if it was passed."""
+        frames = 0
+        for part in reversed(self._parts):
+            frames += part.num_frames - part.next_frame
+            if part.gate is gate:
+                return frames / self.info.fps
+        return None
+
+    def put(self, chunk: AVChunk, *, muted: bool = False, gates: Sequence[tuple[int, Gate]] = ()) -> None:
         """Append a chunk.
 
         Args:
             chunk: as the engine made it.
             muted: it belongs to a reply that was interrupted while it was made; it is shown in silence.
-            prefill_s: it does not begin before the buffer holds so much, from it on. Until then the last picture is held, in
-                both tracks at once.
-            refill_s: the same, if the buffer ran dry and nothing has come since.
+            gates: frames of it, in order, before which playing waits, in both tracks at once.
 
         Raises:
             ValueError: its rates or its size are not those of the stream.
@@ -131,18 +196,29 @@ class PlayBuffer:
             )
         if self._last_frame is None:
             self._last_frame = chunk.frames[0]
-        if self._dry and not self._parts:
-            prefill_s = max(prefill_s, refill_s)
         samples = np.zeros_like(chunk.samples) if muted else chunk.samples.copy()
         marks: deque[Mark] = deque() if muted else deque(chunk.marks)
-        self._parts.append(_Part(chunk, samples, marks, len(chunk.frames), prefill_s))
+        places = [(0, None), *gates, (len(chunk.frames), None)]
+        for (first, gate), (end, _) in itertools.pairwise(places):
+            if end > first:
+                # What ends where the next part begins belongs to this one, what begins there does not.
+                is_last = end == len(chunk.frames)
+                own: deque[Mark] = deque()
+                while marks and (is_last or marks[0].start_sample - (marks[0].kind == "end") < end * self.slot_samples):
+                    own.append(marks.popleft())
+                self._parts.append(_Part(chunk, samples, own, first, end, gate, muted, self._is_cut))
+                self._is_cut = False
         if muted:
             self._trim(self._kept_after_cancel_frames)
+
+    def cut(self) -> None:
+        """What is put in from now on shows somebody else, or another place: it does not fade in."""
+        self._is_cut = True
 
     def release(self) -> None:
         """Play what is buffered without waiting for more."""
         for part in self._parts:
-            part.prefill_s = 0.0
+            part.gate = None
         if self._parts:
             self._dry = False
 
@@ -150,9 +226,11 @@ class PlayBuffer:
         """Silence what is buffered within ``FADE_MS``; its pictures play on, at most ``kept_after_cancel_s`` of them."""
         self.release()
         fade = np.linspace(1.0, 0.0, self.info.sample_rate_hz * FADE_MS // 1000, dtype=np.float32)
+        self._in_line = False
         for part in self._parts:
             part.marks.clear()
-            rest = part.samples[part.next_frame * self.slot_samples :]
+            part.muted = True
+            rest = part.samples[part.next_frame * self.slot_samples : part.num_frames * self.slot_samples]
             num_faded = min(len(fade), len(rest))
             rest[:num_faded] = (rest[:num_faded] * fade[:num_faded]).astype(np.int16)
             rest[num_faded:] = 0
@@ -179,25 +257,30 @@ class PlayBuffer:
         if not self._parts and not self._dry:
             self._dry = True
             self.num_underruns += 1
-        wanted_s = self._parts[0].prefill_s if self._parts and self._parts[0].next_frame == 0 else 0.0
-        if self.buffered_s <= wanted_s:
+        part = self._parts[0] if self._parts else None
+        if part is None or (part.gate is not None and self.buffered_s < part.gate.needed_s):
             self.num_held_frames += 1
+            self._last_frame = self._loop.next(self._last_frame)
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)
         self._dry = False
-        part = self._parts[0]
+        part.gate = None
+        if part.is_cut:
+            self._loop, part.is_cut = _Loop(), False
         first = part.next_frame * self.slot_samples
         end = first + self.slot_samples
         part.next_frame += 1
         is_last = part.next_frame >= part.num_frames
         if is_last:
             self._parts.popleft()
-        self._last_frame = part.chunk.frames[part.next_frame - 1]
-        slot = Slot(self.num_decided, self._last_frame, part.samples[first:end], held=False)
-        # A mark at the very end of a chunk belongs to its last slot.
+        speaking = self._in_line or (part.muted and part.chunk.speaking)
+        # A mark at the very end of a part belongs to its last slot.
         while part.marks and (part.marks[0].start_sample < end or is_last):
             mark = part.marks.popleft()
+            self._in_line = mark.kind != "end"
+            speaking = True
             self._on_played(Played(mark, self._media_s(mark.start_sample - first), self._media_s(mark.end_sample - first)))
-        return slot
+        self._last_frame = self._loop.show(part.chunk.frames[part.next_frame - 1], speaking=speaking)
+        return Slot(self.num_decided, self._last_frame, part.samples[first:end], held=False)
 
     def _media_s(self, sample_in_slot: int) -> float:
         return self.num_decided / self.info.fps + sample_in_slot / self.info.sample_rate_hz

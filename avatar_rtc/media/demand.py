@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from avatar_rtc.pace import Pace
+from avatar_rtc.pace import Pace, needed_s, wait_s
 
 MARGIN_S = 0.06
 DECAY = 0.98
 """By this what is needed is forgotten with each chunk."""
-PACE_OVER_S = 3.0
+PACE_OVER_S = 4.0
 """Over so much media the real-time factor is looked at."""
 
 
@@ -17,21 +17,20 @@ class Demand:
     At least ``low_water_s``; more where chunks took longer of late: an engine that has several sessions, or that had to begin a
     block again, must not run dry each time. After it did, a whole block more, so that a slow engine works without a break.
 
-    An engine that is slower than real time cannot catch up with a reply that is being played. So much of it has to be there
-    before it begins that the rest comes in time: see :meth:`prefill_s` and :attr:`refill_s`.
+    An engine that is slower than real time cannot catch up with a line that is being played. So much of it has to be there
+    before it begins that the rest comes in time: see :meth:`needed_s`.
 
     Args:
         low_water_s: as configured.
         block_s: duration of a chunk.
         pace: of this stream; it is kept here.
-        max_prefill_s: as configured.
     """
 
-    def __init__(self, low_water_s: float, block_s: float, pace: Pace, max_prefill_s: float) -> None:
+    def __init__(self, low_water_s: float, block_s: float, pace: Pace) -> None:
         self.pace = pace
         self._low_water_s = low_water_s
+        self._block_s = block_s
         self._most_s = low_water_s + block_s
-        self._max_prefill_s = max_prefill_s
         self._needed_s = 0.0
         self._num_underruns = 0
 
@@ -50,27 +49,29 @@ class Demand:
         """A line was given to the engine, or taken back: a block may be made once more, and takes longer than the others do."""
         self.pace.skip()
 
-    def prefill_s(self, reply_s: float) -> float:
-        """How much of a reply that lasts ``reply_s`` must be there before it begins; 0 where the engine keeps up with real time.
+    def needed_s(self, left_s: float) -> float:
+        """How much of a line must be there before it begins, if ``left_s`` of it are still to be made; 0 on an engine that keeps
+        up. See :func:`avatar_rtc.pace.needed_s`."""
+        return needed_s(self._whole_s(left_s), self.pace.bound(PACE_OVER_S, left_s), self._low_water_s)
 
-        While L seconds are played, an engine with factor r makes L / r. The other L (1 - 1 / r) come first, and a low-water
-        mark of them on top, because chunks come in blocks.
-        """
-        factor = self.pace.recent(PACE_OVER_S)
-        if factor <= 1.0:
-            return 0.0
-        return min(reply_s * (1 - 1 / factor) + self._low_water_s, self._max_prefill_s)
-
-    @property
-    def refill_s(self) -> float:
-        """How much must be there before playing goes on, once the buffer ran dry. 0 where the engine keeps up with real time:
-        what delayed it is over. A slower one makes a pause now and then, and not a gap in every word."""
-        return self._low_water_s if self.pace.recent(PACE_OVER_S) > 1.0 else 0.0
-
-    def spare_s(self, buffered_s: float, prefill_s: float = 0.0) -> float:
-        """How long from now the next chunk is asked for; at 0 or below, now.
+    def wait_s(self, left_s: float, there_s: float, *, begun: bool) -> float:
+        """How long it takes until a line can begin, of which ``there_s`` are there and ``left_s`` are not.
 
         Args:
-            prefill_s: of the reply that is being made. Below it the engine does not rest.
+            begun: whether its first chunk is there. Else the block in work is made again for it.
         """
-        return buffered_s - max(self._low_water_s, self._needed_s, prefill_s)
+        factor, bound = self.pace.recent(PACE_OVER_S), self.pace.bound(PACE_OVER_S, left_s + there_s)
+        again_s = 0.0 if begun else factor * self._block_s
+        return again_s + wait_s(self._whole_s(left_s), factor, self._low_water_s, there_s, bound)
+
+    def _whole_s(self, left_s: float) -> float:
+        """What has to be made for ``left_s`` at most: the last chunk comes as a whole."""
+        return left_s + self._block_s if left_s > 0 else 0.0
+
+    def is_behind(self, left_s: float) -> bool:
+        """Whether ``left_s`` may take longer to be made than to be played."""
+        return self.pace.bound(PACE_OVER_S, left_s) > 1.0
+
+    def spare_s(self, buffered_s: float) -> float:
+        """How long from now the next chunk is asked for; at 0 or below, now."""
+        return buffered_s - max(self._low_water_s, self._needed_s)

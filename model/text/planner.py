@@ -56,8 +56,11 @@ class Planner:
         self._past: list[TimedPhoneme] = []
         self._begun: set[str] = set()  # replies that are heard and not over: pieces of one share a start
 
-    def push(self, reply_id: str, text: str, now_s: float, *, last: bool) -> None:
+    def push(self, reply_id: str, text: str, now_s: float, *, last: bool) -> float:
         """Plan a line to begin at ``now_s``, the start of the next block, or after what is planned.
+
+        Returns:
+            Its length in seconds.
 
         Raises:
             model.errors.UnspeakableTextError: nothing is planned then.
@@ -71,6 +74,7 @@ class Planner:
             end_s = self._place(reply_id, sentence, at_s, events, words)
             at_s = end_s + BETWEEN_SENTENCES_S
         self._lines.append(_Line(reply_id, start_s, end_s, events, words, last))
+        return end_s - start_s
 
     def _place(self, reply_id: str, sentence: Sentence, at_s: float, events: list[TimedPhoneme], words: list[_Word]) -> float:
         spoken: dict[int, _Word] = {}

@@ -78,8 +78,8 @@ class Utterances:
         self._pieces: deque[_Piece] = deque()
         self._begun: set[str] = set()
 
-    def push(self, reply_id: str, text: str, *, last: bool) -> None:
-        """Append a line.
+    def push(self, reply_id: str, text: str, *, last: bool) -> float:
+        """Append a line. Returns how long it will be heard at a usual pace, in seconds.
 
         Raises:
             UnspeakableTextError: there is no letter or digit in it; nothing has changed.
@@ -92,7 +92,10 @@ class Utterances:
             for words in (found.group().split() for found in _SENTENCE.finditer(text))
             for i in range(0, len(words), longest)
         ]
-        self._pieces.extend(_Piece(reply_id, words, last and i == len(parts) - 1) for i, words in enumerate(parts))
+        pieces = [_Piece(reply_id, words, last and i == len(parts) - 1) for i, words in enumerate(parts)]
+        self._pieces.extend(pieces)
+        voiced_s = sum(piece.duration_s + BETWEEN_SENTENCES_S for piece in pieces) - BETWEEN_SENTENCES_S
+        return voiced_s + (LEAD_S + TAIL_S) * int(voiced_s / self._room_s)
 
     def cancel(self) -> None:
         """Forget all of them."""

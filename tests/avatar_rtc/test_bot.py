@@ -99,9 +99,18 @@ async def test_say_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, unuse
     assert len(told) == 2
 
 
+async def test_say_tells_what_is_waited_for_on_a_slow_machine() -> None:
+    told: list[str] = []
+    async with serving(InstantEngine(block_s=0.6, rtf=1.4)) as server:
+        summary = await say(server.address, ["One two three four five six."], on_wait=told.append)
+    assert [line.status for line in summary.lines] == ["completed"]
+    assert told[0].startswith("This machine makes 0.71 s of speech a second")
+    assert re.fullmatch(r"The answer begins in about \d s\.", told[1])
+
+
 async def test_say_does_not_wait_where_that_does_not_help() -> None:
     told: list[str] = []
     async with serving(limits={"max_sessions": 1}) as server, calling(server):
-        with pytest.raises(CallError, match="seats are taken"):
+        with pytest.raises(CallError, match="The only seat is taken"):
             await say(server.address, ["Hello."], on_wait=told.append)
     assert told == []

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import bot, cli, doctor, resources
+from avatar_rtc import bot, cli, doctor, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("serve", "say", "generate", "download", "doctor", "train", "evaluate")
+COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "evaluate")
 DATA_COMMANDS = tuple(("train", word) for word in cli.TRAIN_DATA)
 
 
@@ -43,11 +43,11 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|train) ?.*)$",
+        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|config|train) ?.*)$",
         "\n".join(texts),
         re.MULTILINE,
     )
-    typed = [re.split(r" {2,}| \| ", command)[0].strip() for command in commands]
+    typed = [re.split(r" {2,}| \| | > ", command)[0].strip() for command in commands]
     return [command for command in typed if not command.endswith("--help")]
 
 
@@ -172,6 +172,26 @@ def test_doctor_names_what_is_missing_and_the_remedy(tmp_path: Path) -> None:
     lines: list[str] = []
     assert not doctor.report(iter(findings), lines.append)
     assert lines[-1] == "1 of these must be mended before a call can work."
+
+
+@pytest.mark.parametrize(
+    ("gflops", "sets", "limits", "status", "says", "helps"),
+    [
+        (107.0, ["AVX2"], [], "warn", "0.80 s of speech a second: answers begin about 2 s late. (107 GFLOP/s", "bfloat16"),
+        (430.0, ["AVX2", "AVX512-BF16"], [], "ok", "4.2 s of speech a second: it keeps up", ""),
+        (130.0, ["AVX512-BF16"], ["ONEDNN_MAX_CPU_ISA=AVX2"], "warn", "no bfloat16", "unset ONEDNN_MAX_CPU_ISA=AVX2"),
+    ],
+)
+def test_doctor_predicts_the_speed(
+    monkeypatch: pytest.MonkeyPatch, gflops: float, sets: list[str], limits: list[str], status: str, says: str, helps: str
+) -> None:
+    monkeypatch.setattr(processor, "float32_gflops", lambda num_threads: gflops)
+    monkeypatch.setattr(processor, "instruction_sets", lambda: sets)
+    monkeypatch.setattr(processor, "limits", lambda: limits)
+    found = next(finding for finding in doctor.examine(0) if finding.subject == "speed")
+    assert found.status == status
+    assert says in found.detail
+    assert helps in found.remedy
 
 
 def test_doctor_notices_damaged_weights(tmp_path: Path) -> None:

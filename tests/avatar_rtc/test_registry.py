@@ -11,8 +11,9 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 
 from avatar_rtc.bot import Call
+from avatar_rtc.pace import in_words
 from signaling.errors import UnknownSession
-from signaling.messages import AudioStarted, Error, ResponseDone
+from signaling.messages import AudioStarted, Error, ResponseDone, SessionCreated
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 
@@ -124,6 +125,24 @@ async def test_a_seat_is_never_promised_twice() -> None:
         assert server.registry.num_sessions == 2
         await asyncio.gather(*(call.close() for call in calls))
         assert server.registry.num_sessions == 0
+
+
+@pytest.mark.parametrize(("rtf", "num_seats"), [(0.24, 3), (1.3, 1)])
+async def test_the_measured_speed_says_how_many_calls_there_are_and_everybody_the_same_of_it(rtf: float, num_seats: int) -> None:
+    async with serving(InstantEngine(rtf=rtf)) as server, aiohttp.ClientSession() as http:
+        calls = [Call(server.address) for _ in range(num_seats + 1)]
+        results = await asyncio.gather(*(call.connect() for call in calls), return_exceptions=True)
+        assert sum(result is None for result in results) == num_seats
+        async with http.get(f"{server.address}/readyz") as response:
+            assert response.status == 200, "a slow machine serves"
+            ready = await response.json()
+        (hello,) = next(call for call in calls if call.session_id).received(SessionCreated)
+        assert ready.pop("ready") is True
+        assert ready == {name: value for name in ("speed", "notice") if (value := getattr(hello, name)) is not None}
+        assert ready["speed"] == pytest.approx(1 / rtf, abs=0.01)
+        assert ("notice" in ready) == (rtf > 1)
+        assert ready.get("notice", in_words(rtf)) == in_words(rtf) == in_words(server.rtf), "which the console prints"
+        await asyncio.gather(*(call.close() for call in calls))
 
 
 async def test_a_client_that_never_connects_gives_its_seat_back() -> None:

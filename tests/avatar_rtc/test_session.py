@@ -167,10 +167,56 @@ async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_t
         line = await call.speak("one two three four five six seven eight nine ten.")
         assert line.status == "completed"
         assert len(set(held)) == 1, "nothing was held between the first word and the last"
+
+        told = [(at_s, event.ready_in_ms) for at_s, event in call.events if isinstance(event, AvatarState) and event.ready_in_ms]
+        (started_s,) = [at_s for at_s, event in call.events if isinstance(event, AudioStarted)]
+        told_s, ready_in_ms = told[0]
+        assert abs(ready_in_ms / 1000 - (started_s - told_s)) < 0.3 * (started_s - told_s), "told in advance"
         async with aiohttp.ClientSession() as http, http.get(f"{server.address}/metrics") as response:
             counted = re.search(r'avatar_rtc_rtf_bucket\{le="1.0"\} (\d+)', await response.text())
             assert counted
             assert int(counted[1]) <= 1
+
+
+@pytest.mark.parametrize("block_s", [0.0, 0.6])
+async def test_a_new_look_says_its_first_word_itself(block_s: float) -> None:
+    """A look is chosen and a line sent right behind it: no voice is heard from the face before."""
+    async with serving(InstantEngine(block_s=block_s)) as server, calling(server) as call:
+        seen: list[tuple[float, int]] = []
+        voiced_s: list[float] = []
+        call.on_frame = lambda frame: seen.append((call.video.media_s(-1), int(frame.to_ndarray()[256 + 40, 0])))
+        call.on_sound = lambda _: voiced_s.append(call.audio.media_s(-1)) if call.audio.level[-1] > 300 else None
+        await call.wait_for(
+            lambda: len(seen) > 5 and call.audio.ntp_at_zero_s and call.video.ntp_at_zero_s, TIMEOUT_S, "no clock"
+        )
+        seen.clear()
+        call.send(SessionUpdate(avatar="nina"))
+        call.send(ResponseCreate(input="one two three four.", id="r"))
+        await wait_done(call, "r")
+        colours = [colour for at_s, colour in seen if at_s >= voiced_s[0]]
+        assert len(colours) > 10
+        assert max(colours) - min(colours) <= 4, "one background all along, but for what the codec makes of it"
+        assert abs(colours[-1] - seen[0][1]) > 30, "another one than before"
+
+
+async def test_a_long_reply_on_a_slow_engine_is_said_sentence_by_sentence() -> None:
+    async with serving(InstantEngine(block_s=0.6), media={"max_wait_ms": 2000}) as server, calling(server) as call:
+        (session,) = server.registry._sessions.values()
+        await call.wait_for(lambda: session._demand.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
+        held: list[int] = []
+        call.on_event = lambda event: held.append(session._buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        line = await call.speak("One two three. Four five six. Seven eight nine. Ten eleven twelve.")
+        assert line.heard_text == "One two three. Four five six. Seven eight nine. Ten eleven twelve."
+        assert session._engine.streams[0].pushed == [
+            "One two three.",
+            "Four five six.",
+            "Seven eight nine.",
+            "Ten eleven twelve.",
+        ]
+        assert [len(set(held[i : i + 3])) for i in range(0, 12, 3)] == [1] * 4, "nothing is held inside a sentence"
+        assert len(call.received(ResponseDone)) == 1
+        states = [event.state for event in call.received(AvatarState) if event.ready_in_ms is None]
+        assert states.count("thinking") > 1, "and between sentences it says that it prepares"
 
 
 async def test_an_interruption_silences_voice_and_lips_within_a_block() -> None:
@@ -356,7 +402,7 @@ async def test_seats_are_limited_and_come_back() -> None:
     async with serving(limits={"max_sessions": 1}) as server:
         async with calling(server):
             other = Call(server.address)
-            with pytest.raises(CallError, match=r"All 1 seats are taken.*\(full\)"):
+            with pytest.raises(CallError, match=r"The only seat is taken.*\(full\)"):
                 await other.connect()
             await other.close()
         async with calling(server) as call:

@@ -190,6 +190,65 @@ def test_what_cannot_be_said_is_explained_and_the_call_goes_on(page: Page) -> No
     expect(notice).to_be_hidden()
 
 
+def test_a_text_that_was_refused_comes_back_to_be_corrected(page: Page) -> None:
+    call(page)
+    field = page.get_by_label("What should be said?")
+    say(page, "Привет")
+    expect(field).to_have_value("Привет")
+    field.fill("Something else meanwhile")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.locator(".line").get_by_role("button", name="Edit it").click()
+    expect(field).to_have_value("Привет")
+    expect(field).to_be_focused()
+
+
+def test_lines_that_wait_say_how_many_are_before_them(page: Page) -> None:
+    call(page)
+    page.get_by_text("Queue", exact=True).click()
+    for text in (LONG_LINE, "Second of all.", "Third of all."):
+        say(page, text)
+    lines = page.locator(".line-status")
+    expect(lines.nth(2)).to_have_text("Waiting, 2 before it")
+    expect(lines.nth(0)).to_have_text("Said")
+    expect(lines.nth(2)).to_have_text("Waiting, 1 before it")
+    expect(lines.nth(2)).to_have_text("Said")
+
+
+def test_a_slow_machine_says_so_and_counts_down_to_the_answer(browser: Browser) -> None:
+    page = browser.new_page()
+    with run_server(limits=ONE_SEAT, engine={"fake_rtf": 1.5}) as slow:
+        page.goto(slow.url)
+        machine = page.locator("#machine")
+        expect(machine).to_contain_text(
+            re.compile(r"This machine makes 0\.\d\d s of speech a second: answers begin about \d s late\.")
+        )
+        assert (
+            machine.inner_text()
+            == page.request.get(f"{slow.url}/readyz").json()["notice"]
+            == slow.log().splitlines()[-1].partition(" 'a")[0]
+        )
+        call(page)
+        state(page).to_have_text("Listening")
+        watch(page)
+        sent_s = time.monotonic()
+        say(page, LINE)
+        words = page.locator("#preparing-words")
+        expect(words).to_contain_text("The answer begins in about")
+        state(page).to_have_text("Preparing")
+        assert page.locator("#announcement").inner_text() == words.inner_text() + ".", "said aloud once"
+        told_s = float(words.inner_text().split()[-2])
+        shown: set[tuple[int, ...]] = set()
+        while words.is_visible():
+            shown.add(tuple(counter(page)))
+            page.wait_for_timeout(50)
+        waited_s = time.monotonic() - sent_s
+        assert abs(told_s - waited_s) < max(0.3 * waited_s, 1.0), "told in whole seconds"
+        assert len(shown) > 5, "the face goes on to move"
+        expect(page.locator(".line")).to_have_attribute("data-status", "completed")
+        state(page).to_have_text("Listening")
+    page.close()
+
+
 def test_looks_and_voices_are_offered_and_change_the_picture(page: Page) -> None:
     call(page)
     corner = luma(page, 4, 100, 8, 8)
@@ -240,6 +299,10 @@ def test_a_dead_server_is_noticed_and_a_new_one_is_found(browser: Browser) -> No
         first.kill()
         state(page).to_have_text("Reconnecting", timeout=8000)
         expect(page.locator("#welcome-title")).to_have_text("The call dropped")
+        page.wait_for_timeout(300)
+        assert page.evaluate("getComputedStyle(document.getElementById('still')).opacity") == "1", (
+            "its last picture stays, dimmed"
+        )
         expect(page.get_by_role("button", name="Stop trying")).to_be_visible()
     with run_server(limits=ONE_SEAT, port=int(first.url.rpartition(":")[2])):
         state(page).to_have_text("Listening", timeout=20_000)
@@ -321,6 +384,31 @@ def test_phone_width(browser: Browser, server: RunningServer, colours: str) -> N
     for name in ("Send", "Interrupt", "Hang up", "Mute"):
         expect(page.get_by_role("button", name=name)).to_be_in_viewport()
     context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 400), (844, 390), (320, 256)])
+def test_low_windows(page: Page, width: int, height: int) -> None:
+    """A page at 200 % and 400 %, and a phone on its side: nothing that is pressed is cut off or lies over the picture."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.reload()
+    call(page)
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    picture = page.locator("#video").bounding_box()
+    assert picture is not None
+    for name in ("Hang up", "Mute", "Latency and health"):
+        button = page.get_by_role("button", name=name).bounding_box()
+        assert button is not None
+        assert button["y"] >= picture["y"] + picture["height"], "below the picture"
+        assert button["x"] >= 0
+        assert button["x"] + button["width"] <= width
+    if width > 600:
+        page.evaluate("scrollTo(0, 0)")
+        for name in ("Send", "Hang up"):
+            expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+
+
+def test_a_desktop_window_does_not_scroll(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
 
 
 def test_what_was_chosen_is_remembered(page: Page) -> None:

@@ -66,6 +66,9 @@ class FakeService:
     def not_ready(self) -> list[str]:
         return self.reasons
 
+    def speed(self) -> dict[str, Any]:
+        return {"speed": 0.77, "notice": "It is slow."}
+
     def metrics(self) -> tuple[bytes, str]:
         return b"# metrics\n", "text/plain; version=0.0.4; charset=utf-8"
 
@@ -192,7 +195,9 @@ async def test_events_over_http(client: TestClient[Any, Any], service: FakeServi
 
 async def test_health_and_page(client: TestClient[Any, Any], service: FakeService) -> None:
     assert (await client.get("/livez")).status == 200
-    assert (await client.get("/readyz")).status == 200
+    ready = await client.get("/readyz")
+    assert ready.status == 200
+    assert await ready.json() == {"ready": True, "speed": 0.77, "notice": "It is slow."}, "slow is ready"
     service.reasons = ["The engine is starting."]
     problem = await check_problem(await client.get("/readyz"), 503, "not_ready")
     assert problem["reasons"] == service.reasons

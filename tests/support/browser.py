@@ -66,6 +66,11 @@ class RunningServer:
 
     url: str
     process: subprocess.Popen[str]
+    log_path: Path
+
+    def log(self) -> str:
+        """What it has said on its console so far."""
+        return self.log_path.read_text()
 
     def kill(self) -> None:
         """As a machine dies: nobody is told."""
@@ -74,7 +79,7 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def run_server(engine: str = "fake", port: int = 0, **sections: dict[str, Any]) -> Iterator[RunningServer]:
+def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any]) -> Iterator[RunningServer]:
     """Serve the page and its calls; stopped with SIGTERM in the end.
 
     Args:
@@ -98,7 +103,7 @@ def run_server(engine: str = "fake", port: int = 0, **sections: dict[str, Any]) 
         with log_path.open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
             try:
-                yield RunningServer(_address(process, log_path), process)
+                yield RunningServer(_address(process, log_path), process, log_path)
             finally:
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)

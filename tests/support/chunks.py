@@ -9,6 +9,11 @@ from model.chunk import AVChunk, Mark, StreamInfo
 INFO = StreamInfo("numbered", width_px=16, height_px=16, fps=25, sample_rate_hz=8000, block_frames=8, block_samples=2560)
 
 
+def speaking_chunk(index: int) -> AVChunk:
+    """The same in the middle of a line, where nothing is shown but what belongs to the sound."""
+    return numbered_chunk(index, marks=(Mark("r", "word", 0, 1, "on"),), speaking=True)
+
+
 def numbered_chunk(index: int, *, info: StreamInfo = INFO, marks: tuple[Mark, ...] = (), speaking: bool = False) -> AVChunk:
     """Frame n of the stream has brightness ``n % 200 + 1`` everywhere, and its samples that value."""
     values = [(index * info.block_frames + frame) % 200 + 1 for frame in range(info.block_frames)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from avatar_rtc.engine import EngineFailure, EngineStats
+from avatar_rtc.engine import EngineFailure, EngineState, EngineStats
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.errors import PromptError
@@ -16,6 +16,7 @@ class InstantEngine:
     Args:
         block_s: time that a block takes.
         transit_s: time that a finished chunk is under way; no cancel reaches it there.
+        rtf: the real-time factor that it says it has.
 
     Attributes:
         streams: those that are open.
@@ -23,9 +24,12 @@ class InstantEngine:
         refuse_voice: a voice that the model cannot use.
     """
 
-    def __init__(self, block_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None) -> None:
+    def __init__(
+        self, block_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None, rtf: float = 0.0
+    ) -> None:
         self.block_s = block_s
         self.transit_s = transit_s
+        self.rtf = rtf
         self.streams: list[InstantStream] = []
         self.opened: list[StreamSettings] = []
         self.refuse_voice: str | None = None
@@ -53,7 +57,8 @@ class InstantEngine:
         self.crash()
 
     def stats(self) -> EngineStats:
-        return EngineStats("closed" if self._closed else "ready" if self._up.is_set() else "restarting", "as the test says")
+        state: EngineState = "closed" if self._closed else "ready" if self._up.is_set() else "restarting"
+        return EngineStats(state, "as the test says", rtf_p50=self.rtf, rtf_p95=self.rtf)
 
     def check(self, settings: StreamSettings) -> None:
         if settings.voice == self.refuse_voice:
@@ -75,10 +80,11 @@ class InstantStream:
         self._engine = engine
         self._stream = stream
 
-    async def push(self, reply_id: str, text: str, *, last: bool = True) -> None:
+    async def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         self._check()
-        self._stream.push(reply_id, text, last=last)
+        length_s = self._stream.push(reply_id, text, last=last)
         self.pushed.append(text)
+        return length_s
 
     async def next(self, deadline_s: float) -> AVChunk:
         self._check()

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_rtc.media.buffer import FADE_MS, PlayBuffer, Played
+from avatar_rtc.media.buffer import FADE_MS, Gate, PlayBuffer, Played
 from model.chunk import Mark
-from tests.support.chunks import INFO, numbered_chunk
+from tests.support.chunks import INFO, numbered_chunk, speaking_chunk
 
 SLOT_SAMPLES = INFO.sample_rate_hz // INFO.fps
 
@@ -20,11 +20,11 @@ def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[Played]]:
 @given(st.lists(st.one_of(st.just("put"), st.just("cancel"), st.integers(1, 12)), max_size=40))
 def test_a_slot_never_parts_lips_from_voice(steps: list[str | int]) -> None:
     buffer, _ = make_buffer()
-    buffer.put(numbered_chunk(0))
+    buffer.put(speaking_chunk(0))
     puts, number = 1, 0
     for step in steps:
         if step == "put":
-            buffer.put(numbered_chunk(puts))
+            buffer.put(speaking_chunk(puts))
             puts += 1
         elif step == "cancel":
             buffer.cancel()
@@ -44,28 +44,90 @@ def test_a_slot_never_parts_lips_from_voice(steps: list[str | int]) -> None:
     assert buffer.num_decided == number
 
 
-def test_underrun_holds_the_last_picture_in_silence_and_is_counted_once() -> None:
+def shown(buffer: PlayBuffer, numbers: range) -> list[int]:
+    """Brightness of the pictures of these slots, which is their number in the stream where they are not faded."""
+    return [int(buffer.slot(number).frame[0, 0]) for number in numbers]
+
+
+def test_a_face_that_spoke_stands_still_in_an_underrun_which_is_counted_once() -> None:
     buffer, _ = make_buffer()
-    buffer.put(numbered_chunk(0))
+    buffer.put(speaking_chunk(0))
     slots = [buffer.slot(n) for n in range(11)]
     assert [slot.held for slot in slots] == [False] * 8 + [True] * 3
     assert (slots[-1].frame == slots[7].frame).all()
     assert (buffer.num_underruns, buffer.num_held_frames) == (1, 3)
-    buffer.put(numbered_chunk(1))
+    buffer.put(speaking_chunk(1))
     assert buffer.slot(11).frame[0, 0] == 9
     assert buffer.num_underruns == 1
 
 
-def test_a_dry_buffer_waits_for_as_much_as_it_is_told() -> None:
+def test_a_face_that_listened_goes_on_back_and_forth_and_fades_into_what_comes() -> None:
     buffer, _ = make_buffer()
-    buffer.put(numbered_chunk(0), refill_s=0.32)
-    assert not any(buffer.slot(n).held for n in range(8)), "only once it ran dry"
-    assert buffer.slot(8).held
-    buffer.put(numbered_chunk(1), refill_s=0.32)
-    assert buffer.slot(9).held
-    buffer.put(numbered_chunk(2), refill_s=0.32)
-    assert [int(buffer.slot(n).frame[0, 0]) for n in range(10, 26)] == list(range(9, 25))
-    assert (buffer.num_underruns, buffer.num_held_frames) == (1, 2)
+    buffer.put(numbered_chunk(0))
+    assert shown(buffer, range(8)) == [1, 2, 3, 4, 5, 6, 7, 8]
+    slots = [buffer.slot(n) for n in range(8, 25)]
+    assert [int(slot.frame[0, 0]) for slot in slots] == [7, 6, 5, 4, 3, 2, 1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5]
+    assert all(slot.held and not slot.samples.any() for slot in slots)
+    assert buffer.num_underruns == 1
+    buffer.put(numbered_chunk(10))
+    # From 5 to 81 and on, in fifths.
+    assert shown(buffer, range(25, 33)) == [20, 36, 52, 68, 85, 86, 87, 88]
+
+
+def test_another_look_does_not_fade_in() -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0))
+    shown(buffer, range(12))
+    buffer.cut()
+    buffer.put(numbered_chunk(10))
+    assert shown(buffer, range(12, 20)) == [81, 82, 83, 84, 85, 86, 87, 88]
+    assert set(shown(buffer, range(20, 40))) == set(range(81, 89)), "nor does the old one come back"
+
+
+def test_the_loop_holds_nothing_of_a_mouth_that_speaks() -> None:
+    buffer, _ = make_buffer()
+    start, end = (Mark("r", kind, at * SLOT_SAMPLES, at * SLOT_SAMPLES) for kind, at in (("start", 2), ("end", 5)))
+    buffer.put(numbered_chunk(0, marks=(start, end), speaking=True))
+    shown(buffer, range(8))
+    assert set(shown(buffer, range(8, 30))) == {7, 8}, "what came after the end of the line"
+    buffer.put(numbered_chunk(1, marks=(start,), speaking=True))
+    shown(buffer, range(30, 38))
+    buffer.cancel()
+    assert set(shown(buffer, range(38, 50))) == {16}
+    buffer.put(numbered_chunk(2, speaking=True), muted=True)
+    assert set(shown(buffer, range(50, 58))) == {17, 18, 19, 20, 21, 22, 23, 24}
+    assert set(shown(buffer, range(58, 70))) == {24}
+
+
+def test_nothing_passes_a_gate_before_enough_is_there_behind_it() -> None:
+    buffer, played = make_buffer()
+    marks = tuple(
+        Mark(r, kind, at * SLOT_SAMPLES, at * SLOT_SAMPLES)
+        for r, kind, at in (("a", "start", 0), ("a", "end", 4), ("b", "start", 6))
+    )
+    gate = Gate(0.4)
+    buffer.put(numbered_chunk(0, marks=marks, speaking=True), gates=[(4, gate)])
+    assert shown(buffer, range(4)) == [1, 2, 3, 4]
+    assert [(p.mark.reply_id, p.mark.kind) for p in played] == [("a", "start"), ("a", "end")], (
+        "what ends at a gate is over before it"
+    )
+    assert buffer.buffered_behind_s(gate) == buffer.buffered_s == 0.16
+    assert all(buffer.slot(n).held for n in range(4, 20))
+    buffer.put(numbered_chunk(1, speaking=True))
+    assert not buffer.slot(20).held, "12 pictures are more than 0.4 s"
+    assert buffer.buffered_behind_s(gate) is None
+    assert played[-1].mark.reply_id == "a"
+    assert shown(buffer, range(21, 23)) == [6, 7]
+    assert played[-1].mark.reply_id == "b"
+    assert buffer.num_underruns == 0
+
+
+def test_a_cancel_opens_every_gate() -> None:
+    buffer, _ = make_buffer()
+    buffer.put(numbered_chunk(0), gates=[(0, Gate(60.0))])
+    assert buffer.slot(0).held
+    buffer.cancel()
+    assert not buffer.slot(1).held
 
 
 def test_cancel_fades_the_voice_and_lets_the_pictures_play_on() -> None:

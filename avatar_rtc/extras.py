@@ -1,0 +1,16 @@
+"""Packages that only some commands use, and how to get one that is missing. The extras are those of ``pyproject.toml``."""
+
+from __future__ import annotations
+
+MODULES = {
+    "hallo-live": ("transformers", "tokenizers", "ftfy", "huggingface_hub", "httpx2"),
+    "train": ("skia", "hibari", "soundfile", "scipy", "onnx", "onnxruntime"),
+    "evaluate": ("faster_whisper", "distillmos", "jiwer"),
+}
+
+
+def remedy(error: ModuleNotFoundError) -> str | None:
+    """What to do about a module that was not found; None where no extra has it."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in MODULES.items() if module in modules), None)
+    return extra and f"this needs {module}, which is not installed: pip install 'avatar-rtc[{extra}]'"
