@@ -9,11 +9,13 @@ import functools
 import importlib
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from avatar_rtc import resources
 from model.chunk import StreamSettings
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Its exit code: 0; 2 for what the user can mend; 1 for a call or an engine that failed, a check not passed, or a bug.
     """
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code: int = options.run(options)
     except KeyboardInterrupt:
@@ -102,7 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code, message = _explain(error)
         print(f"avatar-rtc {options.command}: {message}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return code
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Like Ctrl-C: whatever is being written is finished or removed."""
+    raise SystemExit(128 + number)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -139,11 +149,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _say(options: argparse.Namespace) -> int:
-    from avatar_rtc.bot import say
+    from avatar_rtc.bot import Summary, say
 
+    for text in options.text:
+        if re.fullmatch(r"https?://\S+", text.strip()):
+            raise UsageError(f"{text} is an address, not a line: a call has one server, and one command makes one call")
     captions = sys.stderr if options.json else sys.stdout
-    report = asyncio.run(
-        say(
+
+    async def call() -> Summary:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await say(
             options.url,
             options.text,
             record=options.record,
@@ -152,7 +169,11 @@ def _say(options: argparse.Namespace) -> int:
             on_caption=lambda text: print(text, file=captions, flush=True),
             on_wait=lambda text: print(text, file=sys.stderr, flush=True),
         )
-    )
+
+    try:
+        report = asyncio.run(call())
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     print(json.dumps(report.as_dict()) if options.json else report.summary())
     return 0
 
