@@ -35,7 +35,7 @@ from avatar_rtc.events import EventChannels
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
 from avatar_rtc.media.demand import Demand
-from avatar_rtc.media.encode import OPUS_CLOCK_HZ, VideoEncoder, make_encoder
+from avatar_rtc.media.encode import OPUS_CLOCK_HZ, Opus, VideoEncoder, make_encoder
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
@@ -173,6 +173,7 @@ class Session:
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
+        self._encoders: list[VideoEncoder | Opus] = []
         self._video_encoder: VideoEncoder | None = None
 
         servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
@@ -213,6 +214,7 @@ class Session:
                 rates = self._config.media.rates(self._info.fps)
                 codec = transceiver._codecs[0]
                 encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
+                self._encoders.append(encoder)
                 if isinstance(encoder, VideoEncoder):
                     self._video_encoder = encoder
                 prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
@@ -359,6 +361,8 @@ class Session:
         if self._stream is not None:
             await self._guarded("stream", self._stream.close())
         await self._guarded("connection", self._peer.close())
+        for encoder in self._encoders:
+            encoder.close()
         self._count()
         self._metrics.session_end.labels(self.reason).inc()
         age_s = self._clock() - self._born_s

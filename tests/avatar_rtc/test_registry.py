@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 
 import aiohttp
+import av
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
@@ -216,3 +218,20 @@ async def test_who_only_watches_is_not_taken_for_gone_before_the_first_picture()
         finally:
             await call.close()
             await watcher.close()
+
+
+async def test_the_encoders_of_a_call_end_with_it_and_their_threads() -> None:
+    def num_encoders() -> int:
+        return sum(isinstance(thing, av.CodecContext) and thing.is_encoder for thing in gc.get_objects())
+
+    async with serving() as server:
+        gc.collect()
+        before = num_encoders()
+        gc.disable()  # which would end them some time, too
+        try:
+            for _ in range(2):
+                async with calling(server):
+                    assert num_encoders() == before + 2
+                assert num_encoders() == before
+        finally:
+            gc.enable()
