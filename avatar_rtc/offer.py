@@ -30,6 +30,8 @@ def read_offer(text: str) -> tuple[str, SessionDescription]:
         raise ValueError(f"it has {len(mids)} media sections, and {MAX_SECTIONS} are the most")
     if len(set(mids)) < len(mids):
         raise ValueError("two of its sections have the same a=mid, or none")
+    if not all(media.dtls and media.dtls.fingerprints for media in offer.media):
+        raise ValueError("one of its sections has no a=fingerprint or no a=setup")
     for group in offer.group:
         unknown = [str(mid) for mid in group.items if str(mid) not in mids]
         if group.semantic == "BUNDLE" and unknown:

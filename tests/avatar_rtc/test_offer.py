@@ -30,7 +30,8 @@ BROKEN = {
     "the same mid twice": lambda sdp: sdp.replace("a=mid:1", "a=mid:0"),
     "a bundle of nobody": lambda sdp: sdp.replace("a=mid:0", "a=mid:7"),
     "a mid without a value": lambda sdp: sdp.replace("a=mid:1", "a=mid"),
-    "no fingerprint": lambda sdp: re.sub(r"a=fingerprint:.*\r\n", "a=fingerprint:\r\n", sdp),
+    "no value of a fingerprint": lambda sdp: re.sub(r"a=fingerprint:.*\r\n", "a=fingerprint:\r\n", sdp),
+    "no fingerprint in one section": lambda sdp: re.sub(r"(m=audio.*?\r\n)(a=fingerprint:.*?\r\n)+", r"\1", sdp, flags=re.DOTALL),
     "no sections": lambda sdp: sdp[: sdp.index("m=")],
     "many sections": lambda sdp: sdp + "".join(f"m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:x{n}\r\n" for n in range(16)),
     "text": lambda sdp: "Hello, nice to meet you.",
@@ -68,7 +69,7 @@ def test_names_are_not_looked_up() -> None:
         assert has_address(candidate.format(address))
     for name in ("6c5a.local", "who.example.com", "localhost", "1.2.3.4.5"):
         assert not has_address(candidate.format(name))
-    lines = ["v=0", "m=audio 9 UDP/TLS/RTP/SAVPF 96", "a=mid:0", "a=recvonly"]
+    lines = ["v=0", "a=fingerprint:sha-256 AB:CD", "a=setup:actpass", "m=audio 9 UDP/TLS/RTP/SAVPF 96", "a=mid:0", "a=recvonly"]
     lines += [f"a=candidate:{candidate.format(address)}" for address in ("who.example.com", "192.0.2.7")]
     sdp, offer = read_offer("\r\n".join([*lines, "a=end-of-candidates", ""]))
     assert [candidate.ip for candidate in offer.media[0].ice_candidates] == ["192.0.2.7"]
