@@ -17,7 +17,7 @@ from signaling.connections import Connections
 from signaling.http import make_app
 
 LINGERING_S = 2.0
-"""So long the rest of a body that was refused is read, so that whoever sends it sees why."""
+"""So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
 
 
 def make_engine(config: ServerConfig) -> Engine:
@@ -42,7 +42,9 @@ class Server:
         app = make_app(
             self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins, connections=self._connections
         )
-        self._runner = web.AppRunner(app, access_log=None, lingering_time=LINGERING_S, auto_decompress=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False
+        )
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
