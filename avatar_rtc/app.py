@@ -13,7 +13,11 @@ from avatar_rtc.engine import Engine, ProcessEngine
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.models import model_loader
 from avatar_rtc.registry import Registry
+from signaling.connections import Connections
 from signaling.http import make_app
+
+LINGERING_S = 2.0
+"""So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
 
 
 def make_engine(config: ServerConfig) -> Engine:
@@ -34,9 +38,14 @@ class Server:
         self._config = config
         self._engine = engine
         http = config.http
-        self._runner = web.AppRunner(
-            make_app(self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins), access_log=None
+        self._connections = Connections()
+        app = make_app(
+            self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins, connections=self._connections
         )
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False
+        )
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, then start the engine: a port that is taken is noticed before minutes of loading.
@@ -47,6 +56,8 @@ class Server:
         """
         http = self._config.http
         await self._runner.setup()
+        assert self._runner.server is not None
+        self._watch = asyncio.create_task(self._connections.watch(self._runner.server))
         try:
             site = web.TCPSite(self._runner, http.host, http.port)
             await site.start()
@@ -66,6 +77,8 @@ class Server:
     async def close(self) -> None:
         """Sessions first, then HTTP, then the engine. Idempotent."""
         await self.registry.close()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._runner.cleanup()
         await self._engine.close()
 

@@ -62,10 +62,28 @@ class Outcome:
 def is_film(path: Path) -> bool:
     """Whether a whole film is there: both tracks, with a length, up to their end."""
     try:
+        if not _has_all_boxes(path):
+            return False
         with av.open(str(path)) as film:
             return all(any(stream.duration for stream in kind) for kind in (film.streams.video, film.streams.audio))
     except (OSError, av.FFmpegError):
         return False
+
+
+def _has_all_boxes(path: Path) -> bool:
+    """Whether the boxes of an MP4 file (ISO/IEC 14496-12) end where the file does. The index, in front, says nothing of that."""
+    end = path.stat().st_size
+    at = 0
+    with path.open("rb") as film:
+        while at < end:
+            film.seek(at)
+            head = film.read(16)
+            size = int.from_bytes(head[:4], "big")
+            size = int.from_bytes(head[8:], "big") if size == 1 else size
+            if size < 8:
+                return False
+            at += size
+    return at == end > 0
 
 
 def generate_all(

@@ -38,6 +38,10 @@ CLOSED = (
     "the connection was closed. The server took this client for gone, or went itself; its log says which. Where both are on one "
     "machine, it may be overloaded: 'avatar-rtc doctor' measures it"
 )
+SILENCE_S = 3.5
+"""A server from which nothing has come for so long is gone."""
+LISTEN_EVERY_S = 0.25
+HANG_UP_TIMEOUT_S = 2.0
 TAIL_S = 0.5
 """How long the bot stays after the last line: what was sent last has to arrive."""
 VOICED_LEVEL = 300
@@ -144,6 +148,7 @@ class Call:
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._start_s = 0.0
+        self._heard_s = 0.0
         self.lost = ""
 
     async def connect(self, query: str = "") -> None:
@@ -151,13 +156,14 @@ class Call:
 
         Raises:
             NotReadyError: there is no server yet, or its engine is starting.
-        CallError: the server cannot be reached or refuses, or no media come.
+            CallError: the server cannot be reached or refuses, or no media come.
         """
         self._http = aiohttp.ClientSession()
         for kind in ("video", "audio"):
             transceiver = self.peer.addTransceiver(kind, direction="recvonly")
             self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
         self.channel.on("message", self._on_message)
+        self.channel.on("open", lambda: self._run(self._live()))
         self.peer.on("track", self._on_track)
         self.peer.on("connectionstatechange", self._on_connection)
         await self.peer.setLocalDescription(await self.peer.createOffer())
@@ -166,8 +172,8 @@ class Call:
         await self.peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
-        await self.wait_for(lambda: self.session_id and self.video.pts, JOIN_TIMEOUT_S, "no picture came; UDP may be blocked")
-        self._run(self._ping())
+        await self.wait_for(lambda: self.session_id, JOIN_TIMEOUT_S, "the server answers, but nothing comes; UDP may be blocked")
+        await self.wait_for(lambda: self.video.pts, JOIN_TIMEOUT_S, "the call is up, but no picture came")
 
     async def _post_offer(self, query: str) -> str:
         assert self._http is not None
@@ -203,8 +209,14 @@ class Call:
             raise CallError(f"{problem} (waited {timeout_s:.0f} s)") from None
 
     def send(self, event: wire.ClientEvent | str) -> None:
-        """An event, or any text frame."""
-        self.channel.send(event if isinstance(event, str) else wire.dump(event))
+        """An event, or any text frame.
+
+        Raises:
+            CallError: the call broke off.
+        """
+        if self.channel.readyState != "open":
+            raise CallError(f"the call broke off: {self.lost or 'the data channel is closed'}")
+        self.channel.send(wire.well_formed(event if isinstance(event, str) else wire.dump(event)))
 
     def received(self, kind: type[Any], reply_id: str | None = None) -> list[Any]:
         """All events of a type so far, of one reply if given."""
@@ -289,8 +301,9 @@ class Call:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._http is not None:
             if self.resource:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with self._http.delete(self.resource):
+                limit = aiohttp.ClientTimeout(total=HANG_UP_TIMEOUT_S)
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with self._http.delete(self.resource, timeout=limit):
                         pass
             await self._http.close()
         await self.peer.close()
@@ -322,6 +335,7 @@ class Call:
             if not self.video.pts:
                 self.join_ms = round((arrived_s - self._start_s) * 1000)
                 self.size_px = (frame.width, frame.height)
+            self._heard_s = arrived_s
             self.video.pts.append(frame.pts)
             self.video.arrived_s.append(arrived_s)
             if self.on_frame is not None:
@@ -333,6 +347,7 @@ class Call:
     async def _listen(self, track: MediaStreamTrack) -> None:
         async for frame, arrived_s in _frames(track):
             samples = frame.to_ndarray().astype(np.float32)
+            self._heard_s = arrived_s
             self.audio.pts.append(frame.pts)
             self.audio.arrived_s.append(arrived_s)
             self.audio.level.append(float(np.sqrt(np.mean(samples**2))))
@@ -344,7 +359,8 @@ class Call:
 
     def _on_message(self, message: str) -> None:
         event = wire.parse_server(message)
-        self.events.append((time.monotonic(), event))
+        self._heard_s = time.monotonic()
+        self.events.append((self._heard_s, event))
         if isinstance(event, wire.SessionCreated):
             self.session_id = event.session_id
             self.connected_ms = round((time.monotonic() - self._start_s) * 1000)
@@ -368,10 +384,23 @@ class Call:
         async with self._news:
             self._news.notify_all()
 
-    async def _ping(self) -> None:
+    async def _live(self) -> None:
+        """Ping, and notice when nothing comes any more: a server that died says nothing of it."""
+        self._heard_s = looked_s = time.monotonic()
+        pinged_s = 0.0
         while self.channel.readyState == "open":
-            self.send(wire.Ping(t=time.monotonic()))
-            await asyncio.sleep(PING_EVERY_S)
+            now_s = time.monotonic()
+            if now_s - looked_s > 1.0:
+                self._heard_s = now_s  # it was us who stood still; what came meanwhile is not read yet
+            looked_s = now_s
+            if now_s - self._heard_s > SILENCE_S:
+                self.lost = self.lost or f"nothing has come from the server for {SILENCE_S} s"
+                await self._tell()
+                return
+            if now_s - pinged_s >= PING_EVERY_S:
+                pinged_s = now_s
+                self.send(wire.Ping(t=now_s))
+            await asyncio.sleep(LISTEN_EVERY_S)
 
 
 async def say(
@@ -395,8 +424,8 @@ async def say(
         on_wait: hears what is waited for.
 
     Raises:
-        CallError: the server cannot be reached or refuses, a line was not accepted, or the call broke off.
-        OSError: the recording cannot be written.
+        CallError: the server cannot be reached or refuses, a line was not accepted or was cut off, or the call broke off.
+        OSError: the recording cannot be written, or not to its end.
     """
     summary = Summary(url)
     if record is not None:
@@ -411,6 +440,9 @@ async def say(
             line = await call.speak(text)
             summary.lines.append(line)
             on_caption(line.heard_text)
+            if line.status != "completed":
+                why = call.lost or "somebody stopped it"
+                raise CallError(f"the line {text!r:.80} was cut off after {line.heard_text!r:.80}: {why}")
         stats = await call.stats()
         summary.packets_lost = await call.packets_lost()
     finally:

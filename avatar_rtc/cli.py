@@ -9,11 +9,13 @@ import functools
 import importlib
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from avatar_rtc import extras, resources, train
 from model.chunk import StreamSettings
@@ -131,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Its exit code: 0; 2 for what the user can mend; 1 for a call or an engine that failed, a check not passed, or a bug.
     """
     options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code: int = options.carry_out(options)
     except KeyboardInterrupt:
@@ -144,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         code, message = _explain(error)
         print(f"avatar-rtc {options.command}: {message}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return code
 
 
@@ -152,6 +157,11 @@ def _joined(arguments: Sequence[str]) -> Sequence[str]:
     if arguments[:1] and arguments[0] == "train" and arguments[1:2] and arguments[1] in TRAIN_DATA:
         return [f"train {arguments[1]}", *arguments[2:]]
     return arguments
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Like Ctrl-C: whatever is being written is finished or removed."""
+    raise SystemExit(128 + number)
 
 
 def _explain(error: Exception) -> tuple[int, str]:
@@ -197,11 +207,18 @@ def _say_ready(address: str, rtf: float) -> None:
 
 
 def _say(options: argparse.Namespace) -> int:
-    from avatar_rtc.bot import say
+    from avatar_rtc.bot import Summary, say
 
+    for text in options.text:
+        if re.fullmatch(r"https?://\S+", text.strip()):
+            raise UsageError(f"{text} is an address, not a line: a call has one server, and one command makes one call")
     captions = sys.stderr if options.json else sys.stdout
-    report = asyncio.run(
-        say(
+
+    async def call() -> Summary:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await say(
             options.url,
             options.text,
             record=options.record,
@@ -210,7 +227,11 @@ def _say(options: argparse.Namespace) -> int:
             on_caption=lambda text: print(text, file=captions, flush=True),
             on_wait=lambda text: print(text, file=sys.stderr, flush=True),
         )
-    )
+
+    try:
+        report = asyncio.run(call())
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     print(json.dumps(report.as_dict()) if options.json else report.summary())
     return 0
 

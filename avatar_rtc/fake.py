@@ -23,6 +23,7 @@ import numpy as np
 
 from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
 from model.errors import PromptError, UnspeakableTextError
+from model.text.prompt import MAX_PROMPT_CHARS
 
 SIZE_PX = 256
 FPS = 25
@@ -51,7 +52,6 @@ SYLLABLE_SAMPLES = SAMPLE_RATE_HZ * 120 // 1000
 LEAD_SAMPLES = SAMPLE_RATE_HZ * 40 // 1000
 WORD_GAP_SAMPLES = SAMPLE_RATE_HZ * 40 // 1000
 REPLY_GAP_SAMPLES = SAMPLE_RATE_HZ * 200 // 1000
-MAX_TEXT_CHARS = 2000
 
 BLACK, WHITE = 16, 235
 NUM_COUNTER_BITS, NUM_CHECK_BITS = 20, 4
@@ -246,8 +246,8 @@ class FakeStream:
 
 def _words(text: str) -> list[str]:
     """The words of a line, each with its punctuation. Raises as ``Stream.push``."""
-    if len(text) > MAX_TEXT_CHARS:
-        raise PromptError(f"the line has {len(text)} characters, and {MAX_TEXT_CHARS} are the most: send it in several pieces")
+    if len(text) > MAX_PROMPT_CHARS:
+        raise PromptError(f"the line has {len(text)} characters, and {MAX_PROMPT_CHARS} are the most: send it in several pieces")
     for letter in text:
         if letter.isalpha() and not unicodedata.name(letter, "").startswith("LATIN"):
             raise UnspeakableTextError(f"{letter!r} has no pronunciation here: write the line in English, with Latin letters")

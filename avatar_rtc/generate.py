@@ -47,7 +47,8 @@ class FilmWriter:
 
     def __init__(self, path: Path, info: StreamInfo) -> None:
         self._path, self._unfinished = path, path.with_name(f".{path.name}.part")
-        self._container = av.open(str(self._unfinished), "w", format="mp4")
+        # With the index in front, so that it plays while it is being loaded.
+        self._container = av.open(str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"})
         video = self._container.add_stream(h264_encoder(), rate=info.fps)
         assert isinstance(video, VideoStream)
         video.width, video.height, video.pix_fmt = info.width_px, info.height_px, "yuv420p"
@@ -73,14 +74,18 @@ class FilmWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._container.mux(self._video.encode())
-            self._container.mux(self._audio.encode())
-        self._container.close()
-        if kind is None:
-            self._unfinished.replace(self._path)
-        else:
-            self._unfinished.unlink(missing_ok=True)
+        is_whole = False
+        try:
+            if kind is None:
+                self._container.mux(self._video.encode())
+                self._container.mux(self._audio.encode())
+            self._container.close()
+            is_whole = kind is None
+        finally:
+            if is_whole:
+                self._unfinished.replace(self._path)
+            else:
+                self._unfinished.unlink(missing_ok=True)
 
 
 def h264_encoder() -> str:

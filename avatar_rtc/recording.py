@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ Kind = Literal["video", "audio"]
 AUDIO_HZ = 48_000
 VIDEO_HZ = 90_000
 FRAME_S = 0.04
+FRAGMENT_S = 0.5
 MAX_WAITING = 250
 """Pictures and sounds that are kept until sender reports have told how the tracks lie to each other; some three seconds."""
 PATIENCE_S = 2.0
@@ -26,6 +28,9 @@ class Recorder:
 
     Lost sound becomes silence, a lost picture lets the one before stand longer. The film begins where both tracks have begun and
     ends where the first of them ends, so that they last equally long but for less than a frame.
+
+    It is written in fragments, so that it can be played up to the last second, whatever ends it; closed, it is an MP4 file like
+    others. What the file held before stays until there is something to record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,9 +38,12 @@ class Recorder:
         Raises:
             OSError: the file cannot be written.
         """
-        with path.open("wb"):
+        self._path = path
+        self._was_there = path.exists()
+        with path.open("ab"):
             pass
-        self._container = av.open(str(path), "w", format="mp4")
+        self._error: OSError | None = None
+        self._container: Any = None
         self._video: Any = None
         self._audio: Any = None
         self._zero_s: dict[Kind, float] = {}
@@ -64,11 +72,19 @@ class Recorder:
         self._queue.put_nowait((kind, frame))
 
     async def close(self) -> None:
-        """Write what waits and finish the file."""
+        """Write what waits and finish the file; one that holds nothing is not left behind.
+
+        Raises:
+            OSError: it could not be written to its end, because the disk is full, for example. What it holds can be played.
+        """
         if self._start_s is None and self._waiting:
             self._begin_anyway()
         self._queue.put_nowait(None)
         await self._writer
+        if self._container is None and not self._was_there:
+            self._path.unlink(missing_ok=True)
+        if self._error is not None:
+            raise OSError(f"the recording {self._path} could not be written to its end: {self._error.strerror}") from self._error
 
     def _begin_when_both_are_there(self) -> None:
         if self._start_s is None and len(self._zero_s) == 2 and len({kind for kind, _ in self._waiting}) == 2:
@@ -98,8 +114,19 @@ class Recorder:
 
     async def _write_all(self) -> None:
         while (item := await self._queue.get()) is not None:
-            await asyncio.to_thread(self._write, *item)
-        await asyncio.to_thread(self._finish)
+            await self._try(self._write, *item)
+        await self._try(self._finish)
+        if self._container is not None:
+            await self._try(self._container.close)
+
+    async def _try(self, step: Callable[..., None], *arguments: Any) -> None:
+        """One step of writing. After the first that fails only closing is tried: what is written so far must stay as it is."""
+        if self._error is not None and arguments:
+            return
+        try:
+            await asyncio.to_thread(step, *arguments)
+        except OSError as error:
+            self._error = self._error or error
 
     def _write(self, kind: Kind, frame: Any) -> None:
         assert self._start_s is not None
@@ -124,7 +151,11 @@ class Recorder:
         self._encode_until(max(min(ends_s), max(ends_s) - PATIENCE_S))
 
     def _begin_film(self, width_px: int, height_px: int) -> None:
-        self._video = self._container.add_stream("libx264", rate=25, options={"preset": "veryfast", "crf": "18"})
+        flags = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": str(int(FRAGMENT_S * 1e6)), "flush_packets": "1"}
+        self._container = av.open(str(self._path), "w", format="mp4", options=flags)
+        # Without latency: what the encoder keeps for later would be lost.
+        coding = {"preset": "veryfast", "crf": "18", "tune": "zerolatency"}
+        self._video = self._container.add_stream("libx264", rate=25, options=coding)
         self._video.width, self._video.height, self._video.pix_fmt = width_px, height_px, "yuv420p"
         self._video.codec_context.time_base = Fraction(1, VIDEO_HZ)
         self._audio = self._container.add_stream("aac", rate=AUDIO_HZ, layout="stereo")
@@ -151,6 +182,8 @@ class Recorder:
             self._container.mux(self._audio.encode(sound))
 
     def _finish(self) -> None:
+        if self._container is None or self._error is not None:
+            return
         video_s, audio_s = self._last_pts / VIDEO_HZ + FRAME_S, self._num_samples / AUDIO_HZ
         end_s = min(video_s, audio_s) if audio_s else video_s
         # A picture that would stand for less than half its time is left out.
@@ -158,6 +191,4 @@ class Recorder:
             self._pictures.pop()
         self._encode_until(end_s)
         for stream in (self._video, self._audio):
-            if stream is not None:
-                self._container.mux(stream.encode(None))
-        self._container.close()
+            self._container.mux(stream.encode(None))

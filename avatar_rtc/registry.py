@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 from avatar_rtc import pace
@@ -13,11 +14,14 @@ from avatar_rtc.engine import Engine, speed_of
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.session import Session
 from model.chunk import StreamSettings
+from model.text.prompt import MAX_PROMPT_CHARS
 from signaling.errors import SignalingError, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
 from signaling.ice import IceFragment, IceServer
 from signaling.messages import ClientEvent
 from signaling.service import Answer
 
+MAX_ENDED = 1024
+"""So many sessions are remembered after their end."""
 STATES = ("initializing", "idle", "listening", "thinking", "speaking")
 
 
@@ -29,6 +33,7 @@ class Registry:
         self._engine = engine
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._lives: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -51,22 +56,26 @@ class Registry:
             finally:
                 # From here on the session ends itself; a refused one at once.
                 self._start(session)
+                if session.reason:
+                    await session.finished()  # when the client hears of it, the seat is free again
         except SignalingError as error:
             self._metrics.admission.labels("refused", error.code).inc()
             raise
         self._metrics.admission.labels("admitted", "").inc()
         return answer
 
-    async def trickle(self, session_id: str, etag: str, fragment: IceFragment) -> None:
+    async def trickle(self, session_id: str, etags: Collection[str], fragment: IceFragment) -> None:
         session = self._session(session_id)
-        if etag != session.etag:
+        if not {"*", session.etag}.intersection(etags):
             raise StaleETag("If-Match is not the ETag of this session's answer.")
         if session.is_other_ice_session(fragment):
             raise Unprocessable("An ICE restart is not possible. Start a new session.", code="ice_restart")
         await session.trickle(fragment)
 
     async def end(self, session_id: str) -> None:
-        # A client that hangs up is often heard over its connection first, so a session that is ending already is no error.
+        # A client that hangs up is often heard over its connection first, so a session that has ended already is no error.
+        if session_id in self._ended:
+            return
         session = self._session(session_id, ending=True)
         session.end("deleted")
         await session.finished()
@@ -170,6 +179,9 @@ class Registry:
         def free_seat(done: asyncio.Task[None]) -> None:
             self._lives.discard(done)
             del self._sessions[session.session_id]
+            self._ended[session.session_id] = None
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
 
         life.add_done_callback(free_seat)
 
@@ -180,6 +192,8 @@ class Registry:
         if avatar is None:
             raise UnknownAvatar(f"There is no avatar {avatar_id!r:.80}. Choose one of {', '.join(avatars)}.")
         voice = voices.get(voice_id, voice_id) if voice_id else voices[avatar.voice]
+        if not voice.strip() or len(voice) > MAX_PROMPT_CHARS:
+            raise Unprocessable(f"The voice must have 1 to {MAX_PROMPT_CHARS} characters.", code="bad_prompt")
         return StreamSettings(avatar.scene, voice, seed=secrets.randbits(31))
 
     def _session(self, session_id: str, *, ending: bool = False) -> Session:

@@ -1,8 +1,8 @@
 """Session: one peer's whole life, from the offer to the freed seat.
 
-``Session.run`` is the one coroutine. It holds one task group with three tasks: ``_feed`` pulls chunks, ``_work`` carries out
-events one after the other, ``_watch`` notices who has left. What is played is told back by the buffer, slot by slot, and turned
-into events.
+``Session.run`` is the one coroutine. It holds one task group with four tasks: ``_feed`` pulls chunks, ``_work`` carries out
+events one after the other, ``_watch`` notices who has left, ``_ask`` asks whoever is silent. What is played is told back by the
+buffer, slot by slot, and turned into events.
 """
 
 from __future__ import annotations
@@ -13,42 +13,43 @@ import re
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
-    RTCDataChannel,
     RTCIceServer,
     RTCPeerConnection,
     RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.exceptions import OperationError
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, EngineFailure, EngineStream, speed_of
 from avatar_rtc.errors import StillError
+from avatar_rtc.events import EventChannels
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import PlayBuffer, Played
 from avatar_rtc.media.demand import Demand
-from avatar_rtc.media.encode import OPUS_CLOCK_HZ, VideoEncoder, make_encoder
+from avatar_rtc.media.encode import OPUS_CLOCK_HZ, Opus, VideoEncoder, make_encoder
 from avatar_rtc.media.lines import Lines
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
-from avatar_rtc.media.transport import bound_gathering, quicken_retransmission
+from avatar_rtc.media.transport import answers, bound_gathering, quicken_retransmission, take_every_message
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.offer import has_address, read_offer
 from avatar_rtc.pace import Pace
 from avatar_rtc.stills import decode_base64
 from model.chunk import AVChunk, Still, StreamSettings
 from model.errors import ModelError, PromptError
 from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from signaling import messages as wire
-from signaling.errors import BadOffer, Unprocessable
+from signaling.errors import BadOffer, SignalingError, Unprocessable
 from signaling.ice import IceFragment, advertise
 from signaling.service import Answer
 
@@ -61,10 +62,12 @@ RETELL_SHARE = 0.2
 """A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
 MAX_REMEMBERED_EVENTS = 1024
 MAX_WAITING_EVENTS = 256
+"""Of the client, that wait to be carried out."""
 MAX_WAITING_LINES = 256
-MAX_UNSENT_BYTES = 1 << 20
 REOPEN_EVERY_S = 0.25
 WATCH_EVERY_S = 0.25
+ASK_AFTER_S = 0.5
+"""A client from which nothing came for so long is asked whether it lives."""
 STATS_EVERY_S = 1.0
 MAX_BLIND_S = 1.0
 CLOSING_NOTICE_S = 0.2
@@ -99,9 +102,11 @@ class _Reply:
     num_played: int = 0
     touched_s: float = 0.0
     voice_media_s: float | None = None
+    voice_held_frames: int = 0
     first_audio_ms: int | None = None
     end_media_s: float = 0.0
-    cut_media_s: float | None = None
+    end_held_frames: int = 0
+    is_cut: bool = False
     heard: list[str] = field(default_factory=list)
     error: ModelError | None = None
 
@@ -169,14 +174,14 @@ class Session:
         self._playout = Playout(self._buffer, self._timeline)
         self._video = VideoTrack(self._playout, config.media.video_delay_ms)
         self._audio = AudioTrack(self._playout)
+        self._encoders: list[VideoEncoder | Opus] = []
         self._video_encoder: VideoEncoder | None = None
 
         servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-        self._peer.on("datachannel", self._on_channel)
+        self._channels = EventChannels(self._hello, self._on_message, metrics, self._log)
+        self._peer.on("datachannel", self._channels.add)
         self._peer.on("connectionstatechange", self._on_connection)
-        self._channel: RTCDataChannel | None = None
-        self._unsent: deque[str] = deque(maxlen=MAX_WAITING_EVENTS)
         self._connected_s: float | None = None
         self._heard_s = clock()
         self._packets_received = -1
@@ -201,27 +206,17 @@ class Session:
             signaling.errors.BadOffer: it is no SDP, or not one that can be used.
             signaling.errors.Unprocessable: nothing to send in, or no common codec.
         """
-        # A browser hides its addresses behind names that take multicast and seconds to resolve. Its own checks reveal them, so
-        # the names are left out, and with them the claim that no further candidates come; the join timeout is the bound.
-        lines = [x for x in offer.splitlines() if not re.match(r"a=end-of-candidates|a=candidate:.*\.local ", x)]
-        description = RTCSessionDescription("\r\n".join(lines) + "\r\n", "offer")
-        try:
-            parsed = SessionDescription.parse(description.sdp)
+        with self._reading("an SDP offer", "bad_sdp"):
+            sdp, parsed = read_offer(offer)
             kinds = self._add_tracks(parsed)
-            await self._peer.setRemoteDescription(description)
-        except OperationError:
-            raise Unprocessable(
-                f"No common codec. Offer {' or '.join(self._config.media.video_codecs)} for video and Opus for audio.",
-                code="no_common_codec",
-            ) from None
-        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, InvalidStateError) as error:
-            raise BadOffer(f"The body is not an SDP offer that can be used ({error}). Send what createOffer gave.") from None
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
         for transceiver in self._peer.getTransceivers():
             if transceiver.kind in kinds:
                 clock_hz = VIDEO_CLOCK_HZ if transceiver.kind == "video" else OPUS_CLOCK_HZ
                 rates = self._config.media.rates(self._info.fps)
                 codec = transceiver._codecs[0]
                 encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
+                self._encoders.append(encoder)
                 if isinstance(encoder, VideoEncoder):
                     self._video_encoder = encoder
                 prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
@@ -230,7 +225,9 @@ class Session:
             bound_gathering(gatherer, self._config.ice.udp_ports)
         if self._peer.sctp is not None:
             quicken_retransmission(self._peer.sctp)
-        await self._peer.setLocalDescription(await self._peer.createAnswer())
+            take_every_message(self._peer.sctp)
+        with self._reading("an SDP offer", "bad_sdp"):
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
         answer = self._peer.localDescription.sdp
         if self._config.ice.advertised_address is not None:
             answer = advertise(answer, self._config.ice.advertised_address)
@@ -238,11 +235,28 @@ class Session:
         self._log.info("created: %s, %.60s", codecs, self._settings.scene)
         return Answer(self.session_id, self.etag, answer)
 
+    @contextlib.contextmanager
+    def _reading(self, what: str, code: str) -> Iterator[None]:
+        """Whatever the transport stumbles over, what it was given is at fault; except that a machine may have no more sockets."""
+        try:
+            yield
+        except OperationError:
+            raise Unprocessable(
+                f"No common codec. Offer {' or '.join(self._config.media.video_codecs)} for video and Opus for audio.",
+                code="no_common_codec",
+            ) from None
+        except (SignalingError, OSError):
+            raise
+        except Exception as error:
+            reason = error if isinstance(error, ValueError) else f"{type(error).__name__} {error}".strip()
+            self._log.info("refused %s: %s", what, reason)
+            raise BadOffer(
+                f"The body is not {what} that can be used ({reason}). Send what the browser gave.", code=code
+            ) from None
+
     def _add_tracks(self, offer: SessionDescription) -> set[str]:
         """One track for each kind that the client wants to receive, with codecs in the client's order. Returns the kinds."""
         allowed = {"video": {f"video/{c}".lower() for c in self._config.media.video_codecs}, "audio": {"audio/opus"}}
-        if not offer.media:
-            raise ValueError("it has no media section")
         kinds: set[str] = set()
         for media in offer.media:
             if media.kind not in allowed or media.kind in kinds or media.direction not in ("recvonly", "sendrecv"):
@@ -276,14 +290,12 @@ class Session:
             signaling.errors.BadOffer: one of them cannot be read.
         """
         for mid, line in fragment.candidates:
-            if ".local " in line:
-                continue  # see negotiate
-            try:
+            if not has_address(line):
+                continue  # see read_offer
+            with self._reading(f"an ICE candidate: {line!r:.120}", "bad_ice_fragment"):
                 candidate = candidate_from_sdp(line)
                 candidate.sdpMid = mid
                 await self._peer.addIceCandidate(candidate)
-            except (ValueError, LookupError, AssertionError) as error:
-                raise BadOffer(f"Not an ICE candidate: {line!r:.120} ({error}).", code="bad_ice_fragment") from None
 
     async def handle(self, event: wire.ClientEvent) -> None:
         """Carry out an event that came over HTTP; returns when it is done.
@@ -326,7 +338,7 @@ class Session:
         """Live until ``end`` is called or the peer goes; then close everything. Never raises."""
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(life) for life in (self._feed(), self._work(), self._watch())]
+                tasks = [group.create_task(life) for life in (self._feed(), self._work(), self._watch(), self._ask())]
                 await self._over.wait()
                 for task in tasks:
                     task.cancel()
@@ -341,7 +353,7 @@ class Session:
         self.end("cancelled")
         for reply in list(self._replies):
             self._finish(reply, "cancelled")
-        if self.reason in ("shutdown", "internal_error") and self._channel is not None and self._channel.readyState == "open":
+        if self.reason in ("shutdown", "internal_error") and self._channels.is_open:
             self._send(wire.SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
             await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
         self._fail_jobs()
@@ -351,6 +363,8 @@ class Session:
         if self._stream is not None:
             await self._guarded("stream", self._stream.close())
         await self._guarded("connection", self._peer.close())
+        for encoder in self._encoders:
+            encoder.close()
         self._count()
         self._metrics.session_end.labels(self.reason).inc()
         age_s = self._clock() - self._born_s
@@ -483,7 +497,7 @@ class Session:
                 await job.act()
             except wire.EventError as error:
                 if job.done is None:
-                    self._send(wire.Error(code=error.code, message=error.message, event_id=error.event_id))
+                    self._send(error.as_event())
                 elif not job.done.done():
                     job.done.set_exception(error)
             finally:
@@ -510,11 +524,19 @@ class Session:
         except wire.EventError as error:
             outcome = wire.EventError(error.code, error.message, event.event_id)
             raise outcome from None
+        except Exception:
+            outcome = self._surprised(event.event_id)
+            raise outcome from None
         finally:
             if event.event_id is not None:
                 self._outcomes[event.event_id] = outcome
                 if len(self._outcomes) > MAX_REMEMBERED_EVENTS:
                     self._outcomes.popitem(last=False)
+
+    def _surprised(self, event_id: str | None) -> wire.EventError:
+        """An event has met an error of ours: whoever sent it hears so, and the call goes on."""
+        self._log.exception("an event failed")
+        return wire.EventError("internal_error", "The server failed to carry this out; its log says why.", event_id)
 
     async def _act(self, event: wire.ClientEvent) -> None:
         match event:
@@ -556,7 +578,7 @@ class Session:
         if reply is None:
             if event.id in self._used_ids:
                 raise wire.EventError("reply_closed", f"Reply {event.id!r} has ended. Start another one.")
-            if not event.input.strip():
+            if not event.input.strip() and not event.more:
                 raise wire.EventError("unknown_reply", "There is no open reply to end. Start one with text.")
             await self._create(event)
             return
@@ -704,9 +726,8 @@ class Session:
         self._buffer.cancel()
         self._metrics.interrupt_s.observe(self._buffer.buffered_s)
         self._trimmed.set()
-        now_s = self._played_s()
         for reply in replies:
-            reply.cut_media_s = now_s
+            reply.end_media_s, reply.end_held_frames, reply.is_cut = self._played_s(), self._buffer.num_held_frames, True
         stream = self._stream
         if stream is None:
             return
@@ -784,6 +805,16 @@ class Session:
                     self._finish_if_played(reply)
                     self._push_soon()
 
+    async def _ask(self) -> None:
+        """Task 4. Who only watches has nothing to say, and without pictures nothing to report; its ICE agent answers even so."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self._connected_s is None or self._clock() - self._heard_s < ASK_AFTER_S:
+                continue
+            for ice in {t.receiver.transport.transport for t in self._peer.getTransceivers()}:
+                if await answers(ice):
+                    self._heard_s = self._clock()
+
     async def _read_stats(self, now: float, detailed: bool) -> None:
         sent = lost = 0
         for sender in self._peer.getSenders():
@@ -829,20 +860,9 @@ class Session:
 
     # Events out.
 
-    def _on_channel(self, channel: RTCDataChannel) -> None:
-        def on_message(frame: str | bytes) -> None:
-            self._on_message(frame)
-
-        channel.on("message", on_message)
-        if self._channel is not None:
-            return
-        self._channel = channel
-        limits = wire.Limits(
-            max_message_bytes=wire.MAX_MESSAGE_BYTES,
-            max_prompt_chars=MAX_PROMPT_CHARS,
-            max_queued_replies=self._config.limits.max_queued_replies,
-        )
-        hello = wire.SessionCreated(
+    def _hello(self) -> list[wire.ServerEvent]:
+        """What a data channel is told first."""
+        created = wire.SessionCreated(
             session_id=self.session_id,
             model=self._info.model,
             fps=self._info.fps,
@@ -851,14 +871,14 @@ class Session:
             block_ms=round(self._info.block_duration_s * 1000),
             scene=self._settings.scene,
             voice=self._settings.voice,
-            limits=limits,
+            limits=wire.Limits(
+                max_message_bytes=wire.MAX_MESSAGE_BYTES,
+                max_prompt_chars=MAX_PROMPT_CHARS,
+                max_queued_replies=self._config.limits.max_queued_replies,
+            ),
             **speed_of(self._engine),
         )
-        earlier, self._unsent = self._unsent, deque(maxlen=MAX_WAITING_EVENTS)
-        self._send(hello)
-        self._send(wire.AvatarState(state=self.state))
-        for message in earlier:
-            self._send_text(message)
+        return [created, wire.AvatarState(state=self.state)]
 
     def _on_message(self, frame: str | bytes) -> None:
         try:
@@ -867,23 +887,13 @@ class Session:
             self._accept(event)
         except wire.EventError as error:
             self._metrics.messages.labels("in", "any", error.code).inc()
-            self._send(wire.Error(code=error.code, message=error.message, event_id=error.event_id))
+            self._send(error.as_event())
+        except Exception:
+            # The transport has called; an exception would end the connection.
+            self._send(self._surprised(None).as_event())
 
     def _send(self, event: wire.ServerEvent) -> None:
-        if self._channel is None:
-            # What happened before the channel opened is told then, except what ``session.created`` says anyway.
-            if not isinstance(event, wire.AvatarState | wire.SessionUpdated):
-                self._unsent.append(wire.dump(event))
-            return
-        result = self._send_text(wire.dump(event))
-        self._metrics.messages.labels("out", event.type, result).inc()
-
-    def _send_text(self, message: str) -> str:
-        """Bounded: a client that does not read loses events, and by its silence soon its seat."""
-        if self._channel is None or self._channel.readyState != "open" or self._channel.bufferedAmount > MAX_UNSENT_BYTES:
-            return "dropped"
-        self._channel.send(message)
-        return "ok"
+        self._channels.send(event)
 
     def _played_s(self) -> float:
         """Media time of what is being played. On a busy machine the tracks lag behind the clock."""
@@ -905,10 +915,10 @@ class Session:
         reply = self._by_line.get(mark.reply_id)
         if reply is None:
             return
-        reply.end_media_s = max(reply.end_media_s, played.media_s)
+        reply.end_media_s, reply.end_held_frames = played.media_s, self._buffer.num_held_frames
         if mark.kind in ("start", "word") and reply.voice_media_s is None:
             waited_s = self._clock() - reply.accepted_s
-            reply.voice_media_s = played.media_s
+            reply.voice_media_s, reply.voice_held_frames = played.media_s, self._buffer.num_held_frames
             reply.first_audio_ms = round(waited_s * 1000)
             self._metrics.first_audio_s.observe(waited_s)
             self._metrics.first_frame_s.observe(waited_s)
@@ -942,9 +952,11 @@ class Session:
             self._forget(line_id)
         heard_ms = 0
         if reply.voice_media_s is not None:
-            cut_media_s = self._played_s() if reply.cut_media_s is None else reply.cut_media_s
-            end_media_s = reply.end_media_s if status == "completed" else cut_media_s
-            heard_ms = max(0, round((end_media_s - reply.voice_media_s) * 1000))
+            if status != "completed" and not reply.is_cut:
+                reply.end_media_s, reply.end_held_frames = self._played_s(), self._buffer.num_held_frames
+            # Pictures that stood still came with silence.
+            held_s = (reply.end_held_frames - reply.voice_held_frames) / self._info.fps
+            heard_ms = max(0, round((reply.end_media_s - held_s - reply.voice_media_s) * 1000))
             if status != "completed":
                 self._send(wire.AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
         total_s = self._clock() - reply.accepted_s

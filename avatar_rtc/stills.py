@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def decode_base64(text: str) -> Still:
     """A picture in a message; errors as in :func:`read_still`."""
     try:
         data = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise StillError("The image is not base64. Send the bytes of a JPEG or PNG file in base64.") from None
     return _decode(data, MAX_MESSAGE_SIDE_PX)
 

@@ -54,6 +54,10 @@ class MethodNotAllowed(SignalingError):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
 
+class RequestTimeout(SignalingError):
+    status, code, title = 408, "request_timeout", "The request did not come in time"
+
+
 class StaleETag(SignalingError):
     status, code, title = 412, "stale_etag", "The ICE session is another one by now"
 
@@ -68,10 +72,6 @@ class WrongType(SignalingError):
 
 class Unprocessable(SignalingError):
     status, code, title = 422, "unprocessable", "Understood, but not possible"
-
-
-class MissingETag(SignalingError):
-    status, code, title = 428, "etag_required", "If-Match is required"
 
 
 class Unavailable(SignalingError):

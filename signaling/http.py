@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection
@@ -10,12 +11,13 @@ from pathlib import Path
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from signaling.connections import Connections
 from signaling.errors import (
     BadRequest,
     BodyTooLarge,
     MethodNotAllowed,
-    MissingETag,
     NotFound,
+    RequestTimeout,
     SignalingError,
     Unprocessable,
     WrongType,
@@ -31,21 +33,28 @@ FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 MAX_BODY_BYTES = 2 * MAX_MESSAGE_BYTES
 """Above the limit of an event, so that a message that is too large gets that answer and not a broken connection."""
 
+BODY_TIMEOUT_S = 10.0
+
 _EVENT_STATUS = {"invalid_json": 400, "unknown_type": 400, "invalid_event": 400, "not_text": 400, "message_too_large": 413}
-_EVENT_STATUS |= {"queue_full": 429, "session_over": 404, "unknown_reply": 404, "unknown_avatar": 404}
+_EVENT_STATUS |= {"queue_full": 429, "session_over": 404, "unknown_reply": 404, "unknown_avatar": 404, "internal_error": 500}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(service: SessionService, *, static_dir: Path | None, allowed_origins: Collection[str]) -> web.Application:
+def make_app(
+    service: SessionService, *, static_dir: Path | None, allowed_origins: Collection[str], connections: Connections
+) -> web.Application:
     """The web application.
 
     Args:
         static_dir: the page, served at ``/``; None serves none.
         allowed_origins: origins whose pages may call; ``*`` for all.
+        connections: is told which of them are being answered.
     """
     routes = _Routes(service)
-    app = web.Application(middlewares=[_cors(allowed_origins), _problems], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[connections.middleware(), _cors(allowed_origins), _problems], client_max_size=MAX_BODY_BYTES
+    )
     app.add_routes(
         [
             web.post("/whep", routes.create),
@@ -93,13 +102,9 @@ class _Routes:
     async def trickle(self, request: web.Request) -> web.Response:
         if request.content_type != FRAGMENT_TYPE:
             raise WrongType(f"The body must be of type {FRAGMENT_TYPE}, not {request.content_type}.")
-        etag = request.headers.get(hdrs.IF_MATCH)
-        if etag is None:
-            raise MissingETag("Send If-Match with the ETag of the answer.")
-        fragment = parse_fragment(await _text(request))
-        if etag.strip() == "*":
-            raise Unprocessable("An ICE restart is not possible. Start a new session.", code="ice_restart")
-        await self._service.trickle(request.match_info["id"], etag.strip().strip('"'), fragment)
+        # Whoever sends none, or any, means the one ICE session that there is; whether the fragment does, too, its ufrag says.
+        etags = [etag.strip().strip('"') for etag in request.headers.get(hdrs.IF_MATCH, "*").split(",")]
+        await self._service.trickle(request.match_info["id"], etags, parse_fragment(await _text(request)))
         return web.Response(status=204)
 
     async def end(self, request: web.Request) -> web.Response:
@@ -107,7 +112,7 @@ class _Routes:
         return web.Response()
 
     async def event(self, request: web.Request) -> web.Response:
-        await self._service.handle(request.match_info["id"], parse_client(await request.read()))
+        await self._service.handle(request.match_info["id"], parse_client(await _body(request)))
         return web.json_response({"accepted": True}, status=202)
 
     async def stats(self, request: web.Request) -> web.Response:
@@ -135,21 +140,34 @@ class _Routes:
 
 
 def _files(static_dir: Path | None) -> Handler:
-    """The page and what belongs to it; nothing outside the directory."""
-    root = static_dir.resolve() if static_dir is not None else None
+    """The page and what belongs to it. What there is is known beforehand: no path of a request ever reaches the file system."""
+    files = {} if static_dir is None else {p.relative_to(static_dir).as_posix(): p for p in static_dir.rglob("*") if p.is_file()}
 
     async def file(request: web.Request) -> web.StreamResponse:
-        path = (root / (request.match_info["path"] or "index.html")).resolve() if root is not None else None
-        if root is None or path is None or not path.is_relative_to(root) or not path.is_file():
-            raise NotFound(f"There is nothing at {request.path}.")
+        path = files.get(request.match_info["path"] or "index.html")
+        if path is None:
+            raise NotFound(f"There is nothing at {request.path:.200}.")
         return web.FileResponse(path, headers={hdrs.CACHE_CONTROL: "no-cache"})
 
     return file
 
 
+async def _body(request: web.Request) -> bytes:
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if coding != "identity":
+        raise WrongType(f"Send the body as it is, without Content-Encoding {coding:.40}.")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} s. Send it again.") from None
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"The body cannot be read: {error}.") from None
+
+
 async def _text(request: web.Request) -> str:
     try:
-        return (await request.read()).decode()
+        return (await _body(request)).decode()
     except UnicodeDecodeError:
         raise BadRequest("The body is not UTF-8 text.") from None
 
@@ -180,6 +198,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         error = SignalingError("The server failed. Its log says why.")
     response = _problem_response(error.to_json(), error.status)
     response.headers.update(error.headers)
+    if isinstance(error, RequestTimeout):
+        response.force_close()
     return response
 
 

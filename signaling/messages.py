@@ -2,12 +2,14 @@
 
 Client events arrive as JSON objects with a ``type``; a text frame that does not start with ``{`` is the short form of
 ``response.create`` in mode ``replace``. The same JSON is accepted over HTTP. docs/protocol.md shows each event.
+
+Text is made valid here, when it comes in, and nowhere else: what ``parse_client`` returns can be encoded.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +21,13 @@ DoneStatus = Literal["completed", "cancelled", "failed"]
 State = Literal["initializing", "idle", "listening", "thinking", "speaking"]
 EventId = Annotated[str, Field(min_length=1, max_length=128)]
 ReplyId = Annotated[str, Field(min_length=1, max_length=128)]
+Number = Annotated[float | int, Field(ge=-(2**63), le=2**63)]
+"""Neither NaN nor infinite, and not so long that it cannot be computed with."""
+Milliseconds = Annotated[float | int, Field(ge=0, le=86_400_000)]
+CUT = "…"
+"""Ends a text that was cut to what the receiver takes."""
+_CUTTABLE = ("heard_text", "scene", "voice", "message", "text")
+"""Fields of server events that may be cut."""
 
 
 class EventError(ValueError):
@@ -29,6 +38,10 @@ class EventError(ValueError):
         self.code = code
         self.message = message
         self.event_id = event_id
+
+    def as_event(self) -> Error:
+        """What the client is told."""
+        return Error(code=self.code, message=self.message, event_id=self.event_id)
 
 
 class _Event(BaseModel):
@@ -72,17 +85,17 @@ class ResponseCancel(_ClientEvent):
 
 class Ping(_ClientEvent):
     type: Literal["ping"] = "ping"
-    t: float | int | None = None
+    t: Number | None = None
 
 
 class ClientStats(_ClientEvent):
     """What the client measured; all fields optional."""
 
     type: Literal["client.stats"] = "client.stats"
-    first_frame_ms: float | int | None = Field(default=None, ge=0)
-    freezes: int | None = Field(default=None, ge=0)
-    jitter_ms: float | int | None = Field(default=None, ge=0)
-    rtt_ms: float | int | None = Field(default=None, ge=0)
+    first_frame_ms: Milliseconds | None = None
+    freezes: int | None = Field(default=None, ge=0, le=2**31)
+    jitter_ms: Milliseconds | None = None
+    rtt_ms: Milliseconds | None = None
 
 
 ClientEvent = SessionUpdate | ResponseCreate | ResponseCancel | Ping | ClientStats
@@ -191,7 +204,7 @@ class AvatarState(_Event):
 
 class Pong(_Event):
     type: Literal["pong"] = "pong"
-    t: float | int | None = None
+    t: Number | None = None
 
 
 class SessionClosing(_Event):
@@ -241,6 +254,8 @@ def parse_client(frame: str | bytes) -> ClientEvent:
     Raises:
         EventError: too large, not text, not JSON, an unknown type, or fields that do not fit.
     """
+    if isinstance(frame, str):
+        frame = well_formed(frame)
     size = len(frame.encode() if isinstance(frame, str) else frame)
     if size > MAX_MESSAGE_BYTES:
         raise EventError(
@@ -256,7 +271,8 @@ def parse_client(frame: str | bytes) -> ClientEvent:
         event: ClientEvent = ResponseCreate(input=frame)
     else:
         event = _parse(frame, CLIENT_TYPES)  # type: ignore[assignment]
-    if isinstance(event, ResponseCreate) and not event.input.strip() and (event.more or event.mode != "append"):
+    # A piece may be white space, or nothing: only together with the others it is known to be.
+    if isinstance(event, ResponseCreate) and not event.input.strip() and event.mode != "append" and not event.more:
         raise EventError("empty_text", "The input is empty. Send the text that is to be said.", event.event_id)
     return event
 
@@ -268,20 +284,52 @@ def parse_server(frame: str | bytes) -> ServerEvent:
 
 def dump(event: ClientEvent | ServerEvent) -> str:
     """One line of JSON; fields that are ``None`` are left out, except where ``null`` is an answer (``timings``)."""
+    return _to_json(event.model_dump())
+
+
+def dump_within(event: ServerEvent, max_bytes: int) -> str | None:
+    """The same in at most ``max_bytes`` of UTF-8: the longest texts are cut, and end with ``…``. None if that is not enough."""
     data = event.model_dump()
-    return json.dumps(
-        {name: value for name, value in data.items() if value is not None}, ensure_ascii=False, separators=(",", ":")
-    )
+    line = _to_json(data)
+    while (excess := len(line.encode()) - max_bytes) > 0:
+        texts = [name for name in _CUTTABLE if data.get(name) not in (None, "", CUT)]
+        if not texts:
+            return None
+        longest = max(texts, key=lambda name: len(data[name].encode()))
+        kept = data[longest].removesuffix(CUT).encode()[: -(excess + len(CUT.encode()))].decode(errors="ignore")
+        data[longest] = f"{kept.rstrip()}{CUT}"
+        line = _to_json(data)
+    return line
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD in the place of each lone surrogate, which JSON can express, but no encoding."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _to_json(data: dict[str, Any]) -> str:
+    fields = {name: value for name, value in data.items() if value is not None}
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _parse(frame: str | bytes, types: dict[str, type[_Event]]) -> _Event:
     try:
-        data = json.loads(frame)
+        data = json.loads(frame, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise EventError("invalid_json", f"The message starts with '{{' but is not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise EventError("invalid_json", "An event is a JSON object with a type.")
+    # No event has fields inside of fields: what is deeper is refused anyway.
+    typed, data = data, {well_formed(name): well_formed(v) if isinstance(v, str) else v for name, v in data.items()}
     event_id = data.get("event_id") if isinstance(data.get("event_id"), str) else None
+    for field in ("event_id", "id"):
+        # Two of them could become the same, and the second event would be taken for a repeated one.
+        if typed.get(field) != data.get(field):
+            raise EventError("invalid_event", f"The {field} is not valid text: it holds half of a surrogate pair.", event_id)
     name = data.get("type")
     cls = types.get(name) if isinstance(name, str) else None
     if cls is None:

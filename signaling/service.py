@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,8 +35,12 @@ class SessionService(Protocol):
     async def create(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
         """Take a seat and answer the offer."""
 
-    async def trickle(self, session_id: str, etag: str, fragment: IceFragment) -> None:
-        """Candidates of the client. ``etag`` is ``*`` or must be that of the answer."""
+    async def trickle(self, session_id: str, etags: Collection[str], fragment: IceFragment) -> None:
+        """Candidates of the client.
+
+        Args:
+            etags: one of them must be that of the answer, or ``*``, for whatever there is: a session has one ICE session only.
+        """
 
     async def end(self, session_id: str) -> None:
         """End a session; returns when its seat is free."""

@@ -15,10 +15,12 @@ PACKAGES = ("avatar_rtc", "model", "signaling")
 
 MAY_CATCH_EXCEPTION = {
     "avatar_rtc/cli.py": 1,
-    "avatar_rtc/session.py": 2,
+    "avatar_rtc/events.py": 1,
+    "avatar_rtc/session.py": 5,
     "signaling/http.py": 1,
 }
-"""The command line, the session (its run loop, and the steps of its closing) and the HTTP middleware."""
+"""The command line, the HTTP middleware, and the session: its run loop, the steps of its closing, what a client sends or is told
+(a message, an event, an offer, what is sent back). These must not end a call."""
 
 TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.geometry", "model.config", "model.text.prompt")
 
@@ -71,7 +73,7 @@ def imported_names(path: Path) -> set[str]:
     return names
 
 
-def test_three_places_catch_everything() -> None:
+def test_few_places_catch_everything() -> None:
     found: dict[str, int] = {}
     for path in sources(*PACKAGES):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -147,6 +147,10 @@ class VideoEncoder(Encoder):
         self._control.on_sent(len(data))
         return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
 
+    def close(self) -> None:
+        """End the codec's threads; who still holds this encoder does not keep them."""
+        self._codec = None
+
     def pack(self, packet: Any) -> tuple[list[bytes], int]:
         return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
 
@@ -245,7 +249,7 @@ class Opus(Encoder):
         if sample_rate_hz not in OPUS_RATES_HZ:
             raise ValueError(f"Opus takes {OPUS_RATES_HZ} Hz, the model makes {sample_rate_hz} Hz")
         self._clock_ratio = OPUS_CLOCK_HZ // sample_rate_hz
-        self._codec = av.CodecContext.create("libopus", "w")
+        self._codec: Any = av.CodecContext.create("libopus", "w")
         self._codec.sample_rate = sample_rate_hz
         self._codec.layout = "mono"
         self._codec.format = "s16"
@@ -258,11 +262,15 @@ class Opus(Encoder):
         timestamp = frame.pts * self._clock_ratio
         return [bytes(packet) for packet in self._codec.encode(frame)], timestamp
 
+    def close(self) -> None:
+        """As that of a video encoder."""
+        self._codec = None
+
     def pack(self, packet: Any) -> tuple[list[bytes], int]:
         return [bytes(packet)], convert_timebase(packet.pts, packet.time_base, fractions.Fraction(1, OPUS_CLOCK_HZ))
 
 
-def make_encoder(codec: RTCRtpCodecParameters, rates: VideoRates, sample_rate_hz: int, audio_bps: int) -> Encoder:
+def make_encoder(codec: RTCRtpCodecParameters, rates: VideoRates, sample_rate_hz: int, audio_bps: int) -> VideoEncoder | Opus:
     """The encoder for a negotiated codec.
 
     Raises:

@@ -1,21 +1,27 @@
-"""What aiortc's transports must do otherwise, for one call at a time: bounded gathering, a port range, quick retransmission."""
+"""What aiortc's transports must do otherwise, for one call at a time: bounded gathering, a port range, signs of life, quick
+retransmission, and messages that neither raise nor get lost."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from typing import Any
 
-from aioice import Candidate
+from aioice import Candidate, stun
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol
-from aiortc import RTCIceGatherer, RTCSctpTransport
+from aiortc import RTCDataChannel, RTCDataChannelParameters, RTCIceGatherer, RTCIceTransport, RTCSctpTransport
+from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
+
+from signaling.messages import MAX_MESSAGE_BYTES
 
 GATHER_TIMEOUT_S = 1
 RECEIVE_BUFFER_BYTES = 1 << 20
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
+MAX_STREAM_ID = 65534
 
 
 def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None) -> None:
@@ -44,6 +50,59 @@ def quicken_retransmission(sctp: RTCSctpTransport) -> None:
         insides._rto = min(insides._rto, max(MIN_RETRANSMIT_S, insides._srtt + 4 * insides._rttvar))
 
     insides._update_rto = update_rto
+
+
+async def answers(ice: RTCIceTransport) -> bool:
+    """Whether the peer answers a check of its consent (RFC 7675): it lives, also where there is nothing to report on."""
+    connection: Any = ice._connection
+    for pair in list(connection._nominated.values()):
+        request = connection.build_request(pair, nominate=False)
+        key = connection.remote_password.encode()
+        with contextlib.suppress(stun.TransactionError):
+            await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=1)
+            return True
+    return False
+
+
+def take_every_message(sctp: RTCSctpTransport) -> None:
+    """Let nothing that a client sends raise inside the transport, which would end the connection, and lose no message.
+
+    A message on a stream without a channel belongs to one that is ``negotiated``: both sides were to create it, so it is created
+    now. Text that is not UTF-8 is taken as bytes. A channel that is opened twice, or whose label is not text, is left as it is.
+    """
+    insides: Any = sctp
+    receive = sctp._data_channel_receive
+
+    async def data_channel_receive(stream_id: int, pp_id: int, data: bytes) -> None:
+        is_known = stream_id in insides._data_channels
+        if pp_id == WEBRTC_DCEP:
+            is_opening = data[:1] == bytes([DATA_CHANNEL_OPEN])
+            if is_opening != is_known:
+                with contextlib.suppress(UnicodeDecodeError):
+                    await receive(stream_id, pp_id, data)
+            return
+        if not is_known and stream_id <= MAX_STREAM_ID:
+            channel = RTCDataChannel(sctp, RTCDataChannelParameters(negotiated=True, id=stream_id))
+            sctp.emit("datachannel", channel)
+        if pp_id == WEBRTC_STRING and not _is_text(data):
+            pp_id = WEBRTC_BINARY
+        await receive(stream_id, pp_id, data)
+
+    insides._data_channel_receive = data_channel_receive
+
+
+def max_message_bytes(channel: RTCDataChannel) -> int:
+    """The largest message that is sent: what the peer takes by its ``max-message-size`` (0: any), and at most 64 KiB."""
+    peer_bytes = int(channel.transport._remote_max_message_size)
+    return min(peer_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _bind(connection: Any, component: int, address: str, port_range: tuple[int, int]) -> Candidate | None:

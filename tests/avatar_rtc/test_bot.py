@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import aiohttp
 import av
 import numpy as np
 import pytest
@@ -14,8 +21,21 @@ from avatar_rtc import bot
 from avatar_rtc.bot import say
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from tests.avatar_rtc.test_recording import playable_s
+from tests.support.browser import run_server
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
+from tests.support.lateness import lateness
+
+T = TypeVar("T")
+LONG = "word " * 100
+
+
+async def until(holds: Callable[[], T]) -> T:
+    async with asyncio.timeout(60):
+        while not (value := holds()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+    return value
 
 
 async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> None:
@@ -114,3 +134,57 @@ async def test_say_does_not_wait_where_that_does_not_help() -> None:
         with pytest.raises(CallError, match="The only seat is taken"):
             await say(server.address, ["Hello."], on_wait=told.append)
     assert told == []
+
+
+async def test_a_line_that_is_cut_off_is_no_success(tmp_path: Path) -> None:
+    async with serving() as server:
+        saying = asyncio.create_task(say(server.address, ["one two three four five six seven eight."], record=tmp_path / "a.mp4"))
+        (session,) = await until(lambda: list(server.registry._sessions.values()))
+        await until(lambda: session.state == "speaking")
+        await asyncio.sleep(0.5)
+        await server.close()
+        with pytest.raises(CallError, match=r"'one two .* was cut off after 'one.*shutdown"):
+            await saying
+    assert min(playable_s(tmp_path / "a.mp4").values()) > 0.5
+
+
+async def test_a_line_after_the_call_has_ended_says_why() -> None:
+    async with serving() as server, calling(server) as call:
+        await server.close()
+        await until(lambda: call.channel.readyState == "closed")
+        with pytest.raises(CallError, match=r"the call broke off: .*shutdown"):
+            await call.speak("Too late.")
+
+
+async def test_what_ends_without_a_word_is_noticed_and_its_recording_stays(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.mp4", tmp_path / "second.mp4"
+    with run_server() as server:
+        command = (str(Path(sys.executable).parent / "avatar-rtc"), "say", server.url, LONG, "--record", str(first))
+        told = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        untold = asyncio.create_task(say(server.url, [LONG, "More."], record=second))
+        for path in (first, second):
+            await until(lambda path=path: path.exists() and path.stat().st_size > 20_000)
+        told.terminate()
+        assert await asyncio.wait_for(told.wait(), 30) == 128 + signal.SIGTERM
+        async with aiohttp.ClientSession() as http, http.get(f"{server.url}/metrics") as response:
+            assert 'avatar_rtc_seats{state="taken"} 1.0' in await response.text(), "it has hung up"
+        async with lateness() as late:
+            server.kill()
+            killed_s = time.monotonic()
+            with pytest.raises(CallError, match="nothing has come from the server"):
+                await untold
+            assert time.monotonic() - killed_s - late.total_s(killed_s) < 5
+    for path in (first, second):
+        assert min(playable_s(path).values()) > 0.5
+
+
+async def test_no_empty_file_is_left_and_none_is_lost(
+    tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bot, "ABSENT_PATIENCE_S", 0.0)
+    (tmp_path / "old.mp4").write_bytes(b"of yesterday")
+    for name in ("new.mp4", "old.mp4"):
+        with pytest.raises(CallError):
+            await say(f"http://127.0.0.1:{unused_tcp_port}", ["Hello."], record=tmp_path / name)
+    assert os.listdir(tmp_path) == ["old.mp4"]
+    assert (tmp_path / "old.mp4").read_bytes() == b"of yesterday"

@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -36,6 +37,12 @@ def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str], arguments:
     code, out, _ = run(capsys, *arguments, "--help")
     assert code == 0
     assert arguments == ("doctor",) or "examples:\n  avatar-rtc" in out
+
+
+def test_an_address_is_not_spoken(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "say", "http://127.0.0.1:1", "http://127.0.0.1:2", "Hello.")
+    assert (code, out) == (2, "")
+    assert "http://127.0.0.1:2 is an address, not a line" in err
 
 
 def documented_commands() -> list[str]:
@@ -76,6 +83,8 @@ def test_generate_writes_a_film_in_sync(capsys: pytest.CaptureFixture[str], tmp_
     code, out, _ = run(capsys, "generate", "Nice to meet you, nice to meet you.", "-o", str(path), "--engine", "fake")
     assert code == 0
     assert "real-time factor" in out
+    film_bytes = path.read_bytes()
+    assert film_bytes.index(b"moov") < film_bytes.index(b"mdat"), "its index is in front"
     with av.open(str(path)) as film:
         assert {stream.codec.name for stream in film.streams} == {"h264", "aac"}
         counters = [read_counter(frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
@@ -84,6 +93,21 @@ def test_generate_writes_a_film_in_sync(capsys: pytest.CaptureFixture[str], tmp_
     with av.open(str(path)) as film:
         samples = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32768
     assert read_beeps(samples, 24_000) == pytest.approx([float(s) for s in range(-(-len(counters) // 25))], abs=0.01)
+
+
+@pytest.mark.parametrize("what", ["terminated", "full disk"])
+def test_a_film_that_is_broken_off_leaves_nothing_behind(tmp_path: Path, what: str) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); " if what == "full disk" else ""
+    run = limit + "import sys; from avatar_rtc.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", run, "generate", "word " * 600, "-o", str(tmp_path / "film.mp4"), "--engine", "fake"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as making:
+        while making.poll() is None and not list(tmp_path.iterdir()):
+            time.sleep(0.02)
+        if what == "terminated":
+            making.terminate()
+        _, err = making.communicate(timeout=60)
+    assert (making.returncode, "Traceback" in err) == (143 if what == "terminated" else 2, False)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

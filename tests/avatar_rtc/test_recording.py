@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,55 @@ def sound(time_s: float) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
     frame.sample_rate, frame.pts = AUDIO_HZ, round(time_s * AUDIO_HZ)
     return frame
+
+
+def playable_s(path: Path) -> dict[str, float]:
+    """How much of each track can be played, of a file that may end in the middle."""
+    ends_s = {"video": 0.0, "audio": 0.0}
+    for kind in ends_s:
+        with av.open(str(path)) as film, contextlib.suppress(av.InvalidDataError):
+            for frame in film.decode(**{kind: 0}):
+                ends_s[kind] = float(frame.time or 0.0)
+    return ends_s
+
+
+async def record(recorder: Recorder, start_s: float, end_s: float) -> None:
+    """Both tracks, and wait until they are written."""
+    for at_s in np.arange(start_s, end_s, 0.04):
+        recorder.add("video", picture(at_s))
+        for packet_s in (at_s, at_s + 0.02):
+            recorder.add("audio", sound(packet_s))
+        recorder.align("video", 100.0)
+        recorder.align("audio", 100.0)
+    while not recorder._queue.empty():  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.01)
+
+
+async def test_what_is_recorded_can_be_played_at_any_moment(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "film.mp4")
+    for second in range(2, 12, 3):
+        await record(recorder, second - 2 if second == 2 else second - 3, second)
+        # As the file would stay if the process were killed now.
+        killed = shutil.copy(tmp_path / "film.mp4", tmp_path / f"killed-{second}.mp4")
+        assert min(playable_s(killed).values()) > second - 2
+    await recorder.close()
+    assert playable_s(tmp_path / "film.mp4") == pytest.approx({"video": 10.96, "audio": 10.98}, abs=0.03)
+
+
+async def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    recorder = Recorder(path)
+    await record(recorder, 0, 3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow any more, as on a disk that is full.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 2000, limits[1]))
+    try:
+        await record(recorder, 3, 6)
+        with pytest.raises(OSError, match=r"film.mp4 could not be written to its end: File too large"):
+            await recorder.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert min(playable_s(path).values()) > 2
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 
 import aiohttp
+import av
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from avatar_rtc.bot import Call
 from avatar_rtc.pace import in_words
 from signaling.errors import UnknownSession
-from signaling.messages import AudioStarted, Error, ResponseDone, SessionCreated
+from signaling.messages import AudioStarted, ClientEvent, Error, ResponseCreate, ResponseDone, SessionCreated, SessionUpdate, dump
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 
@@ -66,6 +68,8 @@ async def test_candidates_may_trickle_in() -> None:
                 ('"other"', fragment, 412),
                 (etag, "a=mid:0\r\na=candidate:nonsense\r\n", 400),
                 (etag, fragment.replace(ufrag[0], "a=ice-ufrag:other"), 422),
+                ("*", fragment.replace(ufrag[0], "a=ice-ufrag:other"), 422),
+                ("*", fragment, 204),
                 (etag, fragment, 204),
             ):
                 async with http.patch(location, data=body, headers={**headers, "If-Match": if_match}) as response:
@@ -109,12 +113,15 @@ async def test_events_over_http_have_the_outcome_in_the_answer() -> None:
             assert response.status == 404
 
 
-async def test_to_delete_a_session_that_is_ending_is_no_error() -> None:
+async def test_to_delete_a_session_that_is_ending_or_has_ended_is_no_error() -> None:
     async with serving() as server, calling(server) as call:
         await asyncio.gather(*(server.registry.end(call.session_id) for _ in range(2)))
         assert server.registry.num_sessions == 0
+        await server.registry.end(call.session_id)
         with pytest.raises(UnknownSession):
-            await server.registry.end(call.session_id)
+            await server.registry.stats(call.session_id)
+        with pytest.raises(UnknownSession):
+            await server.registry.end("f" * 32)
 
 
 async def test_a_seat_is_never_promised_twice() -> None:
@@ -158,3 +165,92 @@ async def test_a_client_that_never_connects_gives_its_seat_back() -> None:
             while server.registry.num_sessions:  # noqa: ASYNC110 - the seat tells nobody that it is free
                 await asyncio.sleep(0.05)
         assert not engine.streams
+
+
+async def test_no_body_is_an_error_of_the_server() -> None:
+    async with serving() as server, calling(server) as call, aiohttp.ClientSession() as http:
+        events = f"{server.address}/v1/sessions/{call.session_id}/events"
+        for url, method in ((f"{server.address}/whep", "POST"), (events, "POST"), (call.resource, "PATCH")):
+            for coding in ("gzip", "deflate", "br", "gzip, gzip", "ä"):
+                kind = "application/trickle-ice-sdpfrag" if method == "PATCH" else "application/sdp"
+                headers = {"Content-Type": kind, "Content-Encoding": coding}
+                async with http.request(method, url, data=b"\x1f\x8bno archive", headers=headers) as response:
+                    assert (response.status, response.content_type) == (415, "application/problem+json")
+        assert (await call.speak("Still here.")).status == "completed"
+
+
+async def test_the_limits_that_are_announced_are_held() -> None:
+    async with serving(limits={"max_queued_replies": 2}) as server, calling(server) as call, aiohttp.ClientSession() as http:
+        (created,) = call.received(SessionCreated)
+        limits = created.limits
+        url = f"{server.address}/v1/sessions/{call.session_id}/events"
+
+        async def post(event: ClientEvent) -> tuple[int, str]:
+            async with http.post(url, data=dump(event)) as response:
+                return response.status, (await response.json(content_type=None)).get("code", "")
+
+        line = ("word " * limits.max_prompt_chars)[: limits.max_prompt_chars - 1] + "."
+        for event in (
+            ResponseCreate(input=line),
+            ResponseCreate(input=line, mode="append", id="pieces", more=True),
+            SessionUpdate(scene=line, voice=line),
+        ):
+            assert await post(event) == (202, "")
+        for event in (ResponseCreate(input=line + "."), SessionUpdate(voice=line + ".")):
+            assert await post(event) == (422, "bad_prompt")
+        voice = {"voice": line + "."}
+        async with http.post(f"{server.address}/whep", params=voice, data="v=0", headers=SDP) as response:
+            assert (response.status, (await response.json(content_type=None))["code"]) == (422, "bad_prompt")
+        call.send(ResponseCreate(input="Said.", id="first"))
+        for number in range(limits.max_queued_replies):
+            assert await post(ResponseCreate(input="Waits.", mode="queue", id=f"{number}")) == (202, "")
+        assert await post(ResponseCreate(input="One too many.", mode="queue")) == (429, "queue_full")
+        message = "x" * limits.max_message_bytes
+        async with http.post(url, data=message) as response:
+            assert response.status == 422, "not too large, but too long to be said"
+        async with http.post(url, data=message + "x") as response:
+            assert response.status == 413
+
+
+async def test_who_only_watches_is_not_taken_for_gone_before_the_first_picture() -> None:
+    # A block takes 3 s, so that for so long there is nothing to report on; the watcher has no data channel to ping over.
+    limits = {"vanish_after_s": 1.5}
+    async with serving(InstantEngine(block_s=4.0), limits=limits) as server, aiohttp.ClientSession() as http:
+        watcher = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        receiver = watcher.addTransceiver("video", direction="recvonly").receiver
+        await watcher.setLocalDescription(await watcher.createOffer())
+        async with http.post(f"{server.address}/whep", data=watcher.localDescription.sdp, headers=SDP) as response:
+            answer = RTCSessionDescription(await response.text(), "answer")
+        call = Call(server.address)
+        try:
+            await watcher.setRemoteDescription(answer)
+            joining = asyncio.create_task(call.connect())
+            async with asyncio.timeout(20):
+                assert await receiver.track.recv()
+                await joining
+            assert server.registry.num_sessions == 2
+            pings = re.search(
+                r'datachannel_messages_total{dir="in",result="ok",type="ping"} (\S+)', server.registry.metrics()[0].decode()
+            )
+            assert pings
+            assert float(pings[1]) >= 2, "the headless client pings before the first picture"
+        finally:
+            await call.close()
+            await watcher.close()
+
+
+async def test_the_encoders_of_a_call_end_with_it_and_their_threads() -> None:
+    def num_encoders() -> int:
+        return sum(isinstance(thing, av.CodecContext) and thing.is_encoder for thing in gc.get_objects())
+
+    async with serving() as server:
+        gc.collect()
+        before = num_encoders()
+        gc.disable()  # which would end them some time, too
+        try:
+            for _ in range(2):
+                async with calling(server):
+                    assert num_encoders() == before + 2
+                assert num_encoders() == before
+        finally:
+            gc.enable()

@@ -398,6 +398,36 @@ async def test_a_crash_of_the_engine_fails_the_reply_and_the_call_goes_on() -> N
         assert len(call.received(ResponseDone)) == 2
 
 
+async def test_what_stood_still_was_not_heard() -> None:
+    engine = InstantEngine()
+    async with serving(engine) as server, calling(server) as call:
+        (session,) = server.registry._sessions.values()
+        call.send(ResponseCreate(input=LONG, id="completed"))
+        await wait_voice(call, "completed")
+        before = session._buffer.num_held_frames
+        engine.block_s = 6.0  # as if its process were stopped in the middle of a block
+        await asyncio.sleep(2.0)
+        engine.block_s = 0.0
+        completed = await wait_done(call, "completed")
+        held_s = (session._buffer.num_held_frames - before) * FRAME_S
+        assert held_s > 0.5
+        end_s = call.received(TranscriptDelta, "completed")[-1].end_ms / 1000
+        assert completed.heard_ms / 1000 == pytest.approx(end_s - held_s, abs=0.045)
+
+        # The same, and then it dies.
+        call.send(ResponseCreate(input=LONG, id="failed"))
+        await wait_voice(call, "failed")
+        engine.block_s = 60.0
+        held = session._buffer.num_held_frames
+        await call.wait_for(lambda: session._buffer.num_held_frames > held + 25, TIMEOUT_S, "it goes on")
+        engine.crash()
+        failed = await wait_done(call, "failed")
+        words_s = call.received(TranscriptDelta, "failed")[-1].end_ms / 1000
+        assert failed.heard_ms / 1000 < words_s + 2 * FRAME_S, "a second longer with what was held"
+        engine.block_s = 0.0
+        await engine.start()
+
+
 async def test_seats_are_limited_and_come_back() -> None:
     async with serving(limits={"max_sessions": 1}) as server:
         async with calling(server):

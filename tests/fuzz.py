@@ -1,0 +1,324 @@
+"""Mutated events and offers against a real server on the instant engine: nothing may end a call, answer 500, or leak.
+
+    python -m tests.fuzz events --count 20000
+    python -m tests.fuzz offers --count 20000 --minutes 15
+
+Everything stays on loopback: server and client are in this process, and offers name no address to connect to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import hypothesis
+from aiortc import RTCConfiguration, RTCPeerConnection
+from hypothesis import strategies as st
+
+from avatar_rtc.bot import Call
+from signaling.messages import CLIENT_TYPES, Error, Ping, Pong, SessionClosing
+from tests.support.calls import serving
+
+ROOT = Path(__file__).parent.parent
+SDP = {"Content-Type": "application/sdp"}
+ANSWER_S = 20.0
+MAX_FRAME_BYTES = 60_000
+NUM_SEATS = 4
+
+# What to begin with, and what to put in.
+
+EVENTS = [
+    *re.findall(r"```json client\n(.*?)\n```", (ROOT / "docs" / "protocol.md").read_text(), re.DOTALL),
+    '{"type":"response.create","input":"Great\\ud83d news.","mode":"append","more":true,"id":"r"}',
+    '{"type":"session.update","image":"iVBORw0KGgoAAAANSUhEUgAA"}',
+    '{"type":"ping","event_id":"e","t":1e300}',
+    "Hello, nice to meet you.",
+    "A man. <S>Good morning.<E> <AUDCAP>a deep voice<ENDAUDCAP>",
+]
+NASTY = ["\\ud83d", "\\ude00", "\\u0000", "\\\\", '"', "{", "}", "[", "]", ":", ",", "null", "true", "NaN", "-Infinity"]
+NASTY += ["1e999", "-0.0", "9" * 400, "日本語", "\ufeff", "\ufffd", "\x00", "\u2028", " ", "\n", "x" * 3000, "[" * 2000]
+NASTY += ["<S>", "<E>", "<AUDCAP>", '"event_id":"\\ud83d",', '"id":"r",', '"mode":"append",', '"more":true,', '"input":"",']
+NASTY_SDP = ["\r\n", "\n", " ", ":", "/", "=", "-1", "0", "255", "9" * 40, "\x00", "ü", "\ufffd"]
+NASTY_SDP += [
+    f"{line}\r\n"
+    for line in (
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
+        "m=video 0 UDP/TLS/RTP/SAVPF 96",
+        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+        *("a=mid:0", "a=mid", "a=sendonly", "a=inactive", "a=fmtp:98 apt=97", "a=group:BUNDLE 0 1", "a=max-message-size:-1"),
+        *("a=sctp-port:99999999", "a=setup:holdconn", "a=ice-lite", "a=rtcp-fb:* nack", "a=extmap:1/sendonly x"),
+    )
+]
+
+
+def mutated(seeds: list[str], pieces: list[str]) -> st.SearchStrategy[str]:
+    """A seed after up to eight edits."""
+    piece = st.one_of(st.sampled_from(pieces), st.text(max_size=6))
+    edit = st.tuples(
+        st.sampled_from(["insert", "replace", "delete", "double", "swap"]), st.floats(0, 1), st.integers(1, 60), piece
+    )
+
+    def apply(seed: str, edits: list[tuple[str, float, int, str]]) -> str:
+        for kind, where, length, put in edits:
+            at = int(where * len(seed))
+            before, part, after = seed[:at], seed[at : at + length], seed[at + length :]
+            changed = {"insert": put + part, "replace": put, "delete": "", "double": part + part, "swap": part[::-1]}[kind]
+            seed = before + changed + after
+        return seed
+
+    return st.builds(apply, st.sampled_from(seeds), st.lists(edit, max_size=8))
+
+
+def mutated_lines(seeds: list[str]) -> st.SearchStrategy[str]:
+    """A seed whose lines are lost, doubled, or elsewhere."""
+
+    def apply(seed: str, edits: list[tuple[str, float, float]]) -> str:
+        lines = seed.splitlines()
+        for kind, where, to in edits:
+            if lines:
+                line = lines.pop(int(where * (len(lines) - 1)))
+                for _ in range({"lose": 0, "move": 1, "double": 2}[kind]):
+                    lines.insert(int(to * len(lines)), line)
+        return "\r\n".join(lines) + "\r\n"
+
+    edit = st.tuples(st.sampled_from(["lose", "move", "double"]), st.floats(0, 1), st.floats(0, 1))
+    return st.builds(apply, st.sampled_from(seeds), st.lists(edit, max_size=12))
+
+
+def made_up_events() -> st.SearchStrategy[str]:
+    """JSON with the names of our events and fields, and anything for values."""
+    fields = sorted({name for event in CLIENT_TYPES.values() for name in event.model_fields} - {"type"})
+    text = st.one_of(
+        st.text(st.characters(exclude_categories=()), max_size=20),
+        st.sampled_from(["a\ud83d", "r", "replace", "append", "clara"]),
+    )
+    number = st.one_of(st.integers(), st.floats(), st.sampled_from([10**400, -(10**400), 2**63, 10**4000 - 1]))
+    value = st.one_of(text, number, st.booleans(), st.none(), st.lists(number, max_size=3))
+    event = st.fixed_dictionaries({"type": st.sampled_from([*CLIENT_TYPES, "dance"])}, optional=dict.fromkeys(fields, value))
+    return event.map(json.dumps)
+
+
+class Errors(logging.Handler):
+    """Keeps what anybody logs as an error, or asyncio as an exception that nobody took."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+class Target:
+    """A server that stays, and what was seen of it."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.errors = Errors()
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        self._call: Call | None = None
+        self._number = 0
+
+    def __enter__(self) -> Target:
+        logging.getLogger().addHandler(self.errors)
+        self._runner.run(self._start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._stack.aclose())
+        self._runner.close()
+        logging.getLogger().removeHandler(self.errors)
+
+    def run(self, step: Coroutine[Any, Any, None]) -> None:
+        self._runner.run(step)
+        lines, self.errors.lines = self.errors.lines, []
+        assert not lines, "\n".join(lines)
+
+    async def _start(self) -> None:
+        self._server = await self._stack.enter_async_context(serving(limits={"max_sessions": NUM_SEATS}))
+        self._http = await self._stack.enter_async_context(aiohttp.ClientSession())
+        async with self._http.get(f"{self._server.address}/livez") as response:
+            assert response.status == 200
+
+    # Events.
+
+    async def take_event(self, frame: str, way: str) -> None:
+        """One event, over HTTP or the data channel; the call must be as alive as before."""
+        call = self._call = self._call or await self._connect()
+        before = len(call.received(Error))
+        try:
+            if way == "http":
+                url = f"{self._server.address}/v1/sessions/{call.session_id}/events"
+                async with self._http.post(url, data=frame.encode(errors="surrogatepass")) as response:
+                    self.outcomes[f"HTTP {response.status}"] += 1
+                    assert response.status in (202, 400, 404, 413, 422, 429), await response.text()
+            else:
+                data = frame.encode(errors="surrogatepass")
+                call.channel.send(data if way == "bytes" or not _is_text(data) else frame)
+            await self._check_alive(call)
+        except BaseException:
+            self._call = None
+            await call.close()
+            raise
+        errors = call.received(Error)[before:]
+        self.outcomes.update(f"channel {error.code}" for error in errors if way != "http")
+        assert not [error for error in errors if error.code == "internal_error"], errors
+        if len(call.events) > 5000:
+            call.events.clear()
+
+    async def check_tracks(self) -> None:
+        """Both tracks of the call go on, and a line is said to its end."""
+        call = self._call
+        if call is None:
+            return
+        pictures, sounds = len(call.video.pts), len(call.audio.pts)
+        line = await call.speak("Still here.", mode="replace")
+        assert (line.status, line.heard_text) == ("completed", "Still here.")
+        assert len(call.video.pts) > pictures + 5
+        assert len(call.audio.pts) > sounds + 5
+
+    async def _connect(self) -> Call:
+        call = Call(self._server.address)
+        await call.connect()
+        return call
+
+    async def _check_alive(self, call: Call) -> None:
+        self._number += 1
+        number = self._number
+        call.send(Ping(t=number, event_id=f"alive {number}"))
+
+        def answered() -> bool:
+            return any(isinstance(event, Pong) and event.t == number for _, event in reversed(call.events))
+
+        await call.wait_for(answered, ANSWER_S, "the call is dead")
+        assert not call.received(SessionClosing)
+
+    async def hang_up(self) -> None:
+        if self._call is not None:
+            call, self._call = self._call, None
+            await call.close()
+
+    # Offers.
+
+    async def take_offer(self, offer: str) -> None:
+        """One offer; if it is taken, the session is ended. All seats are free afterwards."""
+        async with self._http.post(f"{self._server.address}/whep", data=offer.encode(), headers=SDP) as response:
+            self.outcomes[f"HTTP {response.status}"] += 1
+            assert response.status in (201, 400, 413, 422), await response.text()
+            location = response.headers.get("Location")
+        if location is not None:
+            async with self._http.delete(self._server.address + location) as response:
+                assert response.status == 200
+        assert self._server.registry.num_sessions == 0
+
+    async def settle(self) -> int:
+        """How many file descriptors are open when nothing goes on."""
+        await asyncio.sleep(0.5)
+        gc.collect()
+        assert self._server.registry.num_sessions == 0
+        return len(os.listdir("/proc/self/fd"))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def make_offer() -> str:
+    """What aiortc offers, without candidates."""
+
+    async def make() -> str:
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        for kind in ("video", "audio"):
+            peer.addTransceiver(kind, direction="recvonly")
+        peer.createDataChannel("events")
+        await peer.setLocalDescription(await peer.createOffer())
+        await peer.close()
+        return re.sub(r"a=candidate:.*\r\n", "", peer.localDescription.sdp)
+
+    return asyncio.run(make())
+
+
+def fuzz(what: str, count: int, *, minutes: float, seed: int) -> Counter[str]:
+    """Mutate and send; what came of it.
+
+    Args:
+        what: ``events`` or ``offers``.
+        count: at most so many.
+        minutes: after them no more are sent.
+
+    Raises:
+        AssertionError: a call died, the server failed, or something leaked. Hypothesis has reduced what caused it.
+    """
+    end_s = time.monotonic() + 60 * minutes
+    with Target() as target:
+        if what == "events":
+            frames = st.one_of(mutated(EVENTS, NASTY), made_up_events())
+            cases = st.tuples(frames, st.sampled_from(["text", "bytes", "http"]))
+        else:
+            seeds = [make_offer(), (ROOT / "tests" / "data" / "chromium_offer.sdp").read_bytes().decode()]
+            cases = st.tuples(st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds)))
+
+        def send(case: tuple[str, ...]) -> None:
+            if time.monotonic() > end_s or (what == "offers" and "a=candidate" in case[0]):
+                return
+            if len(case[0]) > MAX_FRAME_BYTES:
+                return
+            take: Callable[..., Coroutine[Any, Any, None]] = target.take_event if what == "events" else target.take_offer
+            target.outcomes["sent"] += 1
+            target.run(take(*case))
+            if what == "events" and target.outcomes["sent"] % 500 == 0:
+                target.run(target.check_tracks())
+
+        rules = hypothesis.settings(
+            max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+        )
+        opened = target._runner.run(target.settle())
+        hypothesis.seed(seed)(rules(hypothesis.given(cases)(send)))()
+        if what == "events":
+            target.run(target.check_tracks())
+        target.run(target.hang_up())
+        left = target._runner.run(target.settle())
+        assert left <= opened, f"{left - opened} file descriptors are left"
+        return target.outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=("events", "offers"))
+    parser.add_argument("--count", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="not longer than this (default: 30)")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(1 << 31), help="to repeat a run (default: another each time)"
+    )
+    options = parser.parse_args()
+    logging.getLogger("avatar_rtc").setLevel(logging.WARNING)
+    print(f"seed {options.seed}", flush=True)
+    began_s = time.monotonic()
+    outcomes = fuzz(options.what, options.count, minutes=options.minutes, seed=options.seed)
+    print(f"{outcomes.pop('sent')} {options.what} in {time.monotonic() - began_s:.0f} s, no call dead, no 500, nothing left")
+    for outcome, number in outcomes.most_common():
+        print(f"  {outcome:<28} {number}")
+
+
+if __name__ == "__main__":
+    main()
