@@ -81,11 +81,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 class Turns:
-    """Locks of this directory, which all processes of a run see: many tests at once, or one that runs alone."""
+    """Locks of two files, which all processes of a run see: many tests at once, or one that runs alone."""
 
-    def __init__(self) -> None:
-        self._gate = (TESTS / "__init__.py").open()  # held by who wants to be alone, so that no other begins
-        self._floor = (TESTS / "conftest.py").open()  # shared by all that run
+    def __init__(self, gate: Path, floor: Path) -> None:
+        self._gate = gate.open()  # held by who wants to be alone, so that no other begins
+        self._floor = floor.open()  # shared by all that run
         self._has_all = False
 
     def begin(self, alone: bool) -> None:
@@ -103,7 +103,7 @@ class Turns:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
 
 
-turns = Turns() if NUM_WORKERS > 1 else None
+turns = Turns(TESTS / "__init__.py", TESTS / "conftest.py") if NUM_WORKERS > 1 else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the time that a test may take
