@@ -148,7 +148,7 @@ class VideoDecoder(nn.Module):
         x = self.stem(latents, memory)
         for block in self.body:
             x = block(x, memory)
-        for up, refine in zip(self.up, self.refine, strict=False):  # at half resolution there is nothing to refine
+        for up, refine in zip(self.up[: len(self.refine)], self.refine, strict=True):  # none at half resolution
             x = refine(up(x), memory)
         if self.head_scale == 1:
             return self.head(F.silu(self.up[-1](x)))
