@@ -180,15 +180,9 @@ def test_what_a_step_costs_is_measured_without_any_file(tmp_path: Path, monkeypa
     write_config(tmp_path / "model.yaml", TINY)
     values = f"subject.model={tmp_path}/model.yaml", "precision={master: float32, compute: float32}", "learners.generator.every=2"
     sets = [part for value in values for part in ("--set", value)]
-    arguments = [
-        str(CONFIGS / "hallo_live_dmd.yaml"),
-        "--directory",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "figures.json"),
-        *sets,
-    ]
-    monkeypatch.setattr("sys.argv", ["training_step", *arguments, "--steps", "2"])
+    places = ["--directory", str(tmp_path), "--out", str(tmp_path / "figures.json")]
+    config = str(CONFIGS / "hallo_live_dmd.yaml")
+    monkeypatch.setattr("sys.argv", ["training_step", config, *places, *sets, "--steps", "2"])
     training_step.main()
     steps = json.loads((tmp_path / "figures.json").read_text())["steps"]
     assert [("generator/loss" in step, "critic/loss" in step) for step in steps] == [(True, True), (False, True)]
