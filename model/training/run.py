@@ -132,11 +132,10 @@ class Run:
                         self._save(journal, export=by_step)
                         saved_s, saved_step = time.monotonic(), self.step
                     logs = self.step % config.log_every == 0 or self.step + 1 == config.max_steps
-                    figures = self._one_step(logs)
+                    figures = self.one_step(logs)
                     if journal is not None and logs:
-                        journal.write(self.step, figures)
-                    on_step(StepReport(self.step, figures))
-                    self.step += 1
+                        journal.write(self.step - 1, figures)
+                    on_step(StepReport(self.step - 1, figures))
             exported = self._save(journal, export=True) if self.step > first else None
         finally:
             if journal is not None:
@@ -159,7 +158,12 @@ class Run:
         dtype = self.config.precision.compute
         return checkpoints.export(self.directory, self.step, self.stage, self.learners, self.world, dtype)
 
-    def _one_step(self, logs: bool) -> dict[str, float]:
+    def one_step(self, logs: bool) -> dict[str, float]:
+        """All learners whose turn it is learn once; figures of it if they are to be logged. Nothing is saved.
+
+        Raises:
+            TrainingError: see :meth:`train`.
+        """
         began_s, figures = time.monotonic(), dict[str, float]()
         rate = rate_at(self.step, self.config.max_steps, self.config.schedule)
         for learner in self.learners:
@@ -171,6 +175,7 @@ class Run:
             figures |= {"learning rate share": rate, "seconds a step": time.monotonic() - began_s, "seconds": self.seconds}
             if self.world.device.type == "cuda":
                 figures["peak memory GiB"] = torch.cuda.max_memory_allocated() / 2**30
+        self.step += 1
         return figures
 
     def _learn(self, learner: Learner, rate: float) -> dict[str, Tensor]:

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks import training_step
 from model.adapters.hallo_live import load_generator
 from model.errors import CheckpointError, ConfigError, TrainingError
 from model.training import checkpoints
 from model.training.run import Run
 from model.training.stage import Drawn, Loss
-from tests.support.published_files import TINY
-from tests.support.training_runs import begin, shipped, write_everything
+from tests.support.published_files import TINY, write_config
+from tests.support.training_runs import CONFIGS, begin, shipped, write_everything
 
 STAGES = ("hallo_live_ode_init", "hallo_live_dmd")
 
@@ -66,9 +67,8 @@ def test_two_pieces_are_one_run_bit_for_bit(directory: Path, tmp_path: Path, nam
     straight.train()
     first = begin(name, directory, tmp_path / "pieces", *values)
     seen: list[int] = []
-    for step in range(3):  # as if it had been told to stop after three steps
-        first._one_step(False)
-        first.step = step + 1
+    for _ in range(3):  # as if it had been told to stop after three steps
+        first.one_step(False)
     first._save(None, export=False)
     torch.rand(7)  # whatever else draws numbers meanwhile
     second = begin(name, directory, tmp_path / "pieces", *values)
@@ -82,7 +82,7 @@ def test_a_part_of_a_step_is_as_good_as_a_sample_more(directory: Path, tmp_path:
     gradients = []
     for i, values in enumerate((("batch=2", "accumulate=1"), ("batch=1", "accumulate=2"))):
         run = begin("hallo_live_dmd", directory, tmp_path / str(i), "max_steps=1", *values)
-        run._one_step(False)
+        run.one_step(False)
         gradients.append(dict(state(run)))
     for name, x in gradients[0].items():
         if name.endswith("exp_avg_sq"):
@@ -174,3 +174,17 @@ def test_a_run_ends_with_its_time_and_is_saved(directory: Path, tmp_path: Path) 
     assert outcome.why == "time"
     assert 0 < outcome.last < 100000
     assert checkpoints.saved_steps(tmp_path) == [outcome.last]
+
+
+def test_what_a_step_costs_is_measured_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(tmp_path / "model.yaml", TINY)
+    values = f"subject.model={tmp_path}/model.yaml", "precision={master: float32, compute: float32}", "learners.generator.every=2"
+    sets = [part for value in values for part in ("--set", value)]
+    places = ["--directory", str(tmp_path), "--out", str(tmp_path / "figures.json")]
+    config = str(CONFIGS / "hallo_live_dmd.yaml")
+    monkeypatch.setattr("sys.argv", ["training_step", config, *places, *sets, "--steps", "2"])
+    training_step.main()
+    steps = json.loads((tmp_path / "figures.json").read_text())["steps"]
+    assert [("generator/loss" in step, "critic/loss" in step) for step in steps] == [(True, True), (False, True)]
+    assert all(step["seconds a step"] > 0 for step in steps)
+    assert not list(tmp_path.glob("run_*/checkpoints"))
