@@ -193,6 +193,7 @@ class Session:
         self._told_ready_s: float | None = None
         self._used_ids: OrderedDict[str, None] = OrderedDict()
         self._num_replies = 0
+        self._num_looks = self._shown_look = 0
         self._epoch = 0
         self._trimmed = asyncio.Event()
         self._counted: dict[Any, int] = {}
@@ -430,9 +431,13 @@ class Session:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._trimmed.wait(), max(spare_s, 0.01))
                 continue
-            epoch = self._epoch
+            epoch, look = self._epoch, self._num_looks
             asked_s = self._clock()
             chunk = await stream.next(asked_s + self._buffer.buffered_s)
+            if self._shown_look != self._num_looks:
+                # Asked for before the look changed, it may show either one; the first one asked for since shows the new one.
+                self._buffer.cut()
+                self._shown_look = look
             took_s = self._clock() - asked_s
             factor = self._demand.on_chunk(took_s, chunk.duration_s, self._buffer.num_underruns)
             if factor is not None:
@@ -767,8 +772,8 @@ class Session:
         stream = self._stream
         if stream is not None and self._settings != old:
             try:
+                self._num_looks += 1
                 await stream.update(self._settings)
-                self._buffer.cut()
             except ModelError:
                 self._settings = old
                 raise
