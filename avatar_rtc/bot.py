@@ -20,7 +20,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtcpSrPacket
 
 from avatar_rtc.errors import CallError, NotReadyError
-from avatar_rtc.media.transport import quicken_retransmission
+from avatar_rtc.media.transport import be_patient, quicken_retransmission
 from avatar_rtc.recording import Recorder
 from signaling import messages as wire
 
@@ -170,6 +170,8 @@ class Call:
         self._start_s = time.monotonic()
         answer = await self._post_offer(query)
         await self.peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        for transceiver in self.peer.getTransceivers():
+            be_patient(transceiver.receiver.transport.transport.iceGatherer)
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
         await self.wait_for(lambda: self.session_id, JOIN_TIMEOUT_S, "the server answers, but nothing comes; UDP may be blocked")

@@ -40,7 +40,7 @@ from avatar_rtc.media.lines import Lines
 from avatar_rtc.media.sender import prepare_sender
 from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
-from avatar_rtc.media.transport import answers, bound_gathering, quicken_retransmission, take_every_message
+from avatar_rtc.media.transport import answers, be_patient, bound_gathering, quicken_retransmission, take_every_message
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.offer import has_address, read_offer
 from avatar_rtc.pace import Pace
@@ -223,6 +223,7 @@ class Session:
         # Sections of one bundle share a gatherer.
         for gatherer in {t.receiver.transport.transport.iceGatherer for t in self._peer.getTransceivers()}:
             bound_gathering(gatherer, self._config.ice.udp_ports)
+            be_patient(gatherer)
         if self._peer.sctp is not None:
             quicken_retransmission(self._peer.sctp)
             take_every_message(self._peer.sctp)

@@ -19,6 +19,9 @@ from signaling.messages import MAX_MESSAGE_BYTES
 
 GATHER_TIMEOUT_S = 1
 RECEIVE_BUFFER_BYTES = 1 << 20
+CONSENT_EVERY_S = 5.0
+CONSENT_RETRANSMISSIONS = 5
+"""At 0.5, 1, 2, 4, 8 and 16 s each: 31.5 s in all."""
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
 MAX_STREAM_ID = 65534
@@ -39,6 +42,24 @@ def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None
     connection.get_component_candidates = get_component_candidates
 
 
+def be_patient(gatherer: RTCIceGatherer) -> None:
+    """Give up a peer only if one and the same check of its consent (RFC 7675) has no answer within half a minute.
+
+    aioice sends each check once and takes an answer after half a second for none; six such, and a call on a busy machine is over.
+    """
+    connection: Any = gatherer._connection
+
+    async def query_consent() -> None:
+        while True:
+            await asyncio.sleep(CONSENT_EVERY_S * random.uniform(0.8, 1.2))
+            if connection._nominated and not await _answers(connection, CONSENT_RETRANSMISSIONS):
+                connection._query_consent_task = None  # it is this one, and not to be cancelled by closing
+                await connection.close()
+                return
+
+    connection.query_consent = query_consent
+
+
 def quicken_retransmission(sctp: RTCSctpTransport) -> None:
     """Resend lost data channel packets after the round trip, not after a second (RFC 9260 allows other minimums)."""
     insides: Any = sctp
@@ -54,12 +75,15 @@ def quicken_retransmission(sctp: RTCSctpTransport) -> None:
 
 async def answers(ice: RTCIceTransport) -> bool:
     """Whether the peer answers a check of its consent (RFC 7675): it lives, also where there is nothing to report on."""
-    connection: Any = ice._connection
+    return await _answers(ice._connection, retransmissions=1)
+
+
+async def _answers(connection: Any, retransmissions: int) -> bool:
     for pair in list(connection._nominated.values()):
         request = connection.build_request(pair, nominate=False)
         key = connection.remote_password.encode()
         with contextlib.suppress(stun.TransactionError):
-            await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=1)
+            await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=retransmissions)
             return True
     return False
 

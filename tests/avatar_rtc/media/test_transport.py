@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
+import aioice.ice
+import pytest
 from aiortc.rtcsctptransport import DataChunk
 
+from avatar_rtc.media import transport
 from signaling.messages import Ping, Pong
 from tests.support.calls import calling, serving
 from tests.support.lateness import lateness
@@ -32,3 +36,23 @@ async def test_a_lost_message_comes_within_a_fraction_of_a_second() -> None:
         assert not to_lose
         # Losing two in a row costs 3 s where a second is the least.
         assert time.monotonic() - sent_s - late.total_s(sent_s) < 0.8
+
+
+async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Six checks, a tenth of a second apart instead of five, each answered later than aioice waits for.
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)
+    monkeypatch.setattr(transport, "CONSENT_EVERY_S", 0.1)
+    async with serving() as server, calling(server) as call:
+        insides: Any = call.peer.getTransceivers()[0].receiver.transport.transport._connection
+        receive, num_late = insides.request_received, 0
+
+        def receive_late(*request: object) -> None:
+            nonlocal num_late
+            num_late += 1
+            asyncio.get_running_loop().call_later(0.7, receive, *request)
+
+        insides.request_received = receive_late
+        async with asyncio.timeout(20):
+            while num_late < 8:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.05)
+        assert (await call.speak("Still here.")).status == "completed"
