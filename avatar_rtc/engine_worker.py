@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import math
 import os
 import pickle
@@ -393,6 +394,14 @@ def _warm_up(model: Model) -> float:
     return statistics.median(factors)
 
 
+def _give_memory_back() -> None:
+    """What loading needed and let go of, the C library keeps for later unless it is told (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        gc.collect()
+        trim(0)
+
+
 def _die_with(parent_pid: int) -> None:
     """Have the kernel end this process when the parent ends, however it ends. Elsewhere than on Linux the closed socket tells."""
     if sys.platform == "linux":
@@ -433,6 +442,7 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
         wire.send(Progress(f"loaded {model.info.model} in {time.monotonic() - started_s:.1f} s, warming up"))
         started_s = time.monotonic()
         rtf = _warm_up(model)
+        _give_memory_back()
         wire.send(Progress(f"warm after {time.monotonic() - started_s:.1f} s, real-time factor {rtf:.2f}"))
         size_bytes = Slots.size_bytes(model.info)
         os.ftruncate(memory_fd, size_bytes)

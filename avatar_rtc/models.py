@@ -25,10 +25,11 @@ def model_loader(engine: EngineConfig) -> ModelLoader:
         assert published is not None
         network = published.network or resources.network("hallo_live")
         return functools.partial(_load_published, published.weights_dir, network, published.devices)
-    return functools.partial(_load_checkpoint, resources.checkpoint_dir(engine.model))
+    return functools.partial(load_checkpoint, resources.checkpoint_dir(engine.model))
 
 
-def _load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
+def load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
+    """A network of pocket's kind, from anywhere."""
     from model import pipeline
 
     return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)

@@ -8,11 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from model.checkpoint import Weights
-from model.runtime import PARTS, example_inputs
+from model.parts import PARTS, example_inputs
+from model.runtime import CALLS
 
 
 class ONNXRuntime:
@@ -27,20 +28,21 @@ class ONNXRuntime:
         ImportError: onnx or onnxruntime is not installed.
     """
 
-    memory_dtype = torch.float32
-
     def __init__(self, weights: Weights, num_threads: int, *, int8: bool = False) -> None:
         import onnx  # noqa: F401  the exporter needs it
         import onnxruntime
 
-        self.device = torch.device("cpu")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = num_threads, 1, 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work on the same cores
         self._sessions: dict[str, Any] = {}
+        examples = example_inputs(weights)
+        self._memory_shapes: dict[str, list[tuple[int, ...]]] = {"pass": list(weights.history_shape.shapes)}
+        for part, first in (("decode_video", 1), ("decode_audio", 2)):
+            self._memory_shapes[part] = [tuple(x.shape) for x in examples[part][first:]]
         with tempfile.TemporaryDirectory() as scratch:
             for name, graph in _export(weights, Path(scratch)).items():
-                if int8 and name in ("denoise", "remember"):
+                if int8 and name == "pass":
                     from onnxruntime.quantization import quantize_dynamic
 
                     logging.disable(logging.WARNING)  # it advises to fold what the exporter has folded
@@ -50,9 +52,19 @@ class ONNXRuntime:
         # What a graph has no use for is no input of it.
         self._inputs = {name: [x.name for x in session.get_inputs()] for name, session in self._sessions.items()}
 
-    def __call__(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-        feed = {name: inputs[int(name[1:])].contiguous().numpy() for name in self._inputs[part]}
-        return tuple(torch.from_numpy(x) for x in self._sessions[part].run(None, feed))
+    def __call__(self, part: str, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        name, outputs = CALLS.get(part, (part, slice(None)))
+        feed = {key: np.ascontiguousarray(inputs[int(key[1:])]) for key in self._inputs[name]}
+        return tuple(self._sessions[name].run(None, feed)[outputs])
+
+    def memory(self, part: str) -> list[np.ndarray]:
+        return [np.zeros(shape, np.float32) for shape in self._memory_shapes[part]]
+
+    def array(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
 
 
 def _export(weights: Weights, directory: Path) -> dict[str, Path]:
@@ -64,10 +76,6 @@ def _export(weights: Weights, directory: Path) -> dict[str, Path]:
         varying: dict[str, dict[int, str]] = {}
         if part == "durations":
             varying = {"x0": {1: "phonemes"}}
-        elif part == "text":
-            varying = {name: {1: f"tokens_{name}"} for name in names if name != "x2"}
-        elif part in ("denoise", "remember"):  # see model.runtime.convert_graphs
-            varying = {"x9": {3: "text"}, **{name: {2: f"tokens_{name}"} for name in names[10:]}}
         paths[part] = directory / f"{part}.onnx"
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import torch
-from torch import Tensor
 
 from avatar_rtc import resources
 from avatar_rtc.config import load_config
@@ -23,13 +24,13 @@ from benchmarks.figures import percentile
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.rtf import BASELINE, SHIPPED
 from benchmarks.script import Script
-from model import runtime as runtimes
 from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamSettings
+from model.graph_cache import cached_graphs
 from model.pipeline import Pocket
-from model.runtime import Runtime
+from model.runtime import OpenVINORuntime, Runtime, round_to_half
+from model.torch_runtime import TorchRuntime
 
-PARTS = ("denoise", "remember", "text", "decode_video", "decode_audio")
 COMPARED = ("denoise", "decode_video", "decode_audio")
 TURN_BLOCKS = 4
 """So many blocks a runtime makes before the next one has its turn: as many as let its weights stay in the processor's caches."""
@@ -37,21 +38,21 @@ TURN_BLOCKS = 4
 
 def eager(weights: Weights, num_threads: int) -> Runtime:
     torch.set_num_threads(num_threads)
-    return runtimes.TorchRuntime(weights, torch.device("cpu"))
+    return TorchRuntime(weights, torch.device("cpu"))
 
 
-RUNTIMES: dict[str, Callable[[Weights, int], Runtime]] = {
-    BASELINE: eager,
-    "ONNX Runtime float32": ONNXRuntime,
-    "ONNX Runtime, int8 transformer": lambda weights, n: ONNXRuntime(weights, n, int8=True),
-    "OpenVINO float32": lambda weights, n: runtimes.OpenVINORuntime(runtimes.cached_graphs(weights), n, half_precision=()),
-    SHIPPED: runtimes.choose_runtime,
+RUNTIMES: dict[str, Callable[[Weights, Path, int], Runtime]] = {
+    BASELINE: lambda weights, _, n: eager(weights, n),
+    "ONNX Runtime float32": lambda weights, _, n: ONNXRuntime(weights, n),
+    "ONNX Runtime, int8 transformer": lambda weights, _, n: ONNXRuntime(weights, n, int8=True),
+    "OpenVINO float32": lambda _, graphs, n: OpenVINORuntime(graphs, n, half_precision=()),
+    SHIPPED: lambda _, graphs, n: OpenVINORuntime(graphs, n),
 }
 
 
-def load_baseline(num_threads: int, on_progress: OnProgress) -> Pocket:
-    """pocket as an engine loads it, without OpenVINO."""
-    weights = read_weights(resources.checkpoint_dir("pocket"))
+def load_baseline(checkpoint: Path, num_threads: int, on_progress: OnProgress) -> Pocket:
+    """A network as an engine loads it, without OpenVINO."""
+    weights = read_weights(checkpoint)
     return Pocket(weights, eager(weights, num_threads))
 
 
@@ -64,17 +65,18 @@ class Timed:
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self.device, self.memory_dtype = runtime.device, runtime.memory_dtype
         self.run = runtime
+        self.memory, self.array, self.numpy = runtime.memory, runtime.array, runtime.numpy
         self.taken_s: dict[str, list[float]] = {}
-        self.inputs: dict[str, list[Tensor]] = {}
+        self.inputs: dict[str, list[np.ndarray]] = {}
         self.keeps = False
 
-    def __call__(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, part: str, *inputs: Any) -> tuple[Any, ...]:
+        asked, part = part, "denoise" if part == "pass" else part  # one that gives both is what the other would be alone
         if self.keeps:
-            self.inputs[part] = [x.clone() for x in inputs]
+            self.inputs[part] = [np.array(x) for x in inputs]
         start_s = time.perf_counter()
-        outputs = self.run(part, *inputs)
+        outputs = self.run(asked, *inputs)
         self.taken_s.setdefault(part, []).append(time.perf_counter() - start_s)
         return outputs
 
@@ -128,7 +130,7 @@ class Lane:
 
     def row(self) -> dict[str, Any]:
         """Milliseconds, and real-time factors with the encoder."""
-        taken_s = {part: self.runtime.taken_s[part] for part in PARTS}
+        taken_s = dict(self.runtime.taken_s)
         taken_s |= {"block": self.block_s, "encode": self.encoding_s}
         factors = [(a + b) / self.block_duration_s for a, b in zip(self.block_s, self.encoding_s, strict=True)]
         return {
@@ -142,17 +144,22 @@ def _spread(values: list[float], digits: int) -> dict[str, float]:
     return {"p50": round(percentile(values, 0.5), digits), "p95": round(percentile(values, 0.95), digits)}
 
 
-def relative_l2(ours: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+def relative_l2(ours: Sequence[Any], reference: Sequence[Any]) -> float:
     """Of all outputs of a part together."""
-    a, b = (torch.cat([x.flatten().float() for x in outputs]) for outputs in (ours, reference))
-    return float((a - b).norm() / b.norm())
+    a, b = (np.concatenate([np.asarray(x, np.float64).ravel() for x in outputs]) for outputs in (ours, reference))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def error(runtime: Runtime, oracle: Runtime, part: str, inputs: Sequence[Tensor]) -> float:
-    """Of one part, given what the oracle was given."""
-    first = runtimes.FIRST_MEMORY_INPUT.get(part, len(inputs))
-    ours = runtime(part, *inputs[:first], *(x.to(runtime.memory_dtype) for x in inputs[first:]))
-    return relative_l2(ours, oracle(part, *inputs))
+def error(runtime: Runtime, oracle: Runtime, part: str, inputs: Sequence[np.ndarray], num_kept: int = 0) -> float:
+    """Of one part, given what the oracle was given.
+
+    Args:
+        num_kept: so many last inputs are keys and values, which a runtime may keep rounded.
+    """
+    kept = inputs[len(inputs) - num_kept :]
+    if isinstance(runtime, OpenVINORuntime) and runtime.keeps_half:
+        kept = [round_to_half(x) for x in kept]
+    return relative_l2(runtime(part, *inputs[: len(inputs) - num_kept], *kept), oracle(part, *inputs))
 
 
 def race(lanes: dict[str, Lane], num_blocks: int, report: Callable[[str], None]) -> None:
@@ -168,7 +175,7 @@ def race(lanes: dict[str, Lane], num_blocks: int, report: Callable[[str], None])
             lane.make(TURN_BLOCKS)
 
 
-def measure(num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
+def measure(checkpoint: Path, num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
     """One row a runtime, by its name; of one that is not installed, why it is missing."""
 
     def report(message: str) -> None:
@@ -177,13 +184,14 @@ def measure(num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
     config = load_config(resources.server_config("pocket"))
     avatar = config.avatars[0]
     voice = next(voice.voice for voice in config.voices if voice.id == avatar.voice)
-    weights = read_weights(resources.checkpoint_dir("pocket"))
+    weights = read_weights(checkpoint)
+    graphs = cached_graphs(checkpoint, weights, report)
     lanes: dict[str, Lane] = {}
     rows: dict[str, Any] = {}
     for name, load in RUNTIMES.items():
         report(f"{name}: loading")
         try:
-            lanes[name] = Lane(weights, load(weights, num_threads), StreamSettings(avatar.scene, voice), codec)
+            lanes[name] = Lane(weights, load(weights, graphs, num_threads), StreamSettings(avatar.scene, voice), codec)
         except ImportError as missing:
             rows[name] = {"missing": str(missing)}
     race(lanes, num_blocks, report)
@@ -195,6 +203,12 @@ def measure(num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
     for name, lane in lanes.items():
         rows[name]["speed"] = round(rows[BASELINE]["ms"]["block"]["p50"] / rows[name]["ms"]["block"]["p50"], 2)
         rows[name]["relative_l2"] = {
-            part: round(error(lane.runtime.run, baseline.run, part, inputs[part]), 5) for part in COMPARED
+            part: round(
+                error(
+                    lane.runtime.run, baseline.run, part, inputs[part], 12 * weights.config.dit.num_layers * (part == "denoise")
+                ),
+                5,
+            )
+            for part in COMPARED
         }
     return {name: rows[name] for name in RUNTIMES}

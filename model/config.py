@@ -124,6 +124,11 @@ class TextConfig(Strict):
     past_s: float
     future_s: float
 
+    @property
+    def phoneme_radius(self) -> int:
+        """Phonemes on either side that the convolutions see."""
+        return 2 * self.num_phoneme_layers
+
 
 class VideoVAEConfig(Strict):
     """Causal video VAE.
@@ -294,6 +299,11 @@ class SamplingConfig(Strict):
         if not timesteps or timesteps[0] > 1 or any(a <= b for a, b in pairwise(levels)):
             raise ValueError(f"must fall from at most 1 and stay above 0, got {list(timesteps)}")
         return timesteps
+
+    @property
+    def intervals(self) -> list[tuple[float, float]]:
+        """Each denoise pass as (from, to): the noise levels, falling, then 0."""
+        return list(pairwise((*self.timesteps, 0.0)))
 
 
 class ModelConfig(Strict):

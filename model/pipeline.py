@@ -2,53 +2,56 @@
 
 A block goes: read the text around it; denoise it in a few passes over the history; decode sound and pictures; hand out the chunk;
 then one pass over the clean block, which becomes history. That last pass belongs to no chunk, so it is done first thing in the
-next block.
+next block. Networks that were trained so do without it: history is then what the last denoise pass saw.
+
+This side computes next to nothing: it keeps arrays, says when something is, and draws noise.
 """
 
 from __future__ import annotations
 
+import copy
+import ctypes
+import importlib.util
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from model import runtime as runtimes
-from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamInfo, StreamSettings
-from model.dit.cache import History
-from model.dit.rope import RotaryTable
+from model.description import Description, read_description
+from model.dit.history import HIDDEN, Array, History
+from model.dit.positions import Ladder
 from model.errors import PromptError
-from model.sampling import euler_step, intervals
+from model.graph_cache import Report, cached_graphs
+from model.liveliness import LOOK_AHEAD_S, SMILES, Liveliness, per_latent
+from model.noise import Noise
+from model.runtime import OpenVINORuntime, Runtime
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.planner import Planner
 from model.text.track import PAUSE, PAUSE_S
-from model.vae.video import unpack_i420
+
+WARM_UP_CHUNKS = 4
+"""The first one prepares kernels and touches memory; a longer history costs no more than an empty one."""
 
 
 class Pocket:
     """A loaded model. Implements :class:`model.stream.Model`."""
 
-    def __init__(self, weights: Weights, runtime: runtimes.Runtime) -> None:
-        self.weights, self.run = weights, runtime
-        g, dit = weights.geometry, weights.config.dit
+    def __init__(self, description: Description, runtime: Runtime) -> None:
+        self.description, self.run = description, runtime
+        g, config = description.geometry, description.config
         rates = (g.fps, g.sample_rate_hz, g.block_frames, g.block_samples)
-        self.info = StreamInfo(weights.config.name, g.width_px, g.height_px, *rates)
-        self.warm_up_chunks = weights.config.sampling.window_blocks + 2
-        video = torch.zeros(1, dit.video.latent_channels, g.block_video_latents, g.latent_height, g.latent_width)
-        audio = torch.zeros(1, dit.audio.latent_channels, g.block_audio_latents)
-        noise = torch.zeros(1, *self.noise_shape)
-        video_memory = runtimes.first_memory(runtimes.DecodeVideo(weights).cpu(), video)
-        audio_memory = runtimes.first_memory(runtimes.DecodeAudio(weights).cpu(), audio, noise)
-        self.first_video_memory = [m.to(runtime.device) for m in video_memory]
-        self.first_audio_memory = [m.to(runtime.device) for m in audio_memory]
-
-    @property
-    def noise_shape(self) -> tuple[int, int, int]:
-        config = self.weights.config.audio_vae
-        return self.weights.geometry.block_samples // config.hop_samples, config.fft_samples // 2 + 1, 2
+        self.info = StreamInfo(config.name, g.width_px, g.height_px, *rates)
+        self.warm_up_chunks = WARM_UP_CHUNKS
+        self.first_video_memory, self.first_audio_memory = runtime.memory("decode_video"), runtime.memory("decode_audio")
+        video, audio = config.dit.video, config.dit.audio
+        self.video_ladder = Ladder(video.dim // video.num_heads, config.dit.rope_theta)
+        self.audio_ladder = Ladder(audio.dim // audio.num_heads, config.dit.rope_theta)
+        # Modulation depends on nothing but the noise level, 0 for the clean pass.
+        levels = {level for interval in config.sampling.intervals for level in interval}
+        self.modulation = {level: runtime("modulate", np.full(1, 1000.0 * level, np.float32)) for level in levels}
 
     def open(self, settings: StreamSettings) -> PocketStream:
         return PocketStream(self, settings)
@@ -58,11 +61,15 @@ class Pocket:
 class _Block:
     """A block in work."""
 
-    video: Tensor
-    audio: Tensor
-    tables: tuple[Tensor, ...]
-    text: tuple[Tensor, ...]
+    video: Array
+    audio: Array
+    tables: Sequence[np.ndarray]
+    text_mask: np.ndarray
+    text: Sequence[Array]
+    control: Sequence[np.ndarray]
     speaking: bool
+    liveliness: Liveliness
+    memory: Sequence[Array] = ()
     passes: int = 0
 
 
@@ -71,9 +78,11 @@ class PocketStream:
 
     def __init__(self, model: Pocket, settings: StreamSettings) -> None:
         self._model = model
-        self._intervals = intervals(model.weights.config.sampling.timesteps)
+        self._intervals = model.description.config.sampling.intervals
         self._planner = Planner(self._durations)
         self._index = 0
+        smile = next((smile for mood, smile in SMILES.items() if mood in settings.scene.lower()), SMILES["calm"])
+        self._liveliness = Liveliness(np.random.default_rng(settings.seed), smile, model.info.fps)
         self._begin_look(settings)
 
     def _begin_look(self, settings: StreamSettings) -> None:
@@ -82,15 +91,14 @@ class PocketStream:
         Raises:
             model.errors.PromptError: the model does not know a word of them, or there is a picture; nothing has changed.
         """
-        model, device = self._model, self._model.run.device
+        model = self._model
         if settings.still is not None:
             raise PromptError("This model draws its own faces and cannot begin with a picture. Describe who is to be seen.")
-        caption = model.weights.tokenizer(settings.scene, settings.voice)
+        caption = model.description.tokenizer(settings.scene, settings.voice)
         self._settings = settings
-        self._generator = torch.Generator().manual_seed(settings.seed)
-        words = torch.from_numpy(caption).unsqueeze(0).to(device)
-        (self._summary,) = model.run("caption", words)
-        self._history = History(runtimes.cache_shape(model.weights), device, model.run.memory_dtype)
+        self._noise = Noise(settings.seed)
+        (self._summary,) = model.run("caption", caption[np.newaxis])
+        self._history = History(model.description.history_shape, model.run.memory("pass"))
         self._video_memory, self._audio_memory = model.first_video_memory, model.first_audio_memory
         self._unfinished: _Block | None = None
         self._block: _Block | None = None
@@ -107,7 +115,7 @@ class PocketStream:
         # A block in work has already read its text. If it only listens it is begun again, so that the line is heard sooner; if it
         # speaks, the line waits for the next one.
         waits = self._block is not None and self._block.speaking
-        start_s = self._start_s + (float(self._model.weights.geometry.block_duration_s) if waits else 0.0)
+        start_s = self._start_s + (float(self._model.description.geometry.block_duration_s) if waits else 0.0)
         length_s = self._planner.push(reply_id, text, start_s, last=last)
         if not waits:
             self._block = None
@@ -149,97 +157,163 @@ class PocketStream:
     @property
     def _start_s(self) -> float:
         """When the block in work, or the next one, begins."""
-        return self._index * float(self._model.weights.geometry.block_duration_s)
+        return self._index * float(self._model.description.geometry.block_duration_s)
 
     def _begin_block(self) -> _Block:
-        weights, run = self._model.weights, self._model.run
-        geometry, dit = weights.geometry, weights.dit
-        video_index = self._index * geometry.block_video_latents + torch.arange(geometry.block_video_latents, dtype=torch.float64)
-        audio_index = self._index * geometry.block_audio_latents + torch.arange(geometry.block_audio_latents, dtype=torch.float64)
-        video, video_text = dit.video_tables(video_index.unsqueeze(0), geometry.grid_height, geometry.grid_width)
-        audio, _ = dit.audio_tables(audio_index.unsqueeze(0))
-        assert video_text is not None
-        tables = tuple(t.to(run.device) for table in (video, video_text, audio) for t in (table.cos, table.sin))
-        shape = (1, weights.config.dit.video.latent_channels, len(video_index), geometry.latent_height, geometry.latent_width)
-        noise = torch.randn(shape, generator=self._generator)
-        audio_noise = torch.randn((1, len(audio_index), weights.config.dit.audio.latent_channels), generator=self._generator)
+        model = self._model
+        geometry, dit = model.description.geometry, model.description.config.dit
+        num_video, num_audio = geometry.block_video_latents, geometry.block_audio_latents
+        video_times = (self._index * num_video + np.arange(num_video)) * dit.video.time_scale + dit.video.time_offset
+        audio_times = (self._index * num_audio + np.arange(num_audio)) * dit.audio.time_scale + dit.audio.time_offset
+        tables = (
+            *model.video_ladder.video_rows(video_times, geometry.grid_height, geometry.grid_width),
+            *model.video_ladder.time_rows(np.repeat(video_times, geometry.tokens_per_video_latent)),
+            *model.audio_ladder.time_rows(audio_times),
+        )
+        noise = self._noise.draw((1, dit.video.latent_channels, num_video, geometry.latent_height, geometry.latent_width))
+        audio_noise = self._noise.draw((1, num_audio, dit.audio.latent_channels))
         speaking = self._planner.speaks(self._start_s, self._start_s + float(geometry.block_duration_s))
-        return _Block(noise.to(run.device), audio_noise.to(run.device), tables, self._read_text(), speaking)
+        text_mask, text = self._read_text()
+        liveliness, control = self._move()
+        return _Block(
+            model.run.array(noise),
+            model.run.array(audio_noise),
+            [t[np.newaxis] for t in tables],
+            text_mask,
+            text,
+            control,
+            speaking,
+            liveliness,
+        )
 
-    def _read_text(self) -> tuple[Tensor, ...]:
-        """Which text is visible to the next block, and its keys and values in all layers."""
-        weights, run = self._model.weights, self._model.run
-        config, geometry = weights.config.text, weights.geometry
+    def _move(self) -> tuple[Liveliness, Sequence[np.ndarray]]:
+        """How the face moves in the next block, for networks that are told so. The block may yet be begun again."""
+        geometry = self._model.description.geometry
+        if not self._model.description.config.dit.control_channels:
+            return self._liveliness, ()
+        liveliness = copy.deepcopy(self._liveliness)
+        end_s = self._start_s + float(geometry.block_duration_s) + LOOK_AHEAD_S
+        rows = liveliness.advance(geometry.block_frames, self._planner.visible(max(0.0, self._start_s - 1), end_s))
+        return liveliness, (per_latent(rows, geometry.temporal_stride_frames)[np.newaxis],)
+
+    def _read_text(self) -> tuple[np.ndarray, Sequence[Array]]:
+        """Which text is visible to the next block, to be added to scores, and its keys and values in all layers."""
+        model = self._model
+        config, geometry = model.description.config.text, model.description.geometry
         latent_s = geometry.audio_latent_samples / geometry.sample_rate_hz
         start_s, end_s = self._start_s - config.past_s, self._start_s + float(geometry.block_duration_s) + config.future_s
         # Convolutions over phonemes see their neighbours, also those just outside the window.
         track = self._planner.visible(max(0.0, start_s - 3), end_s + config.max_phonemes * PAUSE_S)
-        centres_s = [(a + b) / 2 for _, a, b in track]
-        radius = weights.text.phonemes.radius
-        inside = [i for i, c in enumerate(centres_s) if start_s - latent_s / 2 <= c - latent_s / 2 < end_s]
-        # Always equally many, because a new length makes the runtime prepare new kernels; those outside the window are masked.
-        low = max(0, inside[0] - radius)
-        high = max(low + config.max_phonemes, inside[-1] + 1 + radius)
-        track, centres_s = track[low:high], centres_s[low:high]
-        ids = torch.tensor([[PAUSE_ID if p == PAUSE else IDS[p] for p, _, _ in track]])
-        lengths = torch.tensor([[b - a for _, a, b in track]], dtype=torch.float32)
+        centres_s = np.array([(a + b) / 2 for _, a, b in track])
+        inside = np.nonzero((start_s - latent_s / 2 <= centres_s - latent_s / 2) & (centres_s - latent_s / 2 < end_s))[0]
+        # Always equally many, because shapes are fixed; those outside the window are masked.
+        low = max(0, int(inside[0]) - config.phoneme_radius)
+        track, centres_s = track[low : low + config.max_phonemes], centres_s[low : low + config.max_phonemes]
+        ids = np.array([[PAUSE_ID if p == PAUSE else IDS[p] for p, _, _ in track]])
+        lengths_s = np.array([[b - a for _, a, b in track]], np.float32)
         num_summary = config.num_scene_tokens
-        times = torch.tensor([[0.0] * num_summary + [c / latent_s - 0.5 for c in centres_s]], dtype=torch.float64)
-        timed = torch.arange(times.shape[1]).unsqueeze(0) >= num_summary
-        tables = weights.dit.text_tables(times, timed)
-        near = [start_s <= (c - latent_s / 2) < end_s for c in centres_s]
-        visible = torch.tensor([True] * num_summary + near).view(1, 1, 1, -1)
-        flat = [t.to(run.device) for table in tables if isinstance(table, RotaryTable) for t in (table.cos, table.sin)]
-        return visible.to(run.device), *run("text", ids.to(run.device), lengths.to(run.device), self._summary, *flat)
+        times = np.concatenate((np.zeros(num_summary), centres_s / latent_s - 0.5))
+        timed = np.arange(len(times)) >= num_summary
+        tables = (*model.video_ladder.time_rows(times, timed), *model.audio_ladder.time_rows(times, timed))
+        near = (start_s <= centres_s - latent_s / 2) & (centres_s - latent_s / 2 < end_s)
+        mask = np.where(np.concatenate((np.ones(num_summary, bool), near)), 0, HIDDEN).astype(np.float32)
+        text = model.run("text", ids, lengths_s, self._summary, *(t[np.newaxis] for t in tables))
+        return mask.reshape(1, 1, 1, -1), text
 
     def _durations(self, phonemes: str) -> list[float]:
         run = self._model.run
-        ids = torch.tensor([[PAUSE_ID, *(IDS[p] for p in phonemes), PAUSE_ID]], device=run.device)
+        ids = np.array([[PAUSE_ID, *(IDS[p] for p in phonemes), PAUSE_ID]])
         (seconds,) = run("durations", ids, self._summary)
-        return [float(s) for s in seconds[0, 1:-1]]
+        return [float(s) for s in run.numpy(seconds)[0, 1:-1]]
 
-    def _pass(self, part: str, block: _Block, level: float) -> tuple[Tensor, ...]:
-        run = self._model.run
-        timestep = torch.full((1,), 1000.0 * level, device=run.device)
-        return run(part, block.video, block.audio, timestep, *block.tables, *block.text, *self._history.view())
+    def _pass(self, part: str, block: _Block, level: float) -> tuple[Array, ...]:
+        model, history = self._model, self._history
+        return model.run(
+            part,
+            block.video,
+            block.audio,
+            *model.modulation[level],
+            *block.control,
+            *block.tables,
+            block.text_mask,
+            *history.masks,
+            *block.text,
+            *history.arrays,
+        )
 
     def _denoise(self, block: _Block) -> None:
         level, next_level = self._intervals[block.passes]
-        video, audio = self._pass("denoise", block, level)
-        block.video = euler_step(block.video, video, level, next_level)
-        block.audio = euler_step(block.audio, audio, level, next_level)
+        is_remembered = not next_level and not self._model.description.config.sampling.clean_pass
+        video, audio, *block.memory = self._pass("pass" if is_remembered else "denoise", block, level)
+        step = level - next_level  # Euler's, along the velocity
+        block.video, block.audio = block.video - step * video, block.audio - step * audio
         block.passes += 1
 
     def _remember(self, block: _Block) -> None:
         self._history.commit(self._pass("remember", block, 0.0))
 
     def _finish(self, block: _Block) -> AVChunk:
-        run, geometry = self._model.run, self._model.weights.geometry
-        breath = torch.randn((1, *self._model.noise_shape), generator=self._generator).to(run.device)
-        wave, *audio_memory = run("decode_audio", block.audio.transpose(1, 2), breath, *self._audio_memory)
-        pictures, *video_memory = run("decode_video", block.video, *self._video_memory)
-        self._audio_memory, self._video_memory = audio_memory, video_memory
+        run, geometry = self._model.run, self._model.description.geometry
+        breath = self._noise.draw((1, *self._model.description.noise_shape))
+        samples, *self._audio_memory = run("decode_audio", block.audio, breath, *self._audio_memory)
+        pictures, *self._video_memory = run("decode_video", block.video, *self._video_memory)
         start_s = self._start_s
         speaking, marks = self._planner.tell(start_s, start_s + float(geometry.block_duration_s), geometry.sample_rate_hz)
         chunk = AVChunk(
             self._index,
-            unpack_i420(pictures)[0].cpu().numpy(),
-            (wave[0].clamp(-1, 1) * 32767).cpu().numpy().astype(np.int16),
+            run.numpy(pictures)[0],
+            run.numpy(samples)[0].astype(np.int16),
             geometry.fps,
             geometry.sample_rate_hz,
             speaking,
             tuple(marks),
         )
-        self._block, self._unfinished = None, block
+        if block.memory:
+            self._history.commit(block.memory)
+        else:
+            self._unfinished = block
+        self._block, self._liveliness = None, block.liveliness
         self._index += 1
         return chunk
 
 
-def load(checkpoint_dir: Path, num_threads: int, report: runtimes.Report | None = None) -> Pocket:
-    """Load a checkpoint and make it ready.
+def load(checkpoint_dir: Path, num_threads: int, report: Report | None = None) -> Pocket:
+    """Load a checkpoint and make it ready: in PyTorch on a GPU, else in OpenVINO, or in PyTorch where that is not installed.
 
     Raises:
         model.errors.CheckpointError, model.errors.ConfigError: see :func:`model.checkpoint.read_weights`.
     """
+    if has_gpu():
+        return _load_torch(checkpoint_dir, "cuda")
+    if importlib.util.find_spec("openvino") is None:
+        if report:
+            report("OpenVINO is not installed: PyTorch does its work, several times slower")
+        return _load_torch(checkpoint_dir, "cpu", num_threads)
+    description = read_description(checkpoint_dir)
+    return Pocket(description, OpenVINORuntime(cached_graphs(checkpoint_dir, description, report), num_threads))
+
+
+def _load_torch(checkpoint_dir: Path, device: str, num_threads: int | None = None) -> Pocket:
+    import torch
+
+    from model.checkpoint import read_weights
+    from model.torch_runtime import TorchRuntime
+
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
     weights = read_weights(checkpoint_dir)
-    return Pocket(weights, runtimes.choose_runtime(weights, num_threads, report))
+    return Pocket(weights, TorchRuntime(weights, torch.device(device)))
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch finds one. It is not asked where there is no driver, because asking takes seconds and its memory."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

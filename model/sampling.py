@@ -8,25 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 Level = float | Tensor
 """One level, or one for each latent, shaped to broadcast."""
-
-
-def intervals(timesteps: Sequence[float]) -> list[tuple[float, float]]:
-    """Each denoise pass as (from, to): the given noise levels, falling, then 0.
-
-    Raises:
-        ValueError: levels that do not fall, or lie outside (0, 1].
-    """
-    levels = [*timesteps, 0.0]
-    if not timesteps or timesteps[0] > 1 or any(a <= b for a, b in pairwise(levels)):
-        raise ValueError(f"timesteps must fall from at most 1 and stay above 0, got {list(timesteps)}")
-    return list(pairwise(levels))
 
 
 def euler_step(noisy: Tensor, velocity: Tensor, level: Level, next_level: Level) -> Tensor:

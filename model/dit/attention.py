@@ -25,10 +25,8 @@ class KeyValue(NamedTuple):
     key: Tensor
     value: Tensor
 
-    def after(self, past: KeyValue | None) -> KeyValue:
+    def after(self, past: KeyValue) -> KeyValue:
         """Both along time, the past first."""
-        if past is None:
-            return self
         return KeyValue(torch.cat((past.key, self.key), dim=2), torch.cat((past.value, self.value), dim=2))
 
     def span(self, start: int, stop: int) -> KeyValue:
@@ -62,7 +60,15 @@ class Pieces(NamedTuple):
     blocks: tuple[KeyValue, ...]
 
 
+class Joined(NamedTuple):
+    """What new tokens see in two pieces, which whoever attends to it may join."""
+
+    past: KeyValue
+    new: KeyValue
+
+
 Past = KeyValue | Room | Pieces | None
+Seen = KeyValue | Joined
 Mask = Tensor | Staircase | None
 
 
@@ -71,13 +77,13 @@ def place(past: Past, num_tokens: int) -> KeyValue | tuple[None, None]:
     return past.place(num_tokens) if isinstance(past, Room) else (None, None)
 
 
-def seen(past: Past, new: KeyValue) -> KeyValue:
+def seen(past: Past, new: KeyValue) -> Seen:
     """What new tokens see, once they are at their :func:`place`: the past, then themselves."""
     if isinstance(past, Room):
         return past.buffer.span(0, past.length + new.key.shape[2])
     if isinstance(past, Pieces):
         return KeyValue(*(torch.cat(parts, dim=2) for parts in zip(*past.blocks, new, strict=True)))
-    return new.after(past)
+    return new if past is None else Joined(past, new)
 
 
 class RMSNorm(nn.Module):
@@ -130,17 +136,20 @@ class Projections:
         return F.linear(x, *self._joined).split(self._sizes, dim=-1)
 
 
-def attend(q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
+def attend(q_BHTK: Tensor, memory: Seen, mask: Mask) -> Tensor:
     """Softmax attention -> [B, T, D].
 
     Args:
-        mask: bool, True where visible, broadcast to [B, H, T, S]; or a staircase; None where everything is visible.
+        mask: bool, True where visible, or float, added to the scores, broadcast to [B, H, T, S]; or a staircase; None where
+            everything is visible.
     """
     if isinstance(mask, Staircase):
+        memory = memory.new.after(memory.past) if isinstance(memory, Joined) else memory
         memory = KeyValue(*(F.pad(x, (0, 0, 0, max(0, mask.num_keys - x.shape[2]))) for x in memory))
         groups = zip(q_BHTK.split(mask.group_sizes, dim=2), mask.key_ends, strict=True)
         return torch.cat([attend(q, memory.span(0, end), None) for q, end in groups], dim=1)
-    return kernels.on(q_BHTK).attention(q_BHTK, memory.key, memory.value, mask)
+    pieces = memory if isinstance(memory, Joined) else (memory,)
+    return kernels.on(q_BHTK).attention(q_BHTK, [x.key for x in pieces], [x.value for x in pieces], mask)
 
 
 class SelfAttention(nn.Module):
@@ -211,7 +220,7 @@ class CrossAttention(nn.Module):
         text: KeyValue,
         text_query_table: RotaryTable | None,
         text_mask: Mask,
-        other: KeyValue,
+        other: Seen,
         other_mask: Mask,
     ) -> Tensor:
         heads, q = kernels.on(x_BTD).heads, self.q(x_BTD)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model import kernels
 from model.config import DiTConfig, TowerConfig
-from model.dit.attention import CrossAttention, KeyValue, Mask, Past, SelfAttention, attend, seen
+from model.dit.attention import CrossAttention, KeyValue, Mask, Past, Seen, SelfAttention, attend, seen
 from model.dit.float8 import Float8Linear
 from model.dit.rope import Rope, RotaryTable
 
@@ -85,11 +85,11 @@ class TowerBlock(nn.Module):
         """Queries, keys and values of the tower's attention to itself; ``m`` is what :meth:`modulate` gave."""
         return self.self_attn.project(self.norm_modulate(x_BTD, m[0], m[1]), table, past)
 
-    def look(self, x_BTD: Tensor, m: Sequence[Tensor], q_BHTK: Tensor, memory: KeyValue, mask: Mask) -> Tensor:
+    def look(self, x_BTD: Tensor, m: Sequence[Tensor], q_BHTK: Tensor, memory: Seen, mask: Mask) -> Tensor:
         """Attend to the tower itself."""
         return kernels.on(x_BTD).add_gated(x_BTD, self.self_attn.o(attend(q_BHTK, memory, mask)), m[2])
 
-    def read(self, x_BTD: Tensor, m: Sequence[Tensor], view: StreamView, text: KeyValue, other: KeyValue) -> Tensor:
+    def read(self, x_BTD: Tensor, m: Sequence[Tensor], view: StreamView, text: KeyValue, other: Seen) -> Tensor:
         """Attend to text and to the other tower, then the feed-forward part."""
         normed = self.norm3(x_BTD)
         x = x_BTD + self.cross_attn(normed, view.table, text, view.text_query_table, view.text_mask, other, view.other_mask)
@@ -131,8 +131,8 @@ class FusionLayer(nn.Module):
         self,
         video: Tensor,
         audio: Tensor,
-        video_e0: Tensor,
-        audio_e0: Tensor,
+        vm: Sequence[Tensor],
+        am: Sequence[Tensor],
         video_view: StreamView,
         audio_view: StreamView,
         video_text: KeyValue,
@@ -143,16 +143,15 @@ class FusionLayer(nn.Module):
         """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
 
         Args:
+            vm, am: what :meth:`TowerBlock.modulate` gave.
             past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
         """
         past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
 
-        am = self.audio.modulate(audio_e0)
         q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
         audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
 
-        vm = self.video.modulate(video_e0)
         q, video_self = self.video.project(video, vm, video_view.table, past_video)
         visible = seen(past_video, video_self)
         if num_sink_tokens:

@@ -157,8 +157,8 @@ def half_pass(
         v = layer.video.read(v, vm, view, text.video[i], KeyValue(*audio_cross))
     yield Stop(takes=side == 0)
 
-    flow = dit.video_ends.out(v, video_e)
+    flow = dit.video_ends.out(v, dit.video_ends.modulate(video_e))
     if side == 1:
         return (flow,)
     assert read_video is not None
-    return flow, dit.audio_ends.out(read_video(a), audio_e)
+    return flow, dit.audio_ends.out(read_video(a), dit.audio_ends.modulate(audio_e))

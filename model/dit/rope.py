@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.dit.positions import Ladder
 from model.kernels import eager
 
 
@@ -43,24 +44,8 @@ class RotaryTable:
 
 
 @dataclass(frozen=True)
-class Rope:
-    """Frequencies of one head size."""
-
-    head_dim: int
-    theta: float
-
-    @property
-    def num_space_pairs(self) -> int:
-        """Pairs for rows, and as many for columns."""
-        return self.head_dim // 6
-
-    @property
-    def num_time_pairs(self) -> int:
-        return self.head_dim // 2 - 2 * self.num_space_pairs
-
-    @property
-    def num_time_channels(self) -> int:
-        return 2 * self.num_time_pairs
+class Rope(Ladder):
+    """The same ladder's tables in PyTorch, on the device of the positions."""
 
     def _angles(self, positions: Tensor, num_pairs: int) -> Tensor:
         frequencies = self.theta ** (-torch.arange(num_pairs, dtype=torch.float64, device=positions.device) / num_pairs)

@@ -83,6 +83,36 @@ class Flow:
     memory: tuple[LayerMemory, ...]
 
 
+@dataclass(frozen=True)
+class Modulation:
+    """What the noise level does to a pass: it depends on nothing else, so that it is computed once a level.
+
+    Attributes:
+        video, audio: of each layer, what :meth:`TowerBlock.modulate` gave.
+        video_head, audio_head: what :meth:`TowerEnds.modulate` gave.
+        timesteps: of video and audio, as they came; velocities of clean predictions are had by them.
+    """
+
+    video: Sequence[Sequence[Tensor]]
+    audio: Sequence[Sequence[Tensor]]
+    video_head: Sequence[Tensor]
+    audio_head: Sequence[Tensor]
+    timesteps: tuple[Tensor, Tensor]
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """All of each tower as one tensor [B, L, R, D], the head's two last."""
+        towers = (self.video, self.video_head), (self.audio, self.audio_head)
+        video, audio = (torch.cat([x for six in layers for x in six] + list(head), dim=2) for layers, head in towers)
+        return video, audio
+
+    @staticmethod
+    def of_rows(video: Tensor, audio: Tensor, timesteps: tuple[Tensor, Tensor]) -> Modulation:
+        """The inverse of :meth:`rows`."""
+        (v, a) = ([rows[:, :, i].unsqueeze(2) for i in range(rows.shape[2])] for rows in (video, audio))
+        video_layers, audio_layers = ([x[i : i + 6] for i in range(0, len(x) - 2, 6)] for x in (v, a))
+        return Modulation(video_layers, audio_layers, v[-2:], a[-2:], timesteps)
+
+
 class ConvStem(nn.Module):
     """The published audio tower's embedding: a convolution, then a gated convolutional MLP; not causal."""
 
@@ -133,9 +163,13 @@ class TowerEnds(nn.Module):
         e = self.time_embedding(timestep_sinusoid(timesteps_BL, self.freq_dim).to(self.head.weight.dtype))
         return e, self.time_projection(e).unflatten(-1, (6, -1))
 
-    def out(self, x_BTD: Tensor, e_BLD: Tensor) -> Tensor:
-        shift, scale = (self.modulation.unsqueeze(1) + e_BLD.unsqueeze(2)).unbind(2)
-        return self.head(kernels.on(x_BTD).norm_modulate(x_BTD, shift.unsqueeze(2), scale.unsqueeze(2), self.eps))
+    def modulate(self, e_BLD: Tensor) -> tuple[Tensor, ...]:
+        """The head's two [B, L, 1, D] from the embedded timestep of each latent."""
+        return (self.modulation.unsqueeze(1) + e_BLD.unsqueeze(2)).unsqueeze(3).unbind(2)
+
+    def out(self, x_BTD: Tensor, m: Sequence[Tensor]) -> Tensor:
+        """Velocity of each token; ``m`` is what :meth:`modulate` gave."""
+        return self.head(kernels.on(x_BTD).norm_modulate(x_BTD, m[0], m[1], self.eps))
 
 
 _LEAST_LEVEL = 0.05
@@ -274,6 +308,19 @@ class DualStreamTransformer(nn.Module):
         x = tokens.view(batch, length, height // p, width // q, p, q, channels)
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, channels, length, height, width)
 
+    def modulation(self, video_timesteps: Tensor, audio_timesteps: Tensor) -> Modulation:
+        """Of :meth:`forward`'s timesteps."""
+        video_e, video_e0 = self.video_ends.time(video_timesteps)
+        audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
+        layers = self.fusion_layers()
+        return Modulation(
+            [layer.video.modulate(video_e0) for layer in layers],
+            [layer.audio.modulate(audio_e0) for layer in layers],
+            self.video_ends.modulate(video_e),
+            self.audio_ends.modulate(audio_e),
+            (video_timesteps, audio_timesteps),
+        )
+
     def forward(
         self,
         video: Tensor,
@@ -299,30 +346,47 @@ class DualStreamTransformer(nn.Module):
             skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.
             control: [B, F, control_channels], for networks that have such.
         """
+        modulation = self.modulation(video_timesteps, audio_timesteps)
+        return self.flow(video, audio, modulation, video_view, audio_view, text, past, num_sink_tokens, skip_layer, control)
+
+    def flow(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        modulation: Modulation,
+        video_view: StreamView,
+        audio_view: StreamView,
+        text: TextMemory,
+        past: Sequence[LayerMemory | LayerPast] | None = None,
+        num_sink_tokens: int = 0,
+        skip_layer: int | None = None,
+        control: Tensor | None = None,
+    ) -> Flow:
+        """:meth:`forward`, where the timesteps' part is done."""
         v = self.video_ends.stem(self.patchify(video))
         if self.config.grid is not None:
             v = v + self.place.repeat(video.shape[2], 1)
         if self.config.control_channels:
             assert control is not None
             v = v + self.control(control).repeat_interleave(v.shape[1] // video.shape[2], dim=1)
-        video_e, video_e0 = self.video_ends.time(video_timesteps)
         a = self.audio_ends.stem(audio)
-        audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
         memory = []
         for i, layer in enumerate(self.layers):
             if i == skip_layer:
                 continue
             earlier = None if past is None else past[i]
-            given = v, a, video_e0, audio_e0, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
+            m = modulation.video[i], modulation.audio[i]
+            given = v, a, *m, video_view, audio_view, text.video[i], text.audio[i], earlier, num_sink_tokens
             if self.recomputes and torch.is_grad_enabled():
                 # Not the re-entrant kind: it computes first without gradients, and so with other kernels than the second time.
                 v, a, layer_memory = checkpoint(layer, *given, use_reentrant=False)
             else:
                 v, a, layer_memory = layer(*given)
             memory.append(layer_memory)
-        flow_video = self.unpatchify(self.video_ends.out(v, video_e), video.shape)
-        flow_audio = self.audio_ends.out(a, audio_e)
+        flow_video = self.unpatchify(self.video_ends.out(v, modulation.video_head), video.shape)
+        flow_audio = self.audio_ends.out(a, modulation.audio_head)
         if self.config.output == "clean":
+            video_timesteps, audio_timesteps = modulation.timesteps
             flow_video = _velocity(video, flow_video, video_timesteps[:, None, :, None, None])
             flow_audio = _velocity(audio, flow_audio, audio_timesteps[:, :, None])
         return Flow(flow_video, flow_audio, tuple(memory))

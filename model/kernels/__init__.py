@@ -1,13 +1,15 @@
-"""The arithmetic between matrix products, twice: as PyTorch has it, and as Triton kernels that touch each value once.
+"""The arithmetic between matrix products, three times: as PyTorch has it, as Triton kernels that touch each value once, and as a
+compiler of graphs for CPUs wants to see it.
 
-:mod:`model.kernels.eager` runs everywhere and is the oracle of :mod:`model.kernels.fused`. Which of the two runs is decided here
-and nowhere else. Both compute in float32 inside; the fused ones round once, at their end.
+:mod:`model.kernels.eager` runs everywhere and is the oracle of :mod:`model.kernels.fused` and :mod:`model.kernels.traced`. Which
+of them runs is decided here and nowhere else. All compute in float32 inside; the fused ones round once, at their end.
 
 Legend: B batch, T tokens, L latents, D width, H heads, K channels a head, C channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,7 +18,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from model.kernels import eager
+from model.kernels import eager, traced
 
 
 class Kernels(Protocol):
@@ -44,8 +46,15 @@ class Kernels(Protocol):
             out: where to put the result, any strides with K inmost; it is given back.
         """
 
-    def attention(self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None) -> Tensor:
-        """Softmax attention -> [B, T, D]."""
+    def attention(
+        self, q_BHTK: Tensor, keys_BHSK: Sequence[Tensor], values_BHSK: Sequence[Tensor], mask: Tensor | None
+    ) -> Tensor:
+        """Softmax attention -> [B, T, D].
+
+        Args:
+            keys_BHSK, values_BHSK: in one piece or in several, along S.
+            mask: bool, True where visible, or a float to be added to the scores; broadcast to [B, H, T, S of all pieces].
+        """
 
     def mlp(self, x_BTD: Tensor, ffn: nn.Sequential) -> Tensor:
         """A linear layer, GELU (its tanh form), a linear layer."""
@@ -72,6 +81,9 @@ class Kernels(Protocol):
         """Phases of frames, N = B x T * time - skip, interleaved, plus ``bias``, plus ``x`` duplicated, see
         :func:`model.kernels.eager.interleave` and :func:`model.kernels.eager.duplicate`."""
 
+    def channel_norm(self, x_NChw: Tensor, gain: Tensor, eps: float) -> Tensor:
+        """Root-mean-square norm over channels, times the gain."""
+
     def i420_from_patches(self, x_BCThw: Tensor) -> Tensor:
         """Pictures in 2 x 2 patches, C = RGB x column x row, to planes; see :func:`model.kernels.eager.i420_from_frames`."""
 
@@ -83,7 +95,8 @@ def _fused() -> Kernels | None:
 
 
 def on(x: Tensor) -> Kernels:
-    """The kernels for what is computed from ``x``: fused for bfloat16 on a GPU, where no gradients are wanted."""
+    """The kernels for what is computed from ``x``: fused for bfloat16 on a GPU without gradients, traced for graphs."""
     if x.is_cuda and x.dtype == torch.bfloat16 and not torch.is_grad_enabled() and (fused := _fused()) is not None:
         return fused
-    return cast(Kernels, eager)
+    is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return cast(Kernels, traced if is_traced else eager)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -62,8 +64,14 @@ def heads(
     return y_BHTK if out is None else out.copy_(y_BHTK)
 
 
-def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(q_BHTK, k_BHSK, v_BHSK, attn_mask=mask).transpose(1, 2).flatten(-2)
+def joined(pieces_BHSK: Sequence[Tensor]) -> Tensor:
+    """Pieces along S as one; a single one as it is."""
+    return pieces_BHSK[0] if len(pieces_BHSK) == 1 else torch.cat(list(pieces_BHSK), dim=2)
+
+
+def attention(q_BHTK: Tensor, keys_BHSK: Sequence[Tensor], values_BHSK: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+    key, value = joined(keys_BHSK), joined(values_BHSK)
+    return F.scaled_dot_product_attention(q_BHTK, key, value, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
 def mlp(x_BTD: Tensor, ffn: nn.Sequential) -> Tensor:
@@ -95,6 +103,10 @@ def move_rotated(x_BHTK: Tensor, start: int, stop: int, length: int, table: tupl
 
 
 # Video VAE
+
+
+def channel_norm(x_NChw: Tensor, gain: Tensor, eps: float) -> Tensor:
+    return x_NChw * torch.rsqrt(x_NChw.square().mean(dim=1, keepdim=True) + eps) * gain.view(-1, 1, 1)
 
 
 def normalise(x: Tensor, gain: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ convolutions for bfloat16 want them; what comes in another layout is brought int
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -199,11 +200,12 @@ def heads(
     return out
 
 
-def attention(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Tensor | None) -> Tensor:
+def attention(q_BHTK: Tensor, keys_BHSK: Sequence[Tensor], values_BHSK: Sequence[Tensor], mask: Tensor | None) -> Tensor:
     """Kernels are called by name: choosing one through SDPA's context would change a setting of the whole process, under the feet
     of other threads."""
     if mask is not None:
-        return eager.attention(q_BHTK, k_BHSK, v_BHSK, mask)
+        return eager.attention(q_BHTK, keys_BHSK, values_BHSK, mask)
+    k_BHSK, v_BHSK = eager.joined(keys_BHSK), eager.joined(values_BHSK)
     if q_BHTK.shape[2] >= CUDNN_MIN_QUERIES and k_BHSK.shape[2] >= CUDNN_MIN_KEYS:
         y = torch.ops.aten._scaled_dot_product_cudnn_attention(q_BHTK, k_BHSK, v_BHSK, None, False)[0]
     else:

@@ -23,7 +23,6 @@ class PhonemeEncoder(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.radius = 2 * config.num_phoneme_layers
         self.embedding = nn.Embedding(config.num_phonemes, config.dim)
         self.layers = nn.ModuleList(nn.Conv1d(config.dim, config.dim, 5, padding=2) for _ in range(config.num_phoneme_layers))
         self.duration = nn.Sequential(nn.Linear(1, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim))

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import VideoVAEConfig
-from model.vae.causal import CausalConv3d, Memory
+from model.vae.causal import Memory
 
 PLANES = 6
 TEMPORAL_STRIDE = 4
@@ -32,14 +33,12 @@ def pack_i420(frames: Tensor) -> Tensor:
     return (torch.cat((luma.flatten(1, 2), chroma), dim=1).float() - 128) / 128
 
 
-def unpack_i420(packed: Tensor) -> Tensor:
-    """The inverse of :func:`pack_i420`, rounded and clamped to bytes."""
-    batch, _, num_frames, half_height, half_width = packed.shape
-    planes = (packed * 128 + 128).round().clamp(0, 255).to(torch.uint8)
-    luma = planes[:, :4].reshape(batch, 2, 2, num_frames, half_height, half_width).permute(0, 3, 4, 1, 5, 2)
-    chroma = planes[:, 4:].transpose(1, 2)
-    luma_rows = luma.reshape(batch, num_frames, 2 * half_height, 2 * half_width)
-    return torch.cat((luma_rows, chroma.reshape(batch, num_frames, half_height, 2 * half_width)), dim=2)
+def unpack_i420(packed_N6hw: Tensor) -> Tensor:
+    """The inverse of :func:`pack_i420`, rounded and clamped to bytes, of pictures one after the other [N, 6, h, w]."""
+    planes = (packed_N6hw * 128 + 128).round().clamp(0, 255).to(torch.uint8)
+    _, _, height, width = planes.shape
+    luma, chroma = F.pixel_shuffle(planes[:, :4], 2).squeeze(1), planes[:, 4:]
+    return torch.cat((luma, chroma.reshape(-1, height, 2 * width)), dim=1)
 
 
 class ChannelNorm(nn.Module):
@@ -50,8 +49,30 @@ class ChannelNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
-        return x * scale * self.gain.view(-1, *[1] * (x.ndim - 2))
+        return kernels.on(x).channel_norm(x, self.gain, 1e-6)
+
+
+class FrameConv(nn.Module):
+    """A 3-D convolution, causal in time and of the same size in space, computed as one in two dimensions.
+
+    Frames lie along the first axis, and those that a frame sees along the channels: that is the same sum, and every machine has
+    fast convolutions in two dimensions.
+
+    Args:
+        frames: that one sees, itself included.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, frames: int) -> None:
+        super().__init__()
+        self.context = frames - 1
+        self.conv = nn.Conv3d(in_channels, out_channels, (frames, 3, 3))  # in its shape, as it is stored
+
+    def forward(self, x: Tensor, memory: Memory, batch: int) -> Tensor:
+        """Frames [T * B, C, h, w], those of one time side by side."""
+        if self.context:
+            seen = memory.extend(x, self.context * batch, 0)
+            x = torch.cat([seen[i * batch : i * batch + len(x)] for i in range(self.context + 1)], dim=1)
+        return F.conv2d(x, self.conv.weight.transpose(1, 2).flatten(1, 2), self.conv.bias, padding=1)
 
 
 class ResidualBlock(nn.Module):
@@ -59,16 +80,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, *, causal: bool, num_convs: int = 2) -> None:
         super().__init__()
-        self.causal, self.num_convs = causal, num_convs
+        self.num_convs = num_convs
         self.norm1 = ChannelNorm(channels)
-        self.conv1 = CausalConv3d(channels, channels, (3 if causal else 1, 3, 3))
+        self.conv1 = FrameConv(channels, channels, 3 if causal else 1)
         if num_convs == 2:
             self.norm2 = ChannelNorm(channels)
-            self.conv2 = CausalConv3d(channels, channels, (1, 3, 3))
+            self.conv2 = FrameConv(channels, channels, 1)
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)), memory)
-        return x + (self.conv2(F.silu(self.norm2(y)), memory) if self.num_convs == 2 else y)
+    def forward(self, x: Tensor, memory: Memory, batch: int) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)), memory, batch)
+        return x + (self.conv2(F.silu(self.norm2(y)), memory, batch) if self.num_convs == 2 else y)
 
 
 class Upsample(nn.Module):
@@ -80,9 +101,12 @@ class Upsample(nn.Module):
         self.conv = nn.Conv3d(in_channels, out_channels * 4 * time, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, length, height, width = x.shape
-        y = self.conv(x).view(batch, -1, self.time, 2, 2, length, height, width)
-        return y.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, -1, length * self.time, height * 2, width * 2)
+        """Frames [N, C, h, w] -> [time * N, C', 2 h, 2 w]: all first ones of what a frame becomes, then all second ones."""
+        weight = self.conv.weight.flatten(1).unflatten(0, (-1, self.time, 4))
+        assert self.conv.bias is not None
+        bias = self.conv.bias.unflatten(0, (-1, self.time, 4))
+        phases = [F.conv2d(x, weight[:, t].flatten(0, 1)[..., None, None], bias[:, t].flatten()) for t in range(self.time)]
+        return F.pixel_shuffle(phases[0] if self.time == 1 else torch.cat(phases), 2)
 
 
 MOTION_GAIN = 8.0
@@ -134,26 +158,39 @@ class VideoDecoder(nn.Module):
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
         low, *_ = widths = tuple(reversed(config.decoder_widths))
-        self.stem = CausalConv3d(config.latent_channels, low, (3, 3, 3))
+        self.stem = FrameConv(config.latent_channels, low, 3)
         self.body = nn.ModuleList(ResidualBlock(low, causal=True) for _ in range(2))
-        times = (2, 2, *[1] * (len(widths) - 3))
-        self.up = nn.ModuleList(Upsample(a, b, time=t) for a, b, t in zip(widths[:-1], widths[1:], times, strict=True))
+        self.times = (2, 2, *[1] * (len(widths) - 3))
+        self.up = nn.ModuleList(Upsample(a, b, time=t) for a, b, t in zip(widths[:-1], widths[1:], self.times, strict=True))
         self.refine = nn.ModuleList(ResidualBlock(b, causal=False) for b in widths[1:-1])
         self.head_scale = config.head_scale
         if self.head_scale > 1:
             self.refine.append(ResidualBlock(widths[-1], causal=False, num_convs=1))
-        self.head = nn.Conv3d(widths[-1], PLANES * self.head_scale**2, (1, 3, 3), padding=(0, 1, 1))
+        self.head = nn.Conv3d(widths[-1], PLANES * self.head_scale**2, (1, 3, 3))
+
+    def frames(self, latents: Tensor, memory: Memory) -> Tensor:
+        """Packed pictures [N, 6, H / 2, W / 2] of latents [B, C, L, h, w], in the order that :meth:`in_order` undoes."""
+        batch = len(latents)
+        x = self.stem(latents.transpose(1, 2).transpose(0, 1).flatten(0, 1), memory, batch)
+        for block in self.body:
+            x = block(x, memory, batch)
+        for up, refine in zip(self.up[: len(self.refine)], self.refine, strict=True):  # nothing at half resolution
+            x = refine(up(x), memory, batch)
+        x = self.up[-1](x) if self.head_scale == 1 else x
+        x = F.conv2d(F.silu(x), self.head.weight.squeeze(2), self.head.bias, padding=1)
+        return F.pixel_shuffle(x, self.head_scale) if self.head_scale > 1 else x
+
+    def in_order(self, frames: Tensor, batch: int) -> Tensor:
+        """What lies as :meth:`frames` leaves it [N, ...] as [B, T, ...]: there, later halvings of time lie further out."""
+        phases = tuple(reversed(self.times))
+        x = frames.unflatten(0, (*phases, -1, batch))
+        last = len(phases)
+        x = x.permute(last + 1, last, *reversed(range(last)), *range(last + 2, x.ndim))
+        return x.flatten(1, last + 1)
 
     def forward(self, latents: Tensor, memory: Memory) -> Tensor:
-        x = self.stem(latents, memory)
-        for block in self.body:
-            x = block(x, memory)
-        for up, refine in zip(self.up[: len(self.refine)], self.refine, strict=True):  # none at half resolution
-            x = refine(up(x), memory)
-        if self.head_scale == 1:
-            return self.head(F.silu(self.up[-1](x)))
-        x = self.head(F.silu(x))
-        return F.pixel_shuffle(x.transpose(1, 2), self.head_scale).transpose(1, 2)
+        """Packed pictures [B, 6, T, H / 2, W / 2]."""
+        return self.in_order(self.frames(latents, memory), len(latents)).transpose(1, 2)
 
 
 class VideoVAE(nn.Module):
@@ -187,4 +224,12 @@ class VideoVAE(nn.Module):
 
     def decode(self, latents: Tensor, memory: Memory) -> Tensor:
         """Packed pictures of normalised latents; ``memory`` is of the chunk before, and its ``present`` is filled."""
-        return self.decoder(latents * self.latent_std.view(-1, 1, 1, 1) + self.latent_mean.view(-1, 1, 1, 1), memory)
+        return self.decoder(self._raw(latents), memory)
+
+    def decode_i420(self, latents: Tensor, memory: Memory) -> Tensor:
+        """The same as stacked I420 planes, uint8 [B, T, H * 3 / 2, W]."""
+        pictures = unpack_i420(self.decoder.frames(self._raw(latents), memory))
+        return self.decoder.in_order(pictures, len(latents))
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        return latents * self.latent_std.view(-1, 1, 1, 1) + self.latent_mean.view(-1, 1, 1, 1)

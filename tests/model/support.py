@@ -14,10 +14,11 @@ from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamSettings
 from model.config import ModelConfig
 from model.dit.transformer import DualStreamTransformer
+from model.liveliness import CONTROLS
 from model.pipeline import Pocket, PocketStream
-from model.runtime import TorchRuntime
 from model.text.encoder import TextEncoder
 from model.text.phonemes import NUM_IDS
+from model.torch_runtime import TorchRuntime
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
 
@@ -118,10 +119,19 @@ def tiny_networks(config: ModelConfig) -> dict[str, nn.Module]:
     return networks
 
 
-def write_checkpoint(directory: Path, **sampling: Any) -> Path:
-    """A complete checkpoint of random weights."""
+def other_config() -> dict[str, Any]:
+    """The same with all that a network may have and the shipped one has not."""
+    raw = tiny_config(clean_pass=False)
+    raw["geometry"]["patch_cells"] = [2, 3]
+    raw["dit"] |= {"output": "clean", "grid": [2, 2], "control_channels": 4 * len(CONTROLS)}
+    raw["video_vae"] |= {"decoder_widths": [6, 8, 12], "head_scale": 2}
+    return raw
+
+
+def write_checkpoint(directory: Path, raw: dict[str, Any] | None = None, **sampling: Any) -> Path:
+    """A complete checkpoint of random weights; ``raw`` in place of the tiny config."""
     directory.mkdir(parents=True, exist_ok=True)
-    raw = tiny_config(**sampling)
+    raw = raw or tiny_config(**sampling)
     (directory / "config.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     (directory / "words.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     for name, network in tiny_networks(ModelConfig.model_validate(raw)).items():
@@ -130,8 +140,8 @@ def write_checkpoint(directory: Path, **sampling: Any) -> Path:
     return directory
 
 
-def tiny_weights(directory: Path, **sampling: Any) -> Weights:
-    return read_weights(write_checkpoint(directory, **sampling))
+def tiny_weights(directory: Path, raw: dict[str, Any] | None = None, **sampling: Any) -> Weights:
+    return read_weights(write_checkpoint(directory, raw, **sampling))
 
 
 def open_pocket(weights: Weights) -> Pocket:

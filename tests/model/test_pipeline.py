@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,14 +14,21 @@ import numpy as np
 import pytest
 import torch
 
+from model import pipeline
 from model import runtime as runtimes
 from model.checkpoint import Weights
 from model.chunk import AVChunk, Mark
-from model.errors import UnspeakableTextError
+from model.conversion import convert_graphs
+from model.dit.history import HIDDEN
+from model.errors import CheckpointError, UnspeakableTextError
+from model.graph_cache import cached_graphs
+from model.parts import PARTS, example_inputs
 from model.pipeline import Pocket, PocketStream
-from model.runtime import OpenVINORuntime, TorchRuntime, convert_graphs, example_inputs
+from model.runtime import CALLS, OpenVINORuntime, round_to_half
+from model.torch_runtime import TorchRuntime
 from tests.model.rounding import SLACK, check_within_rounding, nudged_weights
-from tests.model.support import MAN, WOMAN, next_chunk, normal, open_pocket, tiny_weights
+from tests.model.support import MAN, WOMAN, next_chunk, normal, open_pocket, other_config, tiny_weights, write_checkpoint
+from tests.support.contacts import counted
 
 NUM_PASSES = 2
 
@@ -211,17 +222,17 @@ def test_two_streams_do_not_mix(pocket: Pocket) -> None:
 
 def test_a_stream_keeps_its_size(pocket: Pocket) -> None:
     def num_bytes(stream: PocketStream) -> int:
-        memories = [*stream._video_memory, *stream._audio_memory, *stream._history._buffers]
+        memories = [*stream._video_memory, *stream._audio_memory, *stream._history.arrays]
         return sum(m.untyped_storage().nbytes() for m in memories)
 
     stream = pocket.open(MAN)
     stream.push("a", "Hello there.")
     next_chunk(stream)
     before = num_bytes(stream)
-    places = [buffer.data_ptr() for buffer in stream._history._buffers]
+    places = [array.data_ptr() for array in stream._history.arrays]
     chunks(stream, 50)
     assert num_bytes(stream) == before
-    assert [buffer.data_ptr() for buffer in stream._history._buffers] == places
+    assert [array.data_ptr() for array in stream._history.arrays] == places
     assert stream._planner._lines == []
     assert stream._planner._past == []
 
@@ -250,25 +261,50 @@ def graphs(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exact(graphs: Path) -> OpenVINORuntime:
-    """All parts in float32, so that only a wrong graph can differ."""
+    """All parts in float32, so that only a wrong graph can differ; loaded for the second time, as on all days but the first."""
+    OpenVINORuntime(graphs, 1, half_precision=())
+    assert len(list((graphs / "compiled").iterdir())) == len(PARTS)
     return OpenVINORuntime(graphs, 1, half_precision=())
 
 
-def noisy(inputs: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
-    """Numbers in place of zeros; ids and masks stay as they are."""
-    return tuple(normal(*x.shape, seed=seed + i) if x.is_floating_point() else x for i, x in enumerate(inputs))
+Arrays = list[np.ndarray]
 
 
-@pytest.mark.parametrize("part", sorted(runtimes.PARTS))
-def test_each_part_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVINORuntime, part: str) -> None:
-    inputs = noisy(example_inputs(weights)[part], seed=3)
+def inputs_of(weights: Weights, part: str) -> Arrays:
+    """Numbers in place of zeros; ids, masks and durations as a stream has them. A part of the history is hidden."""
+    examples = [x.numpy() for x in example_inputs(weights)[part]]
+    inputs = [normal(*x.shape, seed=3 + i).numpy() if x.dtype == np.float32 else x for i, x in enumerate(examples)]
     if part == "durations":
-        inputs = (torch.arange(1, 21).unsqueeze(0), inputs[1])
+        inputs[0] = np.arange(1, 21)[np.newaxis]
     if part == "text":
-        inputs = (inputs[0], inputs[1].abs(), *inputs[2:])
-    module, ours = runtimes.PARTS[part](weights).eval(), exact(part, *inputs)
+        inputs[1] = np.abs(inputs[1])
+    if part == "modulate":
+        inputs[0] = np.array([250.0], np.float32)
+    if part == "pass":
+        for i in range(10, 15):
+            inputs[i] = np.where(np.arange(inputs[i].size) % 3 == 1, HIDDEN, 0).astype(np.float32).reshape(inputs[i].shape)
+    return inputs
+
+
+def distance(ours: np.ndarray, oracle: torch.Tensor) -> float:
+    """Relative L2."""
+    return float(np.linalg.norm(ours.astype(np.float64) - oracle.numpy())) / (float(oracle.double().norm()) + 1e-9)
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_each_part_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVINORuntime, part: str) -> None:
+    inputs = inputs_of(weights, part)
+    ours = exact(part, *inputs)
     assert float(ours[0].std()) > 1e-4
-    check_within_rounding(ours, module, inputs)
+    check_within_rounding(ours, PARTS[part](weights).eval(), [torch.from_numpy(x) for x in inputs])
+
+
+def test_what_is_asked_for_by_name_are_outputs_of_a_pass(weights: Weights, exact: OpenVINORuntime) -> None:
+    inputs = inputs_of(weights, "pass")
+    for runtime in (exact, TorchRuntime(weights, torch.device("cpu"))):
+        whole = runtime("pass", *inputs)
+        for call, (_, outputs) in CALLS.items():
+            assert all(np.array_equal(a, b) for a, b in zip(runtime(call, *inputs), whole[outputs], strict=True))
 
 
 def magnitudes(samples: np.ndarray) -> np.ndarray:
@@ -306,40 +342,105 @@ def apart(chunk: AVChunk, other: AVChunk) -> tuple[float, float]:
     return pixel, float(np.linalg.norm(heard - expected) / np.linalg.norm(expected))
 
 
-def test_half_precision_stays_close(weights: Weights, graphs: Path) -> None:
-    inputs = example_inputs(weights)["denoise"]
-    inputs = (*noisy(inputs[:2], seed=3), *inputs[2:])
+def test_streams_of_one_runtime_do_not_mix(weights: Weights, exact: OpenVINORuntime) -> None:
+    """What a request was lent by one is not what the next one computes with."""
+    model = Pocket(weights, exact)
+    alone = [chunks(model.open(settings), 4) for settings in (MAN, WOMAN)]
+    streams, mixed = [model.open(settings) for settings in (MAN, WOMAN)], [[], []]  # type: list[PocketStream], list[list[AVChunk]]
+    while len(mixed[0]) < 4:
+        for stream, some in zip(streams, mixed, strict=True):
+            if (chunk := stream.step()) is not None:
+                some.append(chunk)
+    assert all(same(a, b) for some, lone in zip(mixed, alone, strict=True) for a, b in zip(some, lone, strict=True))
+
+
+def test_other_networks_stream_in_both_runtimes(tmp_path: Path) -> None:
+    """Oblong patches, clean outputs, places, told movement, a head at a quarter of the size, and no clean pass."""
+    other = tiny_weights(tmp_path / "checkpoint", other_config())
+    convert_graphs(other, tmp_path / "graphs")
+    models = open_pocket(other), Pocket(other, OpenVINORuntime(tmp_path / "graphs", 1))
+    streams = [model.open(MAN) for model in models]
+    for stream in streams:
+        stream.push("a", "Hello there, my friend.")
+    for number in range(4):
+        stages: list[str] = []
+        while True:
+            stages.append(streams[0].stage)
+            if (oracle := streams[0].step()) is not None:
+                break
+        assert stages == ["text", "dit", "dit", "vae"]
+        ours = next_chunk(streams[1])
+        assert np.abs(ours.frames.astype(int) - oracle.frames.astype(int)).max() <= 2
+        assert streams[1]._history._num_committed == number + 1
+        assert oracle.frames.std() > 1
+        assert ours.marks == oracle.marks
+
+
+def test_a_block_that_is_begun_again_moves_as_if_it_had_not_been(tmp_path: Path) -> None:
+    model = open_pocket(tiny_weights(tmp_path / "checkpoint", other_config()))
+    stream, undisturbed = model.open(MAN), model.open(MAN)
+    assert stream.step() is None
+    stream.cancel()
+    for _ in range(2):
+        moved, other = (one._liveliness for one in (stream, undisturbed))
+        assert vars(moved)["_frame"] == vars(other)["_frame"]
+        next_chunk(stream)
+        next_chunk(undisturbed)
+    assert stream._liveliness._next_blink_s == undisturbed._liveliness._next_blink_s
+
+
+@pytest.fixture(scope="module")
+def half(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> OpenVINORuntime:
+    """As on a processor that computes in bfloat16, which this one may have to imitate."""
+    directory = tmp_path_factory.mktemp("half") / "graphs"
+    convert_graphs(weights, directory, half=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "computes_in_half", lambda: True)
+        return OpenVINORuntime(directory, 1)
+
+
+def in_half(x: np.ndarray) -> np.ndarray:
+    """Rounded, as numbers."""
+    return (round_to_half(x).astype(np.uint32) << 16).view(np.float32)
+
+
+def test_rounding_to_half_is_pytorch_s() -> None:
+    x = normal(1000).numpy()
+    x[:2] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # as near to one as to the other
+    assert np.array_equal(in_half(x), torch.from_numpy(x).bfloat16().float().numpy())
+
+
+def test_half_precision_stays_close(weights: Weights, half: OpenVINORuntime) -> None:
+    inputs = inputs_of(weights, "pass")
+    first = len(inputs) - 12 * weights.config.dit.num_layers
+    lent = [*inputs[:first], *(round_to_half(x) for x in inputs[first:])]
     oracle = TorchRuntime(weights, torch.device("cpu"))("denoise", *inputs)
-    runtime = OpenVINORuntime(graphs, 1)
-    for a, b in zip(runtime("denoise", *with_memory(inputs, runtime.memory_dtype)), oracle, strict=True):
-        assert float((a - b).norm()) <= 0.03 * float(b.norm())
+    assert half.keeps_half
+    for a, b in zip(half("denoise", *lent), oracle, strict=True):
+        assert distance(a, b) <= 0.03
+    assert {x.dtype for x in half("remember", *lent)} == {np.dtype(np.uint16)}
 
 
-def with_memory(inputs: tuple[torch.Tensor, ...], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Inputs of a pass, keys and values of another type."""
-    first = runtimes.FIRST_MEMORY_INPUT["denoise"]
-    return *inputs[:first], *(x.to(dtype) for x in inputs[first:])
+def test_a_stream_in_half_precision_is_close(weights: Weights, half: OpenVINORuntime, pocket: Pocket) -> None:
+    """Text and history are kept in two bytes a number, and read as what they are."""
+    streams = [p.open(MAN) for p in (pocket, Pocket(weights, half))]
+    for _ in range(4):
+        oracle, ours = (next_chunk(stream) for stream in streams)
+        assert np.abs(ours.frames.astype(int) - oracle.frames.astype(int)).mean() < 3
+    history = streams[1]._history.arrays
+    assert {array.dtype for array in history} == {np.dtype(np.uint16)}
 
 
-def test_memory_in_half_precision_is_read_as_the_same_numbers(
-    weights: Weights, graphs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = OpenVINORuntime(graphs, 1)
-    monkeypatch.setattr(runtimes, "_with_half_inputs", lambda graph, first: graph)
-    reading_float = OpenVINORuntime(graphs, 1)
-    inputs = with_memory(noisy(example_inputs(weights)["denoise"], seed=3), runtime.memory_dtype)
-    for part in ("denoise", "remember"):
-        ours, oracle = runtime(part, *inputs), reading_float(part, *with_memory(inputs, torch.float32))
-        assert all(torch.equal(a, b) for a, b in zip(ours, oracle, strict=True))
-
-
-def test_without_openvino_pytorch_does_its_work(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_openvino_pytorch_does_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pipeline, "has_gpu", lambda: False)
     heard: list[str] = []
-    assert isinstance(runtimes.choose_runtime(weights, 1, heard.append), TorchRuntime)
+    assert isinstance(pipeline.load(write_checkpoint(tmp_path / "checkpoint"), 1, heard.append).run, TorchRuntime)
     assert "OpenVINO" in heard[0]
+
+
+# -- conversion ------------------------------------------------------------------------------------------------------------------
 
 
 def test_graphs_are_converted_whole_or_not_at_all(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,3 +451,74 @@ def test_graphs_are_converted_whole_or_not_at_all(weights: Weights, tmp_path: Pa
     with pytest.raises(OSError, match="no space left"):
         convert_graphs(weights, tmp_path / "graphs")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "avatar-rtc"
+
+
+def test_conversion_contacts_nobody_and_a_second_start_needs_no_pytorch(tmp_path: Path, cache: Path) -> None:
+    contacts = counted(tmp_path)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    script = f"""
+import sys
+from pathlib import Path
+from model import pipeline
+model = pipeline.load(Path({str(checkpoint)!r}), 1, print)
+stream = model.open(pipeline.StreamSettings("A man in an office.", "a deep voice"))
+while stream.step() is None: pass
+print("torch" in sys.modules)
+"""
+    # The makers' programs would keep a number of this machine in its home.
+    environment = {**os.environ, **contacts.environment, "HOME": str(tmp_path / "home")}
+    environment["XDG_CACHE_HOME"] = str(cache.parent)
+    heard = [
+        subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert contacts.outside() == []
+    assert not (tmp_path / "home").exists()
+    assert f"{len(PARTS)} of {len(PARTS)}" in heard[0]
+    assert heard[1] == "False\n", "the graphs are there, and PyTorch is not needed"
+
+
+@pytest.mark.parametrize("end", ["terminated", "abandoned", "killed"])
+def test_a_conversion_that_is_ended_leaves_nothing(
+    tmp_path: Path, cache: Path, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, or, if it was killed, when the next one begins."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    command = [sys.executable, "-m", "model.conversion", str(checkpoint), str(cache / "graphs"), "--child"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert "part" in json.loads(process.stdout.readline())
+        assert len(list(cache.iterdir())) == 1
+        if end == "abandoned":
+            process.stdin.close()
+        else:
+            process.send_signal(signal.SIGTERM if end == "terminated" else signal.SIGKILL)
+        process.stdout.read()
+    if end == "killed":
+        assert len(list(cache.iterdir())) == 1
+        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+    assert [path.name.partition("-")[0] for path in cache.iterdir()] == (["tiny"] if end == "killed" else [])
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="XDG_CACHE_HOME") as caught:
+        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_damaged_weights_are_named_by_the_process_that_reads_them(tmp_path: Path, cache: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    (checkpoint / "dit.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"dit\.safetensors is damaged"):
+        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+    assert not cache.exists() or list(cache.iterdir()) == []

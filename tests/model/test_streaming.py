@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from torch import Tensor
 from model.checkpoint import Weights
 from model.config import ModelConfig
 from model.dit import masks
-from model.dit.cache import CacheShape, History
+from model.dit.history import HIDDEN, History, HistoryShape
+from model.dit.positions import Ladder
 from model.dit.rope import Rope
 from model.dit.transformer import DualStreamTransformer
-from model.runtime import Runtime, TorchRuntime, cache_shape
+from model.noise import Noise
+from model.runtime import Runtime
+from model.torch_runtime import TorchRuntime
 from model.training.objective import Sequence, TextBatch, masked_forward
 from tests.model.support import normal, tiny_model, tiny_networks, tiny_weights
 
@@ -85,34 +89,37 @@ def by_block(video: Tensor, audio: Tensor, num_blocks: int) -> list[Tensor]:
     ]
 
 
-def places(shape: CacheShape) -> list[tuple[int, int]]:
-    """Tokens a block and tokens of the sink, of each tensor of a history."""
-    one = [(shape.video_tokens, shape.sink_tokens), (shape.audio_tokens, 0), (shape.video_tokens, 0), (shape.audio_tokens, 0)]
-    return [place for place in one for _ in range(2)] * shape.config.num_layers
+def places(shape: HistoryShape) -> list[tuple[int, int]]:
+    """Tokens a block and tokens of the sink, of each array of a history."""
+    return [(tokens, sink) for _, _, tokens, sink in shape.kinds for _ in range(2)] * shape.config.num_layers
 
 
-def without_slot(view: list[Tensor], shape: CacheShape, slot: int) -> list[Tensor]:
-    """A view of the history that lacks one block."""
-    parts = []
-    for memory, (tokens, sink) in zip(view, places(shape), strict=True):
-        start = sink + slot * tokens
-        parts.append(torch.cat((memory[:, :, :start], memory[:, :, start + tokens :]), dim=2))
-    return parts
+def without_slot(masks: list[np.ndarray], shape: HistoryShape, slot: int) -> list[np.ndarray]:
+    """Masks that hide one block of the history as well."""
+    hiding = []
+    for mask, (_, _, tokens, sink) in zip(masks, shape.kinds, strict=True):
+        mask = mask.copy()
+        mask[..., sink + slot * tokens : sink + (slot + 1) * tokens] = HIDDEN
+        hiding.append(mask)
+    return hiding
 
 
-def streamed(weights: Weights, runtime: Runtime, clip: Clip) -> list[Tensor]:
+def empty_history(shape: HistoryShape, value: float = 0.0) -> History:
+    return History(shape, [torch.full(size, value) for size in shape.shapes])
+
+
+def streamed(weights: Weights, runtime: Runtime, clip: Clip, history: History | None = None) -> list[Tensor]:
     """Velocities of all blocks, each pass over the history of those before; the last at its noise level, the others clean.
 
     A clip whose second block does not follow its first is a crop: the first block leaves its sink and is then as far away as any.
     """
     config, dit, geometry = weights.config, weights.dit, weights.geometry
-    shape = cache_shape(weights)
-    history = History(shape, torch.device("cpu"), torch.float32)
+    shape = weights.history_shape
+    history = history or empty_history(shape)
     tables = dit.text_tables(clip.times, clip.timed)
     assert tables[0] is not None
     assert tables[1] is not None
-    text = dit.read_text(clip.tokens, tables, None)
-    layers = [tensor for side in (text.video, text.audio) for pair in side for tensor in pair]
+    text = dit.read_text(clip.tokens, tables, None).tensors()
     per_video, per_audio = geometry.block_video_latents, geometry.block_audio_latents
     latent_s = geometry.audio_latent_samples / geometry.sample_rate_hz
     flows = []
@@ -127,17 +134,18 @@ def streamed(weights: Weights, runtime: Runtime, clip: Clip) -> list[Tensor]:
         near = (clip.times >= start - config.text.past_s / latent_s) & (
             clip.times < start + per_audio + config.text.future_s / latent_s
         )
-        view = history.view()
+        masks = history.masks
         if i and clip.blocks[1] != clip.blocks[0] + 1 and i <= shape.num_blocks:
-            view = without_slot(view, shape, 0)
+            masks = without_slot(masks, shape, 0)
         inputs = (
             clip.video[:, :, i * per_video : (i + 1) * per_video],
             clip.audio[:, i * per_audio : (i + 1) * per_audio],
-            torch.tensor([clip.level if i == len(clip.blocks) - 1 else 0.0]),
+            *runtime("modulate", torch.tensor([clip.level if i == len(clip.blocks) - 1 else 0.0])),
             *rotary,
-            (near | ~clip.timed).view(1, 1, 1, -1),
-            *layers,
-            *view,
+            torch.where(near | ~clip.timed, 0.0, HIDDEN).view(1, 1, 1, -1),
+            *masks,
+            *text,
+            *history.arrays,
         )
         video, audio = runtime("denoise", *inputs)
         flows.append(torch.cat((video.flatten(), audio.flatten())))
@@ -336,60 +344,64 @@ def test_without_time_equals_never_having_had_one() -> None:
 
 
 @pytest.fixture
-def shape() -> CacheShape:
-    return CacheShape(tiny_model().dit, num_blocks=2, video_tokens=12, audio_tokens=8, sink_tokens=6)
+def shape() -> HistoryShape:
+    return HistoryShape(tiny_model().dit, num_blocks=2, video_tokens=12, audio_tokens=8, sink_tokens=6)
 
 
-def full_memory(shape: CacheShape, value: float) -> list[Tensor]:
+def full_memory(shape: HistoryShape, value: float) -> list[Tensor]:
     """What a block whose keys and values are all ``value`` leaves."""
-    video, audio = shape.config.video.num_heads, shape.config.audio.num_heads
-    one = ((video, shape.video_tokens), (audio, shape.audio_tokens), (audio, shape.video_tokens), (video, shape.audio_tokens))
+    one = [(heads, tokens) for heads, _, tokens, _ in shape.kinds]
     return [torch.full((1, heads, tokens, 24), value) for heads, tokens in one for _ in range(2)] * shape.config.num_layers
 
 
-def values_of(history: History) -> list[set[float]]:
-    """All values in view, of each tensor; dropped time channels count as 0."""
-    return [set(memory.flatten().tolist()) for memory in history.view()]
+def in_view(history: History, shape: HistoryShape) -> list[Tensor]:
+    """Of each array, what the masks leave of it."""
+    seen = [torch.from_numpy(mask[0, 0, 0]) == 0 for mask in history.masks for _ in range(2)] * shape.config.num_layers
+    return [array[:, :, mask[: array.shape[2]]] for array, mask in zip(history.arrays, seen, strict=True)]
 
 
-def test_a_commit_replaces_the_oldest_block(shape: CacheShape) -> None:
-    history = History(replace(shape, sink_tokens=0), torch.device("cpu"), torch.float32)
-    assert {memory.shape[2] for memory in history.view()} == {0}
+def test_a_commit_replaces_the_oldest_block(shape: HistoryShape) -> None:
+    shape = replace(shape, sink_tokens=0)
+    history = empty_history(shape)
+    assert {array.shape[2] for array in in_view(history, shape)} == {0}
     for number in range(1, 7):
         history.commit(full_memory(shape, number))
         expected = {float(n) for n in (number - 1, number) if n > 0}
-        assert values_of(history) == [expected] * 16
-        num_blocks = min(number, 2)
-        assert [m.shape[2] for m in history.view()] == [tokens * num_blocks for tokens, _ in places(shape)]
+        seen = in_view(history, shape)
+        assert [set(array.flatten().tolist()) for array in seen] == [expected] * 16
+        assert [array.shape[2] for array in seen] == [tokens * min(number, 2) for tokens, _ in places(shape)]
 
 
-def test_the_sink_survives_and_has_no_time(shape: CacheShape) -> None:
-    history = History(shape, torch.device("cpu"), torch.float32)
+def test_a_block_always_sees_itself(shape: HistoryShape) -> None:
+    history = empty_history(shape)
+    for number in range(4):
+        for mask, (_, _, tokens, sink) in zip(history.masks, shape.kinds, strict=True):
+            assert mask.shape == (1, 1, 1, sink + 3 * tokens)
+            assert (mask[..., -tokens:] == 0).all()
+        history.commit(full_memory(shape, number))
+
+
+def test_the_sink_survives_and_has_no_time(shape: HistoryShape) -> None:
+    history = empty_history(shape)
+    assert all(array.shape[2] == 0 for array in in_view(history, shape))
     for number in range(1, 51):
         history.commit(full_memory(shape, number))
     rope = Rope(24, shape.config.rope_theta)
-    for i, memory in enumerate(history.view()):
+    for i, array in enumerate(in_view(history, shape)):
         _, sink = places(shape)[i]
-        assert set(memory[:, :, sink:].flatten().tolist()) == {49.0, 50.0}
+        assert set(array[:, :, sink:].flatten().tolist()) == {49.0, 50.0}
         if i % 8 == 0:
-            assert (memory[:, :, :sink, : rope.num_time_channels] == 0).all()
-            assert (memory[:, :, :sink, rope.num_time_channels :] == 1).all()
+            assert (array[:, :, :sink, : rope.num_time_channels] == 0).all()
+            assert (array[:, :, :sink, rope.num_time_channels :] == 1).all()
         elif i % 8 == 1:
-            assert (memory[:, :, :sink] == 1).all()
+            assert (array[:, :, :sink] == 1).all()
 
 
-def test_what_was_never_written_is_never_seen(weights: Weights, runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_never_written_is_never_seen(weights: Weights, runtime: TorchRuntime) -> None:
     clip = make_clip(weights.config, CONSECUTIVE)
     clean = streamed(weights, runtime, clip)
-    zeros = torch.zeros
-
-    def poisoned(*size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return zeros(*size, device=device, dtype=dtype).fill_(torch.nan)
-
-    monkeypatch.setattr("model.dit.cache.torch.zeros", poisoned)
-    fresh = History(cache_shape(weights), torch.device("cpu"), torch.float32)
-    assert all(buffer.isnan().all() for buffer in fresh._buffers), "the poison has to be in place"
-    check_equal(streamed(weights, runtime, clip), clean, tolerance=0)
+    poisoned = empty_history(weights.history_shape, 1e4)
+    check_equal(streamed(weights, runtime, clip, poisoned), clean, tolerance=0)
 
 
 def test_poison_in_the_window_does_show(weights: Weights, runtime: TorchRuntime) -> None:
@@ -408,9 +420,9 @@ def test_a_denoise_pass_leaves_the_history_alone(
 
     def watched(self: History, memory: SequenceOf[Tensor]) -> None:
         if versions:
-            assert all(torch.equal(a, b) for a, b in zip(versions[-1], self._buffers, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(versions[-1], self.arrays, strict=True))
         commit(self, memory)
-        versions.append([buffer.clone() for buffer in self._buffers])
+        versions.append([array.clone() for array in self.arrays])
 
     monkeypatch.setattr(History, "commit", watched)
     streamed(weights, runtime, make_clip(weights.config, CONSECUTIVE))
@@ -418,11 +430,34 @@ def test_a_denoise_pass_leaves_the_history_alone(
     assert all(not torch.equal(a[-1], b[-1]) for a, b in itertools.pairwise(versions))
 
 
-def test_the_history_does_not_grow(shape: CacheShape) -> None:
-    history = History(shape, torch.device("cpu"), torch.float32)
-    num_bytes, addresses = history.num_bytes, [buffer.data_ptr() for buffer in history._buffers]
+def test_the_history_does_not_move(shape: HistoryShape) -> None:
+    history = empty_history(shape)
+    addresses = [array.data_ptr() for array in history.arrays]
     for number in range(50):
         history.commit(full_memory(shape, number))
-    assert history.num_bytes == num_bytes
-    assert [buffer.data_ptr() for buffer in history._buffers] == addresses
-    assert history.view()[2].shape[2] == 2 * 8
+    assert [array.data_ptr() for array in history.arrays] == addresses
+
+
+# -- on the host -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_host_s_tables_are_those_of_the_network() -> None:
+    times, timed = torch.tensor([3.5, 0.0, 10**7 + 5.25], dtype=torch.float64), torch.tensor([True, False, True])
+    rope, ladder = Rope(24, 400.0), Ladder(24, 400.0)
+    pairs = [
+        (rope.time_table(times), ladder.time_rows(times.numpy())),
+        (rope.time_table(times, timed), ladder.time_rows(times.numpy(), timed.numpy())),
+        (rope.video_table(times, 2, 3), ladder.video_rows(times.numpy(), 2, 3)),
+    ]
+    for table, rows in pairs:
+        for ours, theirs in zip(rows, table.pair, strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 + 7])
+def test_the_host_s_noise_is_that_of_training(seed: int) -> None:
+    """Of sizes with a rest, too, and one after the other."""
+    noise, generator = Noise(seed), torch.Generator().manual_seed(seed)
+    for shape in ((1, 4, 2, 8), (16,), (3, 11), (1, 5, 7)):
+        theirs = torch.randn(shape, generator=generator)
+        torch.testing.assert_close(torch.from_numpy(noise.draw(shape)), theirs, atol=2e-6, rtol=0)

@@ -172,8 +172,8 @@ def test_a_convolution_is_a_product(fused: ModuleType) -> None:
 @pytest.mark.parametrize(("queries", "keys"), [(2976, 5952), (2976, 60), (150, 5952), (150, 150)])
 def test_attention(fused: ModuleType, queries: int, keys: int) -> None:
     q, k, v = (normal(1, n, 4, 128, seed=n + i).transpose(1, 2) for i, n in enumerate((queries, keys, keys)))
-    half, full = eager.attention(q, k, v, None), eager.attention(q.float(), k.float(), v.float(), None)
-    close(fused.attention(q, k, v, None), half, full)
+    half, full = eager.attention(q, [k], [v], None), eager.attention(q.float(), [k.float()], [v.float()], None)
+    close(fused.attention(q, [k], [v], None), half, full)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="no kernel of Triton's")
