@@ -36,7 +36,8 @@ bench: .venv/installed-dev system
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	@echo "installing $(TORCH) and the rest into .venv, once: 1.4 GB, of which PyTorch is 0.9; this takes some minutes"
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
+	@# What PyTorch needs comes with the rest, so that its own page is asked for nothing else.
+	@$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
 	@$(PIP) --editable .
 	@touch $@
 
