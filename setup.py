@@ -5,7 +5,7 @@ folder with a name as common as ``static`` or ``configs`` comes to lie among eve
 from setuptools import find_packages, setup
 
 INSIDE = {"avatar_rtc.static": "static"} | {
-    f"avatar_rtc.configs{name}": f"configs{name.replace('.', '/')}" for name in ("", ".model", ".prompts", ".server")
+    f"avatar_rtc.configs{name}": f"configs{name.replace('.', '/')}" for name in ("", ".model", ".prompts", ".server", ".train")
 }
 
 setup(packages=[*find_packages(include=["avatar_rtc*", "model*", "signaling*"]), *INSIDE], package_dir=INSIDE)

@@ -19,7 +19,12 @@ if NUM_WORKERS > 1:  # before torch and numpy are imported: workers share the co
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS.parents[1] / "shared" / "golden"
-ALONE = ("tests/e2e/", "tests/avatar_rtc/test_hallo_live_call.py", "tests/test_benchmarks.py::test_as_many_calls")
+ALONE = (
+    "tests/e2e/",
+    "tests/avatar_rtc/test_hallo_live_call.py",
+    "tests/avatar_rtc/test_session.py::test_the_seat_of_a_client_that_vanishes",
+    "tests/test_benchmarks.py::test_as_many_calls",
+)
 """What runs in real time on all cores, so that nothing may run beside it; by the beginnings of names."""
 FIRST = (
     "tests/avatar_rtc/test_film.py",

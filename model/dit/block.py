@@ -131,8 +131,8 @@ class FusionLayer(nn.Module):
         self,
         video: Tensor,
         audio: Tensor,
-        vm: Sequence[Tensor],
-        am: Sequence[Tensor],
+        video_modulation: Tensor | Sequence[Tensor],
+        audio_modulation: Tensor | Sequence[Tensor],
         video_view: StreamView,
         audio_view: StreamView,
         video_text: KeyValue,
@@ -143,11 +143,16 @@ class FusionLayer(nn.Module):
         """Video [B, Tv, Dv] and audio [B, Ta, Da] one layer further, and the memory of these tokens.
 
         Args:
-            vm, am: what :meth:`TowerBlock.modulate` gave.
+            video_modulation, audio_modulation: what :meth:`TowerBlock.modulate` gave, or what it takes: where weights are spread
+                over devices a layer's own are whole in its own forward alone.
             past: memory of earlier tokens, which all of these may see; None in a masked forward over a whole sequence.
             num_sink_tokens: in a masked forward, so many first video tokens are seen a second time without their time.
         """
         past_video, past_audio, past_video_cross, past_audio_cross = past or (None,) * 4
+        vm, am = (
+            block.modulate(m) if isinstance(m, Tensor) else m
+            for block, m in ((self.video, video_modulation), (self.audio, audio_modulation))
+        )
 
         q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
         audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)

@@ -88,13 +88,13 @@ class Modulation:
     """What the noise level does to a pass: it depends on nothing else, so that it is computed once a level.
 
     Attributes:
-        video, audio: of each layer, what :meth:`TowerBlock.modulate` gave.
+        video, audio: of each layer, what :meth:`TowerBlock.modulate` gave; or what it takes, and the layer does it itself.
         video_head, audio_head: what :meth:`TowerEnds.modulate` gave.
         timesteps: of video and audio, as they came; velocities of clean predictions are had by them.
     """
 
-    video: Sequence[Sequence[Tensor]]
-    audio: Sequence[Sequence[Tensor]]
+    video: Sequence[Tensor | Sequence[Tensor]]
+    audio: Sequence[Tensor | Sequence[Tensor]]
     video_head: Sequence[Tensor]
     audio_head: Sequence[Tensor]
     timesteps: tuple[Tensor, Tensor]
@@ -308,14 +308,14 @@ class DualStreamTransformer(nn.Module):
         x = tokens.view(batch, length, height // p, width // q, p, q, channels)
         return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, channels, length, height, width)
 
-    def modulation(self, video_timesteps: Tensor, audio_timesteps: Tensor) -> Modulation:
-        """Of :meth:`forward`'s timesteps."""
+    def modulation(self, video_timesteps: Tensor, audio_timesteps: Tensor, *, by_layers: bool = False) -> Modulation:
+        """Of :meth:`forward`'s timesteps; ``by_layers`` leaves the layers' part to them."""
         video_e, video_e0 = self.video_ends.time(video_timesteps)
         audio_e, audio_e0 = self.audio_ends.time(audio_timesteps)
         layers = self.fusion_layers()
         return Modulation(
-            [layer.video.modulate(video_e0) for layer in layers],
-            [layer.audio.modulate(audio_e0) for layer in layers],
+            [video_e0 if by_layers else layer.video.modulate(video_e0) for layer in layers],
+            [audio_e0 if by_layers else layer.audio.modulate(audio_e0) for layer in layers],
             self.video_ends.modulate(video_e),
             self.audio_ends.modulate(audio_e),
             (video_timesteps, audio_timesteps),
@@ -346,7 +346,7 @@ class DualStreamTransformer(nn.Module):
             skip_layer: leave this layer out (skip-layer guidance); it remembers nothing.
             control: [B, F, control_channels], for networks that have such.
         """
-        modulation = self.modulation(video_timesteps, audio_timesteps)
+        modulation = self.modulation(video_timesteps, audio_timesteps, by_layers=True)
         return self.flow(video, audio, modulation, video_view, audio_view, text, past, num_sink_tokens, skip_layer, control)
 
     def flow(

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import bot, cli, doctor, processor, resources
+from avatar_rtc import bot, cli, doctor, prediction, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -209,6 +209,7 @@ def test_doctor_names_what_is_missing_and_the_remedy(tmp_path: Path) -> None:
 def test_doctor_predicts_the_speed(
     monkeypatch: pytest.MonkeyPatch, gflops: float, sets: list[str], limits: list[str], status: str, says: str, helps: str
 ) -> None:
+    monkeypatch.setattr(prediction, "GFLOP_A_SECOND_OF_SPEECH", {"float32": 133.0, "bfloat16": 102.0})
     monkeypatch.setattr(processor, "float32_gflops", lambda num_threads: gflops)
     monkeypatch.setattr(processor, "instruction_sets", lambda: sets)
     monkeypatch.setattr(processor, "limits", lambda: limits)

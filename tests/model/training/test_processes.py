@@ -47,7 +47,7 @@ def torchrun(directory: Path, run: Path, machines: int) -> None:
         for command in commands
     ]
     outputs = [process.communicate(timeout=400)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * machines, outputs
+    assert [process.returncode for process in started] == [0] * machines, "\n".join(outputs)[-4000:]
 
 
 @pytest.mark.slow
