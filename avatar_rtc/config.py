@@ -48,7 +48,7 @@ class LimitsConfig(_Strict):
     retry_after_s: int = Field(default=5, ge=1)
     max_queued_replies: int = Field(default=32, ge=1)
     join_timeout_s: float = Field(default=10.0, gt=0)
-    vanish_after_s: float = Field(default=3.0, gt=0)
+    vanish_after_s: float = Field(default=2.5, gt=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
 
     @field_validator("max_sessions", mode="before")
