@@ -13,15 +13,16 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import os
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import hypothesis
@@ -29,14 +30,24 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 from hypothesis import strategies as st
 
 from avatar_rtc.bot import Call
+from avatar_rtc.errors import CallError
 from signaling.messages import CLIENT_TYPES, Error, Ping, Pong, SessionClosing
 from tests.support.calls import serving
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 SDP = {"Content-Type": "application/sdp"}
 ANSWER_S = 20.0
 MAX_FRAME_BYTES = 60_000
+MAX_EVENTS_IN_A_ROW = 8
 NUM_SEATS = 4
+TELL_EVERY_S = 30.0
+CHECK_TRACKS_EVERY = 500
+MAX_STILL_S = 5.0
+"""Whoever stands still for longer without computing was stopped, or the machine was."""
+MAX_STILL_SHARE = 0.1
+RECOVERY_S = 60.0
 
 # What to begin with, and what to put in.
 
@@ -122,7 +133,7 @@ class Errors(logging.Handler):
         self.lines.append(self.format(record))
 
 
-class TimeUp(KeyboardInterrupt):
+class Enough(KeyboardInterrupt):
     """Ends a run, which Hypothesis lets nothing else do."""
 
 
@@ -136,10 +147,11 @@ class Target:
         self._stack = AsyncExitStack()
         self._call: Call | None = None
         self._number = 0
+        self._stopped_s = -math.inf
 
     def __enter__(self) -> Target:
         logging.getLogger().addHandler(self.errors)
-        self._runner.run(self._start())
+        self.run(self._start)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,42 +159,80 @@ class Target:
         self._runner.close()
         logging.getLogger().removeHandler(self.errors)
 
-    def run(self, step: Coroutine[Any, Any, None]) -> None:
-        self._runner.run(step)
-        lines, self.errors.lines = self.errors.lines, []
+    def run(self, step: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Take a step; once more if the process was stopped of late, because time-outs of all kinds mean nothing then.
+
+        Raises:
+            AssertionError: the step failed, or something was logged as an error.
+        """
+        try:
+            return self._step(step, *args)
+        except (AssertionError, CallError, aiohttp.ClientError, TimeoutError):
+            if time.monotonic() - self._stopped_s > RECOVERY_S:
+                raise
+        self._step(self._recover)
+        self.outcomes["repeated, for the process was stopped"] += 1
+        return self._step(step, *args)
+
+    def _step(self, step: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        try:
+            result = self._runner.run(step(*args))
+        finally:
+            lines, self.errors.lines = self.errors.lines, []
         assert not lines, "\n".join(lines)
+        return result
 
     async def _start(self) -> None:
         self._server = await self._stack.enter_async_context(serving(limits={"max_sessions": NUM_SEATS}))
         self._http = await self._stack.enter_async_context(aiohttp.ClientSession())
+        watch = asyncio.create_task(self._watch())
+        self._stack.callback(watch.cancel)
         async with self._http.get(f"{self._server.address}/livez") as response:
             assert response.status == 200
 
+    async def _watch(self) -> None:
+        """Notice that the process stood still without computing anything."""
+        while True:
+            wall_s, computed_s = time.monotonic(), time.process_time()
+            await asyncio.sleep(0.2)
+            still_s = time.monotonic() - wall_s
+            if still_s > MAX_STILL_S and time.process_time() - computed_s < MAX_STILL_SHARE * still_s:
+                self._stopped_s = time.monotonic()
+
+    async def _recover(self) -> None:
+        await self.hang_up()
+        async with asyncio.timeout(ANSWER_S):
+            while self._server.registry.num_sessions:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.1)
+
     # Events.
 
-    async def take_event(self, frame: str, way: str) -> None:
-        """One event, over HTTP or the data channel; the call must be as alive as before."""
+    async def take_events(self, events: Sequence[tuple[str, str]]) -> None:
+        """Events one after the other, each over HTTP or the data channel; then the call must be as alive as before."""
         call = self._call = self._call or await self._connect()
-        before = len(call.received(Error))
+        call.events.clear()
+        outcomes: Counter[str] = Counter()
         try:
-            if way == "http":
-                url = f"{self._server.address}/v1/sessions/{call.session_id}/events"
-                async with self._http.post(url, data=frame.encode(errors="surrogatepass")) as response:
-                    self.outcomes[f"HTTP {response.status}"] += 1
-                    assert response.status in (202, 400, 404, 413, 422, 429), await response.text()
-            else:
+            for frame, way in events:
                 data = frame.encode(errors="surrogatepass")
-                call.channel.send(data if way == "bytes" or not _is_text(data) else frame)
+                if way == "http":
+                    url = f"{self._server.address}/v1/sessions/{call.session_id}/events"
+                    async with self._http.post(url, data=data) as response:
+                        outcomes[f"HTTP {response.status}"] += 1
+                        assert response.status in (202, 400, 404, 413, 422, 429), await response.text()
+                else:
+                    call.channel.send(data if way == "bytes" or not _is_text(data) else frame)
             await self._check_alive(call)
-        except BaseException:
+            errors = call.received(Error)
+            assert not [error for error in errors if error.code == "internal_error"], errors
+        except BaseException as error:
+            error.add_note(f"after {self.outcomes['sent']} events; {self._states(call)}")
             self._call = None
             await call.close()
             raise
-        errors = call.received(Error)[before:]
-        self.outcomes.update(f"channel {error.code}" for error in errors if way != "http")
-        assert not [error for error in errors if error.code == "internal_error"], errors
-        if len(call.events) > 5000:
-            call.events.clear()
+        outcomes.update(f"channel {error.code}" for error in errors)
+        self.outcomes += outcomes
+        self.outcomes["sent"] += len(events)
 
     async def check_tracks(self) -> None:
         """Both tracks of the call go on, and a line is said to its end."""
@@ -201,6 +251,7 @@ class Target:
         return call
 
     async def _check_alive(self, call: Call) -> None:
+        """The session has come to the end of what it was sent: it answers what was sent last."""
         self._number += 1
         number = self._number
         call.send(Ping(t=number, event_id=f"alive {number}"))
@@ -211,6 +262,13 @@ class Target:
         await call.wait_for(answered, ANSWER_S, "the call is dead")
         assert not call.received(SessionClosing)
 
+    def _states(self, call: Call) -> str:
+        """What both sides of a call are at, for whoever looks into why it died."""
+        sides = {"client": call.peer} | {
+            f"session {number}": session._peer for number, session in self._server.registry._sessions.items()
+        }
+        return "; ".join(f"{side}: {_state(peer)}" for side, peer in sides.items())
+
     async def hang_up(self) -> None:
         if self._call is not None:
             call, self._call = self._call, None
@@ -220,6 +278,7 @@ class Target:
 
     async def take_offer(self, offer: str) -> None:
         """One offer; if it is taken, the session is ended. All seats are free afterwards."""
+        self.outcomes["sent"] += 1
         async with self._http.post(f"{self._server.address}/whep", data=offer.encode(), headers=SDP) as response:
             self.outcomes[f"HTTP {response.status}"] += 1
             assert response.status in (201, 400, 413, 422), await response.text()
@@ -245,6 +304,22 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
+def _state(peer: RTCPeerConnection) -> str:
+    assert peer.sctp is not None
+    sctp: Any = peer.sctp
+    in_flight = f"{len(sctp._sent_queue)} packets, {sctp._flight_size} of {sctp._cwnd} bytes"
+    timer = "no" if sctp._t3_handle is None else f"{sctp._t3_handle.when() - asyncio.get_running_loop().time():.2f} s to the"
+    return ", ".join(
+        [
+            peer.connectionState,
+            f"ICE {peer.iceConnectionState}, DTLS {sctp.transport.state}, SCTP {sctp._association_state.name}",
+            f"in flight {in_flight}, {len(sctp._outbound_queue)} packets wait",
+            f"{timer} retransmission of {sctp._rto:.2f} s",
+            *(f"channel {channel.readyState}, {channel.bufferedAmount} bytes wait" for channel in sctp._data_channels.values()),
+        ]
+    )
+
+
 def make_offer() -> str:
     """What aiortc offers, without candidates."""
 
@@ -260,49 +335,61 @@ def make_offer() -> str:
     return asyncio.run(make())
 
 
-def fuzz(what: str, count: int, *, minutes: float, seed: int) -> Counter[str]:
+def fuzz(
+    what: str, count: int, *, minutes: float, seed: int, on_progress: Callable[[Counter[str]], None] = lambda outcomes: None
+) -> Counter[str]:
     """Mutate and send; what came of it.
 
     Args:
         what: ``events`` or ``offers``.
         count: at most so many.
         minutes: after them no more are sent.
+        on_progress: hears now and then what came of it so far.
 
     Raises:
-        AssertionError: a call died, the server failed, or something leaked. Hypothesis has reduced what caused it.
+        AssertionError, CallError: a call died, the server failed, or something leaked. Hypothesis has reduced what caused it.
     """
-    end_s = time.monotonic() + 60 * minutes
+    end_s, told_s = time.monotonic() + 60 * minutes, time.monotonic()
+    checked = 0
     with Target() as target:
         if what == "events":
             frames = st.one_of(mutated(EVENTS, NASTY), made_up_events())
-            cases = st.tuples(frames, st.sampled_from(["text", "bytes", "http"]))
+            event = st.tuples(frames, st.sampled_from(["text", "bytes", "http"]))
+            cases = st.lists(event, min_size=1, max_size=MAX_EVENTS_IN_A_ROW)
         else:
             seeds = [make_offer(), (ROOT / "tests" / "data" / "chromium_offer.sdp").read_bytes().decode()]
-            cases = st.tuples(st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds)))
+            cases = st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds))
 
-        def send(case: tuple[str, ...]) -> None:
-            if time.monotonic() > end_s:
-                raise TimeUp
-            if what == "offers" and "a=candidate" in case[0]:
-                return
-            if len(case[0]) > MAX_FRAME_BYTES:
-                return
-            take: Callable[..., Coroutine[Any, Any, None]] = target.take_event if what == "events" else target.take_offer
-            target.outcomes["sent"] += 1
-            target.run(take(*case))
-            if what == "events" and target.outcomes["sent"] % 500 == 0:
-                target.run(target.check_tracks())
+        def send(case: Any) -> None:
+            nonlocal told_s, checked
+            if time.monotonic() > end_s or target.outcomes["sent"] >= count:
+                raise Enough
+            if what == "offers":
+                if "a=candidate" not in case and len(case) <= MAX_FRAME_BYTES:
+                    target.run(target.take_offer, case)
+            else:
+                target.run(target.take_events, [event for event in case if len(event[0]) <= MAX_FRAME_BYTES])
+                if target.outcomes["sent"] - checked >= CHECK_TRACKS_EVERY:
+                    checked = target.outcomes["sent"]
+                    target.run(target.check_tracks)
+            if time.monotonic() - told_s >= TELL_EVERY_S:
+                told_s = time.monotonic()
+                on_progress(target.outcomes)
 
         rules = hypothesis.settings(
-            max_examples=count, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+            # More than are needed: some are not sent.
+            max_examples=2 * count,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
         )
-        opened = target._runner.run(target.settle())
-        with suppress(TimeUp):
+        opened = target.run(target.settle)
+        with suppress(Enough):
             hypothesis.seed(seed)(rules(hypothesis.given(cases)(send)))()
         if what == "events":
-            target.run(target.check_tracks())
-        target.run(target.hang_up())
-        left = target._runner.run(target.settle())
+            target.run(target.check_tracks)
+        target.run(target.hang_up)
+        left = target.run(target.settle)
         assert left <= opened, f"{left - opened} file descriptors are left"
         return target.outcomes
 
@@ -321,10 +408,19 @@ def main() -> None:
     logging.getLogger("avatar_rtc").setLevel(logging.WARNING)
     print(f"seed {options.seed}", flush=True)
     began_s = time.monotonic()
-    outcomes = fuzz(options.what, options.count, minutes=options.minutes, seed=options.seed)
-    print(f"{outcomes.pop('sent')} {options.what} in {time.monotonic() - began_s:.0f} s, no call dead, no 500, nothing left")
+
+    def rate(num_sent: int) -> str:
+        seconds = time.monotonic() - began_s
+        return f"{num_sent} {options.what} in {seconds:.0f} s, {num_sent / seconds:.1f} a second"
+
+    def tell(outcomes: Counter[str]) -> None:
+        came = ", ".join(f"{outcome} {number}" for outcome, number in outcomes.most_common() if outcome != "sent")
+        print(f"{rate(outcomes['sent'])}: {came}", flush=True)
+
+    outcomes = fuzz(options.what, options.count, minutes=options.minutes, seed=options.seed, on_progress=tell)
+    print(f"{rate(outcomes.pop('sent'))}, no call dead, no 500, nothing left")
     for outcome, number in outcomes.most_common():
-        print(f"  {outcome:<28} {number}")
+        print(f"  {outcome:<40} {number}")
 
 
 if __name__ == "__main__":

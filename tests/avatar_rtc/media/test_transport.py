@@ -1,9 +1,10 @@
-"""A lost datagram of the data channel costs a round trip, not a second."""
+"""A lost datagram of the data channel costs a round trip, not a second, and one that is late is not sent again and again."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import aioice.ice
@@ -36,6 +37,28 @@ async def test_a_lost_message_comes_within_a_fraction_of_a_second() -> None:
         assert not to_lose
         # Losing two in a row costs 3 s where a second is the least.
         assert time.monotonic() - sent_s - late.total_s(sent_s) < 0.8
+
+
+async def test_a_round_trip_that_has_become_longer_is_waited_for() -> None:
+    """Else packets are sent five times each from then on, and on a busy machine that alone keeps the round trip long."""
+    async with serving() as server, calling(server) as call:
+        await call.speak("Round trips are measured.")
+        sctp: Any = call.peer.sctp
+        send = sctp._send_chunk
+        num_sent: Counter[int] = Counter()
+
+        async def send_late(chunk: object) -> None:
+            if isinstance(chunk, DataChunk):
+                num_sent[chunk.tsn] += 1
+                asyncio.get_running_loop().call_later(0.5, lambda: asyncio.ensure_future(send(chunk)))
+            else:
+                await send(chunk)
+
+        sctp._send_chunk = send_late
+        for number in range(4):
+            call.send(Ping(t=number))
+            await call.wait_for(lambda n=number: any(pong.t == n for pong in call.received(Pong)), 20, "no answer")
+        assert num_sent.total() < 3 * len(num_sent)  # five times each where the wait does not grow
 
 
 async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
