@@ -9,6 +9,7 @@ from aiortc.sdp import DIRECTIONS, SessionDescription
 
 MAX_SECTIONS = 16
 """Each may have sockets of its own."""
+KINDS = ("video", "audio", "application")
 
 
 def read_offer(text: str) -> tuple[str, SessionDescription]:
@@ -28,6 +29,12 @@ def read_offer(text: str) -> tuple[str, SessionDescription]:
         raise ValueError("it has no media section")
     if len(mids) > MAX_SECTIONS:
         raise ValueError(f"it has {len(mids)} media sections, and {MAX_SECTIONS} are the most")
+    kinds = [media.kind for media in offer.media]
+    other = next((kind for kind in kinds if kind not in KINDS), None)
+    if other is not None:
+        raise ValueError(f"one of its sections is of {other!r:.40}, and {', '.join(KINDS)} can be answered")
+    if kinds.count("application") > 1:
+        raise ValueError("two of its sections are for data channels")
     if len(set(mids)) < len(mids):
         raise ValueError("two of its sections have the same a=mid, or none")
     if not all(media.dtls and media.dtls.fingerprints for media in offer.media):

@@ -34,6 +34,10 @@ BROKEN = {
     "no fingerprint in one section": lambda sdp: re.sub(r"(m=audio.*?\r\n)(a=fingerprint:.*?\r\n)+", r"\1", sdp, flags=re.DOTALL),
     "no sections": lambda sdp: sdp[: sdp.index("m=")],
     "many sections": lambda sdp: sdp + "".join(f"m=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:x{n}\r\n" for n in range(16)),
+    "a section of another kind, first in the bundle": lambda sdp: sdp.replace("m=video", "m=text"),
+    "two sections for data, the second one first in the bundle": lambda sdp: (
+        sdp.replace("BUNDLE 0", "BUNDLE 3 0") + sdp[sdp.index("m=application") :].replace("a=mid:2", "a=mid:3")
+    ),
     "text": lambda sdp: "Hello, nice to meet you.",
     "two lines": lambda sdp: "m=video 9 UDP/TLS/RTP/SAVPF 97 98\r\na=fmtp:98 apt=97\r\n",
 }
