@@ -1,7 +1,7 @@
 """Mutated events and offers against a real server on the instant engine: nothing may end a call, answer 500, or leak.
 
     python -m tests.fuzz events --count 20000
-    python -m tests.fuzz offers --count 20000 --minutes 15
+    python -m tests.fuzz offers --count 20000 --minutes 60
 
 Everything stays on loopback: server and client are in this process, and offers name no address to connect to.
 """
