@@ -88,17 +88,20 @@ examples:
   avatar-rtc train my.yaml --set batch=2 --set learners.generator.clip_norm=1
   torchrun --nproc-per-node 8 --no-python -- avatar-rtc train configs/train/hallo_live_dmd.yaml
                                                           spread over eight GPUs; over machines as torchrun says
+  avatar-rtc train configs/train/pocket_base.yaml --minutes 8 --cooldown 0.7
+                                                          pocket, on one GPU; a last piece, over which learning rates fall
   avatar-rtc train sample-ode --help                      data for stage 1; also pack-ode and map-films
 
 configs/train has the published recipe. A run's directory has its config, its checkpoints, weights for use in weights/, a line of
-JSON a step in journal.jsonl, and curves.html. Ctrl-C finishes the step, saves, and ends; twice ends at once. pocket's stages are
-commands of their own, see docs/training.md.
+JSON a step in journal.jsonl, and curves.html. Ctrl-C finishes the step, saves, and ends; twice ends at once. Data before pocket's
+stages, and a checkpoint after them, are made by commands of their own: see docs/training.md.
 """
 SAMPLE_EXAMPLES = """
 examples:
   avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts prompts.csv
   avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts prompts.csv --num 100 --set stage.trajectories=few
   torchrun --nproc-per-node 8 --no-python -- avatar-rtc train sample-ode configs/train/hallo_live_ode_init.yaml --prompts all.csv
+  avatar-rtc train sample-ode configs/train/pocket_ode_init.yaml --num 4000
 
 What is there is not sampled again. Under torchrun each process samples its share, with a teacher of its own.
 """
@@ -404,6 +407,13 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give 0 to 1")
+    return value
+
+
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
@@ -507,12 +517,21 @@ def _add_train(command: AddCommand) -> None:
     run.add_argument("config", type=Path, metavar="CONFIG", help="what is trained, and how: see configs/train")
     run.add_argument("--run", type=Path, metavar="DIR", help="where the run lives (default: runs/ and the config's name)")
     run.add_argument("--minutes", type=_minutes, metavar="M", help="stop and save after so long (default: after all steps)")
+    run.add_argument(
+        "--cooldown",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="of these minutes, the last of them, over which learning rates fall: for a run's last piece (default: 0)",
+    )
     add_set(run)
 
     sample = command("train sample-ode", train.sample_ode, "Sample the teacher's trajectories, for stage 1.", SAMPLE_EXAMPLES)
     sample.add_argument("config", type=Path, metavar="CONFIG", help="a config of stage 1: it says how, and where to")
-    sample.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="a table with a column text_prompt")
-    sample.add_argument("--num", type=_count, metavar="N", help="the first prompts alone (default: all)")
+    sample.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a table with a column text_prompt; not for pocket, whose clips say it"
+    )
+    sample.add_argument("--num", type=_count, metavar="N", help="so many prompts: the first; pocket's, spread over its clips")
     add_set(sample)
 
     pack = command("train pack-ode", train.pack_ode, "Pack trajectories into an LMDB, or unpack one.", PACK_EXAMPLES)

@@ -55,12 +55,14 @@ def train(options: argparse.Namespace) -> int:
     """Begin a run, or go on with it."""
     from model.training.config import load_train_config
 
+    if options.cooldown and options.minutes is None:
+        raise ConfigError("--cooldown is a share of --minutes: give both, or set schedule.cooldown_steps")
     config = load_train_config(options.config, options.set)
     directory = options.run or RUNS / options.config.stem
-    return _in_world(config, lambda world: _train(config, directory, options.minutes, world))
+    return _in_world(config, lambda world: _train(config, directory, options.minutes, options.cooldown, world))
 
 
-def _train(config: TrainConfig, directory: Path, minutes: float | None, world: World) -> int:
+def _train(config: TrainConfig, directory: Path, minutes: float | None, cooldown: float, world: World) -> int:
     from tqdm import tqdm
 
     from model.training.build import open_run
@@ -87,11 +89,13 @@ def _train(config: TrainConfig, directory: Path, minutes: float | None, world: W
                 bar.set_postfix_str("  ".join(f"{name} {value:.4g}" for name, value in losses.items()), refresh=False)
             bar.update()
 
-        outcome = run.train(minutes, on_step)
+        outcome = run.train(minutes, on_step, cooldown=cooldown)
     ends = {"done": "all steps are done", "time": "the time is up", "interrupted": "it was told to stop"}
     if world.rank == 0:
         on = "" if outcome.why == "done" else "; the same command goes on"
         print(f"{directory}: steps {outcome.first} to {outcome.last} done, {ends[outcome.why]}{on}")
+        if outcome.measured:
+            print("  ".join(f"{name} {value:.3f}" for name, value in outcome.measured.items()))
         if outcome.weights is not None:
             print(f"weights in {outcome.weights}, curves in {directory / 'curves.html'}")
     return 0
@@ -103,9 +107,8 @@ def _many(number: int) -> str:
 
 def sample_ode(options: argparse.Namespace) -> int:
     """The teacher's trajectories of a table of prompts."""
-    from model.text.prompt_table import read_prompts
+    from model.training.build import sample_trajectories
     from model.training.config import ODEInitStage, load_train_config
-    from model.training.sampling import sample_all
 
     config = load_train_config(options.config, options.set)
     stage = config.stage
@@ -113,11 +116,11 @@ def sample_ode(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{options.config} has no stage of kind ode_init, which says how trajectories are sampled, and where to"
         )
-    prompts = [row.prompt for row in read_prompts(options.prompts)][: options.num]
 
     def run(world: World) -> int:
         first, report = world.rank == 0, _report_to(world)
-        made, there = sample_all(config, stage, prompts, world, report, _Bar("step", first), _Bar("prompt", first))
+        bars = _Bar("step", first), _Bar("prompt", first)
+        made, there = sample_trajectories(config, stage, options.prompts, options.num, world, report, *bars)
         print(f"{stage.trajectories}: {made} made, {there} already there")
         return 0
 

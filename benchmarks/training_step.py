@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from model.training.build import build_stage
-from model.training.config import DMDStage, TrainConfig, load_train_config
+from model.training.config import DMDStage, HalloLiveSubject, TrainConfig, load_train_config
 from model.training.distributed import World
 from model.training.hallo_live import HalloLive
 from model.training.run import Run
@@ -37,12 +37,13 @@ def made_up(path: Path, values: list[str], directory: Path, world: World) -> Tra
     starts = [f"subject.starts.{role}=random" for role in ("student", "teacher", "critic")]
     features = f"subject.text_features={directory}/features"
     config = load_train_config(path, [data, *starts, "subject.starts.audio_tower=null", features, *values])
+    assert isinstance(config.subject, HalloLiveSubject), "of hallo-live: pocket is too small to be worth it"
     subject = HalloLive(config.subject, config.seed)
     if world.rank == 0:
         prompts = [f"Prompt {i}." for i in range(NUM_PROMPTS)]
         with (directory / "prompts.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["text_prompt"], *([prompt] for prompt in prompts)])
-        unwanted = config.stage.unwanted if isinstance(config.stage, DMDStage) else config.stage.sampling.unwanted
+        unwanted = config.subject.unwanted
         for prompt in (*prompts, unwanted.video, unwanted.audio):
             tokens = min(NUM_TOKENS, subject.model.text.text_len)
             subject.features.write(prompt, torch.randn(tokens, subject.model.dit.text_dim).to(torch.bfloat16) * 0.1)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.cached_rollout import Block, CachedRollout
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.description import Description, read_description
 from model.dit.history import HIDDEN, Array, History
@@ -57,20 +58,39 @@ class Pocket:
         return PocketStream(self, settings)
 
 
-@dataclass
-class _Block:
-    """A block in work."""
+@dataclass(frozen=True)
+class _View:
+    """What a block's passes are given besides its latents, and what became known with it."""
 
-    video: Array
-    audio: Array
     tables: Sequence[np.ndarray]
     text_mask: np.ndarray
     text: Sequence[Array]
     control: Sequence[np.ndarray]
     speaking: bool
     liveliness: Liveliness
-    memory: Sequence[Array] = ()
-    passes: int = 0
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The network, over one stream's history. Implements :class:`model.cached_rollout.Passes`."""
+
+    model: Pocket
+    history: History
+
+    def __call__(self, part: str, block: Block[_View], level: float) -> tuple[Array, ...]:
+        view = block.view
+        return self.model.run(
+            part,
+            block.video,
+            block.audio,
+            *self.model.modulation[level],
+            *view.control,
+            *view.tables,
+            view.text_mask,
+            *self.history.masks,
+            *view.text,
+            *self.history.arrays,
+        )
 
 
 class PocketStream:
@@ -78,7 +98,6 @@ class PocketStream:
 
     def __init__(self, model: Pocket, settings: StreamSettings) -> None:
         self._model = model
-        self._intervals = model.description.config.sampling.intervals
         self._planner = Planner(self._durations)
         self._index = 0
         smile = next((smile for mood, smile in SMILES.items() if mood in settings.scene.lower()), SMILES["calm"])
@@ -100,25 +119,26 @@ class PocketStream:
         (self._summary,) = model.run("caption", caption[np.newaxis])
         self._history = History(model.description.history_shape, model.run.memory("pass"))
         self._video_memory, self._audio_memory = model.first_video_memory, model.first_audio_memory
-        self._unfinished: _Block | None = None
-        self._block: _Block | None = None
+        passes, sampling = _Passes(model, self._history), model.description.config.sampling
+        self._rollout: CachedRollout[_View] = CachedRollout(passes, sampling, self._history)
 
     # What the service asks for
 
     @property
     def stage(self) -> str:
-        if self._block is None:
-            return "text" if self._unfinished is None else "dit"
-        return "dit" if self._block.passes < len(self._intervals) else "vae"
+        if self._rollout.block is None:
+            return "text" if self._rollout.remembers else "dit"
+        return "dit" if self._rollout.passes_left else "vae"
 
     def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         # A block in work has already read its text. If it only listens it is begun again, so that the line is heard sooner; if it
         # speaks, the line waits for the next one.
-        waits = self._block is not None and self._block.speaking
+        block = self._rollout.block
+        waits = block is not None and block.view.speaking
         start_s = self._start_s + (float(self._model.description.geometry.block_duration_s) if waits else 0.0)
         length_s = self._planner.push(reply_id, text, start_s, last=last)
         if not waits:
-            self._block = None
+            self._rollout.give_up()
         return length_s
 
     def update(self, settings: StreamSettings) -> None:
@@ -127,10 +147,10 @@ class PocketStream:
 
     def cancel(self) -> None:
         self._planner.cancel(self._start_s)
-        self._block = None
+        self._rollout.give_up()
 
     def close(self) -> None:
-        self._block = self._unfinished = None
+        self._rollout.give_up()
 
     @property
     def due_s(self) -> float:
@@ -140,17 +160,17 @@ class PocketStream:
         pass
 
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
-        if self._block is None:
-            if self._unfinished is not None:
-                self._remember(self._unfinished)
-                self._unfinished = None
-                return None
-            self._block = self._begin_block()
-            return None
-        if self._block.passes < len(self._intervals):
-            self._denoise(self._block)
-            return None
-        return self._finish(self._block)
+        rollout = self._rollout
+        if rollout.block is None:
+            if rollout.remembers:
+                self._begin_block()
+            else:
+                rollout.remember()
+        elif rollout.passes_left:
+            rollout.denoise()
+        else:
+            return self._finish()
+        return None
 
     # The life of a block
 
@@ -159,7 +179,7 @@ class PocketStream:
         """When the block in work, or the next one, begins."""
         return self._index * float(self._model.description.geometry.block_duration_s)
 
-    def _begin_block(self) -> _Block:
+    def _begin_block(self) -> None:
         model = self._model
         geometry, dit = model.description.geometry, model.description.config.dit
         num_video, num_audio = geometry.block_video_latents, geometry.block_audio_latents
@@ -175,16 +195,8 @@ class PocketStream:
         speaking = self._planner.speaks(self._start_s, self._start_s + float(geometry.block_duration_s))
         text_mask, text = self._read_text()
         liveliness, control = self._move()
-        return _Block(
-            model.run.array(noise),
-            model.run.array(audio_noise),
-            [t[np.newaxis] for t in tables],
-            text_mask,
-            text,
-            control,
-            speaking,
-            liveliness,
-        )
+        view = _View([t[np.newaxis] for t in tables], text_mask, text, control, speaking, liveliness)
+        self._rollout.begin(model.run.array(noise), model.run.array(audio_noise), view)
 
     def _move(self) -> tuple[Liveliness, Sequence[np.ndarray]]:
         """How the face moves in the next block, for networks that are told so. The block may yet be begun again."""
@@ -226,33 +238,8 @@ class PocketStream:
         (seconds,) = run("durations", ids, self._summary)
         return [float(s) for s in run.numpy(seconds)[0, 1:-1]]
 
-    def _pass(self, part: str, block: _Block, level: float) -> tuple[Array, ...]:
-        model, history = self._model, self._history
-        return model.run(
-            part,
-            block.video,
-            block.audio,
-            *model.modulation[level],
-            *block.control,
-            *block.tables,
-            block.text_mask,
-            *history.masks,
-            *block.text,
-            *history.arrays,
-        )
-
-    def _denoise(self, block: _Block) -> None:
-        level, next_level = self._intervals[block.passes]
-        is_remembered = not next_level and not self._model.description.config.sampling.clean_pass
-        video, audio, *block.memory = self._pass("pass" if is_remembered else "denoise", block, level)
-        step = level - next_level  # Euler's, along the velocity
-        block.video, block.audio = block.video - step * video, block.audio - step * audio
-        block.passes += 1
-
-    def _remember(self, block: _Block) -> None:
-        self._history.commit(self._pass("remember", block, 0.0))
-
-    def _finish(self, block: _Block) -> AVChunk:
+    def _finish(self) -> AVChunk:
+        block = self._rollout.finish()
         run, geometry = self._model.run, self._model.description.geometry
         breath = self._noise.draw((1, *self._model.description.noise_shape))
         samples, *self._audio_memory = run("decode_audio", block.audio, breath, *self._audio_memory)
@@ -268,11 +255,7 @@ class PocketStream:
             speaking,
             tuple(marks),
         )
-        if block.memory:
-            self._history.commit(block.memory)
-        else:
-            self._unfinished = block
-        self._block, self._liveliness = None, block.liveliness
+        self._liveliness = block.view.liveliness
         self._index += 1
         return chunk
 

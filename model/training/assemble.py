@@ -1,64 +1,91 @@
-"""From a finished run to a checkpoint: averaged weights in bfloat16, the captions' words, the config.
+"""From finished runs to a checkpoint: averaged weights in bfloat16, the captions' words, the config.
 
-The encoders of the VAEs, which only training needs, are written into a directory beside it.
+    python -m model.training.assemble --transformer runs/pocket_base --video-vae runs/pocket_video_vae \\
+        --audio-vae runs/pocket_audio_vae --durations runs/pocket_durations --checkpoint model/weights/pocket
 
-    python -m model.training.assemble --run runs/pocket --checkpoint model/weights/pocket
-
-The result is loaded once, as the service would.
+Each part comes from a run, or from a checkpoint that is there: one that is only to have another voice, say. The encoders of the
+VAEs, which only training needs, are written into a directory beside it. The result is loaded once, as the service would.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from model.checkpoint import read_weights
 from model.config import ModelConfig, load_yaml
 from model.data.captions import vocabulary
-from model.dit.transformer import DualStreamTransformer
-from model.text.encoder import TextEncoder
-from model.training.loop import export
-from model.vae.audio import AudioVAE
-from model.vae.video import VideoVAE
+from model.errors import CheckpointError
+from model.training.pocket import Speaker
+from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
+from model.weight_files import fill, read_tensors
 
 
-def encoder_file(checkpoint: Path, name: str) -> Path:
-    """Where the encoder of a checkpoint's "video" or "audio" VAE lies."""
-    return checkpoint.with_name(f"{checkpoint.name}_encoders") / f"{name}.safetensors"
+def write(path: Path, module: nn.Module) -> None:
+    """Weights for use: parameters in bfloat16, buffers as they are; whole or not at all."""
+    buffers = {name for name, _ in module.named_buffers()}
+    tensors = {
+        name: x.detach().contiguous().to(x.dtype if name in buffers else torch.bfloat16)
+        for name, x in module.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+
+
+def assemble(
+    config_file: Path, transformer: Path, video_vae: Path, audio_vae: Path, durations: Path | None, checkpoint: Path
+) -> str:
+    """Write the checkpoint; what is to be said of it in a line.
+
+    Raises:
+        CheckpointError: a part is missing, or does not fit the config.
+    """
+    config = load_yaml(config_file, ModelConfig)
+    speaker = Speaker(config)
+    tensors, path = read_speaker(transformer)
+    fill(speaker, tensors, path, dtype=torch.float32)
+    if durations is not None:
+        path = exported(durations, "predictor")
+        fill(speaker.text.durations, read_tensors(path), path, dtype=torch.float32)
+    parts: dict[str, nn.Module] = {"dit": speaker.dit, "text": speaker.text}
+    vaes: list[tuple[Kind, Path]] = [("video", video_vae), ("audio", audio_vae)]
+    encoders: dict[Kind, nn.Module] = {}
+    for kind, place in vaes:
+        vae = make_vae(config, kind)
+        if not take_vae(vae, place, kind):
+            raise CheckpointError(f"{place}: its {kind} decoder has other sizes than {config_file} asks for")
+        encoders[kind] = nn.ModuleDict({"encoder": vae.encoder})
+        del vae.encoder
+        parts[f"{kind}_vae"] = vae
+    texts = {"words.txt": "\n".join(vocabulary()) + "\n", "config.yaml": config_file.read_text(encoding="utf-8")}
+    # Everything is there: now the old one may go.
+    for kind, encoder in encoders.items():
+        write(encoder_file(checkpoint, kind), encoder)
+    for name, module in parts.items():
+        write(checkpoint / f"{name}.safetensors", module)
+    for name, text in texts.items():
+        (checkpoint / f"{name}.part").write_text(text, encoding="utf-8")
+        os.replace(checkpoint / f"{name}.part", checkpoint / name)
+    weights = read_weights(checkpoint)
+    size = sum(f.stat().st_size for f in checkpoint.iterdir())
+    return f"{weights.config.name}: {size:,} bytes, digest {weights.digest[:12]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/model/pocket.yaml"))
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="directory to write; files in it are replaced")
-    args = parser.parse_args()
-    config = load_yaml(args.config, ModelConfig)
-    audio_vae = AudioVAE(config.audio_vae, config.geometry.build().sample_rate_hz)
-    modules = {
-        "dit": DualStreamTransformer(config.dit, config.geometry.patch_cells),
-        "text": TextEncoder(config.text),
-        "video_vae": (video_vae := VideoVAE(config.video_vae)),
-        "audio_vae": audio_vae,
-    }
-    for name, module in modules.items():
-        module.load_state_dict(load_file(args.run / f"{name}.safetensors"))
-    for name, vae in (("video", video_vae), ("audio", audio_vae)):
-        export(encoder_file(args.checkpoint, name), nn.ModuleDict({"encoder": vae.encoder}))
-        del vae.encoder
-    for name, module in modules.items():
-        export(args.checkpoint / f"{name}.safetensors", module)
-    (args.checkpoint / "words.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
-    shutil.copyfile(args.config, args.checkpoint / "config.tmp")
-    os.replace(args.checkpoint / "config.tmp", args.checkpoint / "config.yaml")
-    weights = read_weights(args.checkpoint)
-    size = sum(f.stat().st_size for f in args.checkpoint.iterdir())
-    print(f"{weights.config.name}: {size:,} bytes, digest {weights.digest[:12]}")
+    for name, of in (("transformer", "base, stage 1 or 2"), ("video-vae", "the video VAE"), ("audio-vae", "the audio VAE")):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help=f"a run of {of}, or a checkpoint")
+    parser.add_argument("--durations", type=Path, metavar="DIR", help="a run of the durations (default: the transformer's)")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="to write; files in it are replaced")
+    a = parser.parse_args()
+    print(assemble(a.config, a.transformer, a.video_vae, a.audio_vae, a.durations, a.checkpoint))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -40,12 +40,19 @@ class Progress:
         seconds: trained so far, over all pieces.
         processes: that wrote it.
         learners: by name, their updates, samples, and updates of the average; the last is None without one.
+        phase: of the stage.
     """
 
     step: int
     seconds: float
     processes: int
     learners: dict[str, tuple[int, int, int | None]]
+    phase: int = 0
+
+    @staticmethod
+    def of(step: int, seconds: float, phase: int, learners: Sequence[Learner], world: World) -> Progress:
+        counts = {x.name: (x.updates, x.samples, x.average.updates if _averages(x) else None) for x in learners}  # type: ignore[union-attr]
+        return Progress(step, seconds, world.size, counts, phase)
 
 
 def directory_of(run: Path, step: int) -> Path:
@@ -57,9 +64,9 @@ def saved_steps(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*") if path.is_dir())
 
 
-def save(run: Path, step: int, seconds: float, learners: Sequence[Learner], world: World, keep: int) -> Path:
-    """Write the state after ``step`` steps; older checkpoints but the ``keep`` newest go."""
-    final = directory_of(run, step)
+def save(run: Path, progress: Progress, learners: Sequence[Learner], world: World, keep: int) -> Path:
+    """Write the state; older checkpoints but the ``keep`` newest go."""
+    final = directory_of(run, progress.step)
     part = final.with_name(f".{final.name}.part")
     if world.rank == 0:
         shutil.rmtree(part, ignore_errors=True)
@@ -68,8 +75,6 @@ def save(run: Path, step: int, seconds: float, learners: Sequence[Learner], worl
     with _without_torchrun():
         state_dict_saver.save(_state(learners, world), checkpoint_id=part, no_dist=world.mesh is None)
     if world.rank == 0:
-        figures = {x.name: (x.updates, x.samples, x.average.updates if _averages(x) else None) for x in learners}  # type: ignore[union-attr]
-        progress = Progress(step, seconds, world.size, figures)
         (part / PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n", encoding="utf-8")
         if final.exists():
             shutil.rmtree(final)
@@ -130,10 +135,18 @@ def _state(learners: Sequence[Learner], world: World) -> dict[str, Any]:
             "weights": {name: p.detach() for name, p in learner.parameters.items()},
             "moments": learner.moments(),
         }
+        if buffers := _buffers(learner.module):
+            state[learner.name]["buffers"] = buffers
         if _averages(learner):
             assert learner.average is not None
             state[learner.name]["average"] = learner.average.tensors
     return state
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Those that belong to a network's weights."""
+    names = {name for name, _ in module.named_buffers()}
+    return {name: x for name, x in module.state_dict().items() if name in names}
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -171,10 +184,11 @@ def export(run: Path, step: int, stage: Stage, learners: Sequence[Learner], worl
 
 def _write(path: Path, stage: Stage, learner: Learner, instead: Mapping[str, Tensor], world: World, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
+    buffers = _buffers(learner.module)
     for name, value in learner.module.state_dict().items():
         gathered = whole(instead.get(name, value))  # asked of every process
         if world.rank == 0:
-            tensors[name] = gathered.detach().to(device="cpu", dtype=dtype)
+            tensors[name] = gathered.detach().to(device="cpu", dtype=gathered.dtype if name in buffers else dtype)
     if world.rank == 0:
         part = path.with_suffix(".part")
         save_file({name: x.contiguous() for name, x in stage.published(tensors).items()}, part)

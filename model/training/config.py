@@ -67,6 +67,13 @@ class StartsConfig(Strict):
     critic: str = "Ovi/model.safetensors"
 
 
+class UnwantedConfig(Strict):
+    """Prompts of what is not wanted, which guidance leads away from. Defaults are the published ones."""
+
+    video: str = "jitter, bad hands, blur, distortion"
+    audio: str = "robotic, muffled, echo, distorted"
+
+
 class HalloLiveSubject(Strict):
     """The published model, in one of its sizes.
 
@@ -77,6 +84,7 @@ class HalloLiveSubject(Strict):
         starts: which files of it the networks begin with.
         text_features: directory for what the text encoder makes of prompts; what is missing is made when a run begins.
         video_latents: length of a clip; null takes the model's window.
+        unwanted: what guidance leads away from.
     """
 
     kind: Literal["hallo_live"]
@@ -86,13 +94,47 @@ class HalloLiveSubject(Strict):
     starts: StartsConfig
     text_features: Place
     video_latents: int | None = Field(default=None, gt=0)
+    unwanted: UnwantedConfig = UnwantedConfig()
 
 
-class UnwantedConfig(Strict):
-    """Prompts of what is not wanted, which guidance leads away from. Defaults are the published ones."""
+class PocketStarts(Strict):
+    """What pocket's networks begin with: a checkpoint, another run, or a file of exported weights; null: random weights.
 
-    video: str = "jitter, bad hands, blur, distortion"
-    audio: str = "robotic, muffled, echo, distorted"
+    Of another run it is the newest exported weights, averaged ones where there are such.
+
+    Attributes:
+        student: transformer and text side.
+        teacher: a bidirectional one, for stages 1 and 2; also the real score.
+        critic: the fake score; begins as the teacher as a rule.
+        vae: of a VAE's stage: its encoder is that one's from the first step, so that latents stay what they are; its decoder too
+            where it fits.
+    """
+
+    student: Place | None = None
+    teacher: Place | None = None
+    critic: Place | None = None
+    vae: Place | None = None
+
+
+class PocketSubject(Strict):
+    """pocket, or a network of its kind.
+
+    Attributes:
+        model: its sizes, such as ``configs/model/pocket.yaml``.
+        data: directory that ``python -m model.training.prepare`` fills.
+        video_encoder, audio_encoder: what makes latents of clips: a run of a VAE's stage, which is waited for until its encoder
+            is frozen, or a checkpoint with its encoders beside it. For stages of the transformer.
+        starts: what the networks begin with.
+        blocks: of a sequence.
+    """
+
+    kind: Literal["pocket"]
+    model: Place
+    data: Place
+    video_encoder: Place | None = None
+    audio_encoder: Place | None = None
+    starts: PocketStarts = PocketStarts()
+    blocks: int = Field(default=12, gt=1)
 
 
 class SamplingConfig(Strict):
@@ -104,7 +146,6 @@ class SamplingConfig(Strict):
 
     steps: int = Field(default=49, gt=0)
     guidance: Streams = Streams(video=4.0, audio=3.0)
-    unwanted: UnwantedConfig = UnwantedConfig()
     skip_layer: int | None = Field(default=11, gt=0)
 
 
@@ -141,9 +182,8 @@ class DMDStage(Strict):
     """Stage 2: distribution matching on the student's own rollouts.
 
     Attributes:
-        prompts: table with a column ``text_prompt``.
+        prompts: table with a column ``text_prompt``; null for pocket, whose prompts are those of its clips.
         guidance: of the real score.
-        unwanted: what it leads away from.
         weights: of the streams' losses; 0 leaves a stream out.
         decoupled: take guidance at a noise level of its own, below the exit's.
         detached: let no gradient reach earlier blocks; otherwise it goes through them as in the published trainer.
@@ -151,13 +191,116 @@ class DMDStage(Strict):
     """
 
     kind: Literal["dmd"]
-    prompts: Place
+    prompts: Place | None = None
     guidance: Streams
-    unwanted: UnwantedConfig = UnwantedConfig()
     weights: Streams = Streams(video=0.85, audio=0.15)
     decoupled: bool = False
     detached: bool = False
     rewards: RewardsConfig | None = None
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class FlowStage(Strict):
+    """pocket's transformer and text side, jointly, by flow matching on latents of clips.
+
+    Attributes:
+        causal: under block-causal masks, each block at a noise level of its own, as it is served; otherwise everything sees
+            everything, at one level: a teacher.
+        weights: of the streams' losses; ``duration_weight`` and ``label_weight`` of the helping ones.
+        clean_share: of blocks that are history and not learned.
+        first_clean_share: the same of a sequence's first block, which decides who is seen.
+        served_share: of levels that lie near those of the model's passes.
+        caption_dropout: share of samples without a caption, so that guidance is possible.
+        history_noise: history is seen with up to so much noise, because when it serves it is the network's own.
+    """
+
+    kind: Literal["flow"]
+    causal: bool = True
+    weights: Streams = Streams(video=1.0, audio=1.0)
+    duration_weight: float = Field(default=0.5, ge=0)
+    label_weight: float = Field(default=0.05, ge=0)
+    clean_share: Share = 0.4
+    first_clean_share: Share = 0.5
+    served_share: Share = 0.5
+    caption_dropout: Share = 0.08
+    history_noise: Share = 0.06
+
+
+class VAEStage(Strict):
+    """What the stages of both VAEs share.
+
+    Attributes:
+        encoder_minutes: the encoder learns so long, over all pieces. Then it is frozen, and stages that wait for it may begin.
+        latent_noise: decoders learn from latents with up to so much noise afterwards, as a transformer's output has it.
+        frozen_rate: share of the learning rates from then on.
+    """
+
+    encoder_minutes: float = Field(ge=0)
+    latent_noise: float = Field(ge=0)
+    frozen_rate: float = Field(default=0.5, gt=0)
+
+
+class VideoVAEStage(VAEStage):
+    """pocket's video VAE: L1 on luma, chroma and luma gradients.
+
+    Attributes:
+        clips: clip set in the data directory; of it the first ``max_clips`` are used.
+        latents: a sample's length.
+        mouth_weight, eye_weight: how much more these count than the rest.
+        motion_weight: of what moves, while the encoder learns; ``motion_weight_after`` afterwards: by then the latents tell what
+            moves, and sharpness counts for more.
+    """
+
+    kind: Literal["video_vae"]
+    clips: str = "first"
+    max_clips: int = Field(default=800, gt=0)
+    latents: int = Field(default=3, gt=0)
+    latent_noise: float = Field(default=0.08, ge=0)
+    mouth_weight: float = Field(default=4.0, ge=0)
+    eye_weight: float = Field(default=2.0, ge=0)
+    motion_weight: float = Field(default=30.0, ge=0)
+    motion_weight_after: float = Field(default=10.0, ge=0)
+
+
+class AudioVAEStage(VAEStage):
+    """pocket's audio VAE and vocoder: spectral losses and pitch, and critics once the encoder is frozen.
+
+    Attributes:
+        latents: a sample's length; of it the first ``settle_latents`` are not judged, whose past the decoder has not seen.
+    """
+
+    kind: Literal["audio_vae"]
+    latents: int = Field(default=32, gt=0)
+    settle_latents: int = Field(default=5, ge=0)
+    latent_noise: float = Field(default=0.15, ge=0)
+
+
+class DurationsStage(Strict):
+    """pocket's duration predictor, learned anew from many more sentences than were ever rendered.
+
+    Attributes:
+        examples: JSON lines of what the teachers said; made when a run begins, if it is not there.
+        sentences: asked of hibari; ``kokoro_sentences`` of Kokoro, for each of its voices.
+        kokoro_model, kokoro_voices: Kokoro's ONNX file and its directory of styles; null: what indices in ``corpus`` say.
+        validation_share: of sentences, told by their phonemes, that are judged by and not learned from.
+    """
+
+    kind: Literal["durations"]
+    examples: Place
+    sentences: int = Field(default=12_000, gt=0)
+    kokoro_model: Place | None = None
+    kokoro_voices: Place | None = None
+    kokoro_sentences: int = Field(default=2_000, gt=0)
+    corpus: Place | None = None
+    validation_share: float = Field(default=1 / 12, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _kokoro_is_whole(self) -> DurationsStage:
+        if (self.kokoro_model is None) != (self.kokoro_voices is None):
+            raise ValueError("kokoro_model and kokoro_voices go together")
+        return self
 
 
 class AverageConfig(Strict):
@@ -180,6 +323,7 @@ class LearnerConfig(Strict):
         learning_rates: by pattern of published names; the first that fits a parameter counts, and one has to.
         trainable: what learns; all if null. The rest stays as it is.
         frozen: what does not although it is trainable, such as ``^video_model`` for an audio-only continuation.
+        decays: whether weight decay is for ``all`` parameters, or for ``matrices`` alone.
         clip_norm: largest norm of all gradients together.
         every: it learns in each step that is a multiple of this, 0 included.
         average: null keeps none.
@@ -190,6 +334,7 @@ class LearnerConfig(Strict):
     frozen: Pattern | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
+    decays: Literal["all", "matrices"] = "all"
     eps: float = Field(default=1e-8, gt=0)
     clip_norm: float = Field(default=10.0, gt=0)
     every: int = Field(default=1, gt=0)
@@ -224,7 +369,7 @@ class PrecisionConfig(Strict):
 
     Attributes:
         master: weights that train, their moments; bfloat16 halves memory, but swallows steps below 0.4 % of a weight.
-        compute: products; frozen weights are kept in it, and exported ones.
+        compute: products; frozen weights of hallo-live are kept in it, and exported ones if saving.weights is null.
         reduce: gradients while they are summed over processes.
     """
 
@@ -240,11 +385,13 @@ class SavingConfig(Strict):
         every_steps: also exports weights for use.
         every_minutes: whatever ends a machine then costs no more; null counts steps alone.
         keep: so many newest checkpoints stay. Exported weights all do.
+        weights: type of exported weights; null: that of products.
     """
 
     every_steps: int = Field(default=500, gt=0)
     every_minutes: float | None = Field(default=None, gt=0)
     keep: int = Field(default=2, gt=0)
+    weights: DType | None = None
 
 
 class TrainConfig(Strict):
@@ -255,12 +402,16 @@ class TrainConfig(Strict):
         accumulate: parts of a step, whose gradients are averaged.
         sharding: ``full`` over all processes; ``hybrid`` over those of one machine, with a copy a machine.
         recompute: keep activations of layers' ends only.
-        record: replay a loss and its gradients as a CUDA graph, for networks so small that launches bind them; one process.
+        record: replay a loss and its gradients as a CUDA graph, for networks so small that launches bind them; where networks are
+            not spread over processes.
+        compile: layers with torch.compile, on a GPU; pocket's.
         log_every: steps.
     """
 
-    subject: HalloLiveSubject
-    stage: Annotated[ODEInitStage | DMDStage, Field(discriminator="kind")]
+    subject: Annotated[HalloLiveSubject | PocketSubject, Field(discriminator="kind")]
+    stage: Annotated[
+        ODEInitStage | DMDStage | FlowStage | VideoVAEStage | AudioVAEStage | DurationsStage, Field(discriminator="kind")
+    ]
     learners: dict[str, LearnerConfig]
     max_steps: int = Field(gt=0)
     batch: int = Field(default=1, gt=0)
@@ -271,20 +422,43 @@ class TrainConfig(Strict):
     sharding: Literal["full", "hybrid"] = "full"
     recompute: bool = True
     record: bool = False
+    compile: bool = False
     saving: SavingConfig = SavingConfig()
     log_every: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _learners_fit(self) -> TrainConfig:
-        wanted = {"ode_init": {"student"}, "dmd": {"generator", "critic"}}[self.stage.kind]
+        stage, pocket = self.stage, isinstance(self.subject, PocketSubject)
+        wanted = LEARNERS[stage.kind]
         if set(self.learners) != wanted:
-            raise ValueError(f"learners of a {self.stage.kind} stage are {sorted(wanted)}, got {sorted(self.learners)}")
+            raise ValueError(f"learners of a {stage.kind} stage are {sorted(wanted)}, got {sorted(self.learners)}")
+        if not pocket and not isinstance(stage, ODEInitStage | DMDStage):
+            raise ValueError(f"a {stage.kind} stage is one of pocket's: hallo_live has ode_init and dmd")
+        if isinstance(stage, DMDStage):
+            if pocket and (stage.prompts or stage.rewards):
+                raise ValueError(
+                    "pocket's prompts are those of its clips, and it has no judges: leave out stage.prompts and rewards"
+                )
+            if not pocket and stage.prompts is None:
+                raise ValueError("stage.prompts is missing: a table with a column text_prompt")
         if self.record and isinstance(self.stage, DMDStage) and self.stage.rewards is not None:
             raise ValueError("a loss that judges weigh cannot be recorded: leave out record or stage.rewards")
         return self
 
 
-MAY_CHANGE = ("max_steps", "saving", "log_every", "recompute", "record", "sharding")
+LEARNERS = {
+    "ode_init": {"student"},
+    "dmd": {"generator", "critic"},
+    "flow": {"student"},
+    "video_vae": {"vae"},
+    "audio_vae": {"vae", "critics"},
+    "durations": {"predictor"},
+}
+"""By kind of stage."""
+MAY_CHANGE = (
+    *("max_steps", "batch", "accumulate", "schedule", "saving", "log_every"),
+    *("recompute", "record", "compile", "sharding"),
+)
 """Keys that a run may be continued with in another value than it began with."""
 
 
@@ -332,7 +506,7 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
 
 def _problem(location: tuple[int | str, ...], message: str, kind: str) -> str:
     # Types that are told apart by their kind put it into the place.
-    where = ".".join(str(part) for part in location if part not in ("ode_init", "dmd"))
+    where = ".".join(str(part) for part in location if part not in {*LEARNERS, "hallo_live", "pocket"})
     if kind == "extra_forbidden":
         return f"{where}: unknown key; remove or correct it"
     return f"{where}: {message.removeprefix('Value error, ').lower()}" if where else message.removeprefix("Value error, ")

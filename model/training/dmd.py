@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -143,23 +144,40 @@ def noised(clean: Latents, noise: Latents, timesteps: Tensor, table: NoiseTable)
     )
 
 
-def predict_clean(dit: DualStreamTransformer, noisy: Latents, timesteps: Tensor, text: TextMemory, table: NoiseTable) -> Latents:
-    """Clean latents as a bidirectional model sees them; one timestep a sample [B]."""
-    times = timesteps.view(-1, 1)
-    flow, level = whole_forward(dit, noisy.video, noisy.audio, times, times, text), table.level(timesteps)
-    return Latents(
-        clean_from_velocity(noisy.video, flow.video, level.view(-1, 1, 1, 1, 1)),
-        clean_from_velocity(noisy.audio, flow.audio, level.view(-1, 1, 1)),
-    )
+class Scores(Protocol):
+    """A bidirectional model that has read a prompt and, for guidance, what is not wanted."""
+
+    def flow(self, noisy: Latents, timesteps: Tensor, *, unwanted: bool = False, skip_layer: int | None = None) -> Flow:
+        """Velocities of noisy clips; one timestep a sample [B].
+
+        Args:
+            unwanted: as what is not wanted would have them.
+            skip_layer: left out, for skip-layer guidance.
+        """
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A bidirectional model and what it reads: the prompt and, for guidance, what is not wanted."""
+    """The published model's; its texts as it reads them."""
 
     dit: DualStreamTransformer
     prompt: TextMemory
     unwanted: TextMemory | None = None
+
+    def flow(self, noisy: Latents, timesteps: Tensor, *, unwanted: bool = False, skip_layer: int | None = None) -> Flow:
+        text, times = self.unwanted if unwanted else self.prompt, timesteps.view(-1, 1)
+        assert text is not None, "guidance needs a text of what is not wanted"
+        video, audio = (x.to(self.dit.dtype) for x in (noisy.video, noisy.audio))
+        return whole_forward(self.dit, video, audio, times, times, text, skip_layer)
+
+
+def predict_clean(scores: Scores, noisy: Latents, timesteps: Tensor, table: NoiseTable, *, unwanted: bool = False) -> Latents:
+    """Clean latents as a bidirectional model sees them; one timestep a sample [B]."""
+    flow, level = scores.flow(noisy, timesteps, unwanted=unwanted), table.level(timesteps)
+    return Latents(
+        clean_from_velocity(noisy.video, flow.video, level.view(-1, 1, 1, 1, 1)),
+        clean_from_velocity(noisy.audio, flow.audio, level.view(-1, 1, 1)),
+    )
 
 
 @dataclass(frozen=True)
@@ -174,8 +192,8 @@ def generator_loss(
     student: Latents,
     noise: Latents,
     timesteps: Tensor,
-    real: Scorer,
-    fake: Scorer,
+    real: Scores,
+    fake: Scores,
     table: NoiseTable,
     guidance: tuple[float, float],
     *,
@@ -194,7 +212,7 @@ def generator_loss(
     """
     with torch.no_grad():
         noisy = noised(student, noise, timesteps, table)
-        wrong = _streams(predict_clean(fake.dit, noisy, timesteps, fake.prompt, table))
+        wrong = _streams(predict_clean(fake, noisy, timesteps, table))
         right, push = _guided(real, noisy, timesteps, table, guidance)
         # Decoupled or not, gradients are measured by the distance from the guided prediction at the first timesteps.
         distances = [x.double() - r - p for x, r, p in zip(_streams(student), right, push, strict=True)]
@@ -210,12 +228,11 @@ def generator_loss(
 
 
 def _guided(
-    real: Scorer, noisy: Latents, timesteps: Tensor, table: NoiseTable, guidance: tuple[float, float]
+    real: Scores, noisy: Latents, timesteps: Tensor, table: NoiseTable, guidance: tuple[float, float]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The real score's conditional predictions, and what guidance adds to them; float64, video and audio."""
-    assert real.unwanted is not None, "guidance needs a text of what is not wanted"
-    right = [x.double() for x in _streams(predict_clean(real.dit, noisy, timesteps, real.prompt, table))]
-    unwanted = _streams(predict_clean(real.dit, noisy, timesteps, real.unwanted, table))
+    right = [x.double() for x in _streams(predict_clean(real, noisy, timesteps, table))]
+    unwanted = _streams(predict_clean(real, noisy, timesteps, table, unwanted=True))
     return right, [(scale - 1) * (r - u.double()) for r, u, scale in zip(right, unwanted, guidance, strict=True)]
 
 
@@ -233,15 +250,14 @@ def critic_loss(
     student: Latents,
     noise: Latents,
     timesteps: Tensor,
-    fake: Scorer,
+    fake: Scores,
     table: NoiseTable,
     *,
     weights: tuple[float, float] = STREAM_WEIGHTS,
 ) -> Tensor:
     """Flow matching of the fake score on a rollout, which is taken as it is."""
     clean = Latents(student.video.detach(), student.audio.detach())
-    noisy, times = noised(clean, noise, timesteps, table), timesteps.view(-1, 1)
-    flow = whole_forward(fake.dit, noisy.video, noisy.audio, times, times, fake.prompt)
+    flow = fake.flow(noised(clean, noise, timesteps, table), timesteps)
     video = F.mse_loss(flow.video.float(), noise.video - clean.video)
     audio = F.mse_loss(flow.audio.float(), noise.audio - clean.audio)
     return weights[0] * video + weights[1] * audio

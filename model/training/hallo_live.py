@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,28 +14,29 @@ from model.adapters import ovi
 from model.adapters.hallo_live import load_critic, load_generator
 from model.adapters.mova import begin_with
 from model.config import DiTConfig, HalloLiveConfig, load_yaml
-from model.dit.transformer import DualStreamTransformer
+from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.errors import ConfigError
 from model.geometry import Geometry
 from model.hallo_live import TEXT_ENCODER, TOKENIZER
-from model.rollout import RolloutShape
+from model.rollout import Latents, RolloutShape
 from model.sampling import NoiseTable
+from model.text.prompt_table import film_name
 from model.training.config import RANDOM, HalloLiveSubject
 from model.training.distributed import World
+from model.training.dmd import Scorer, SelfRollout, self_rollout
 from model.training.features import Encodes, PromptFeatures, on_loan
-from model.training.ode import BlockSizes
+from model.training.ode import Forward, clip_forward
 from model.training.randomness import generator
+from model.training.subject import Given
+from model.training.teacher import kept_states, teacher_table
+from model.training.views import BlockSizes
 
 
 class HalloLive:
-    """See the module's text.
+    """Implements :class:`model.training.subject.Subject`; its networks are transformers.
 
     Attributes:
-        clip: shapes of a sample's video [C, F, h, w] and audio [L, C].
-        block: latents of a block.
-        num_blocks: of a clip.
         weights: directory of files.
-        table, timesteps: noise levels, and the student's denoise passes.
     """
 
     def __init__(self, config: HalloLiveSubject, seed: int) -> None:
@@ -60,7 +62,11 @@ class HalloLive:
         self.block = BlockSizes(g.block_video_latents, g.block_audio_latents)
         self.num_blocks = num_video // g.block_video_latents
         self.table = NoiseTable.shifted(self.model.rollout.shift)
-        self.timesteps = self.table.warped(self.model.rollout.steps)
+        self.timesteps: Sequence[float] = self.table.warped(self.model.rollout.steps)
+        self.steps: Sequence[int] = self.model.rollout.steps
+        self.shift = self.model.rollout.shift
+        self.exits: Sequence[int] = range(len(self.timesteps))
+        self.num_renoised_audio = self.block.audio + dit.future_audio_latents
         self.features = PromptFeatures(config.text_features, self.model.text.text_len)
 
     def net(
@@ -96,7 +102,8 @@ class HalloLive:
     def prepare_text(
         self, prompts: Sequence[str], world: World, on_progress: Callable[[int, int], None] = lambda done, of: None
     ) -> None:
-        """Features of all prompts, made where they are missing; the encoder is in memory meanwhile, and not afterwards."""
+        """Features of all prompts and of what is not wanted, made where they are missing; the encoder is in memory meanwhile, and
+        not afterwards."""
 
         def open_encoder() -> contextlib.AbstractContextManager[Encodes]:
             from model.adapters.umt5 import load_umt5
@@ -106,11 +113,52 @@ class HalloLive:
             encoder = load_umt5(self.weights / TEXT_ENCODER, self.model.text, device=world.device)
             return on_loan(TextEncoder(tokenizer, encoder, self.model.text))
 
-        self.features.make(prompts, open_encoder, world, on_progress)
+        unwanted = self._config.unwanted
+        self.features.make([*prompts, unwanted.video, unwanted.audio], open_encoder, world, on_progress)
 
     def text(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         """[B, S, D], after :meth:`prepare_text`."""
         return torch.stack([self.features.read(prompt) for prompt in prompts]).to(device)
+
+    def given(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        return {"text": self.text(prompts, device)}
+
+    def forward(self, net: DualStreamTransformer, given: Given) -> Forward:
+        return partial(clip_forward, net, text=self.read(net, given), block=self.block)
+
+    def scores(self, net: DualStreamTransformer, given: Given, *, guided: bool = False) -> Scorer:
+        return Scorer(net, self.read(net, given), self._read_unwanted(net, given) if guided else None)
+
+    def read(self, net: DualStreamTransformer, given: Given) -> TextMemory:
+        return net.read_text(given["text"].to(net.dtype), (None, None), None)
+
+    def _read_unwanted(self, net: DualStreamTransformer, given: Given) -> TextMemory:
+        num, device = given["text"].shape[0], given["text"].device
+        video, audio = (
+            self.text([x], device).to(net.dtype).expand(num, -1, -1)
+            for x in (self._config.unwanted.video, self._config.unwanted.audio)
+        )
+        return net.read_text(video, (None, None), None, audio)
+
+    def roll_out(
+        self,
+        net: DualStreamTransformer,
+        given: Given,
+        noise: Latents,
+        exit_pass: int,
+        again: Iterator[Tensor],
+        *,
+        detached: bool,
+    ) -> Latents:
+        rollout = SelfRollout(net, self.model.rollout, self.shape, self.read(net, given), exit_pass, detached=detached)
+        return self_rollout(rollout, noise, [self.block.video] * self.num_blocks, lambda _: next(again))
+
+    def trajectory_plan(self, num_steps: int) -> tuple[NoiseTable, list[int]]:
+        return teacher_table(num_steps, self.shift), kept_states(num_steps, len(self.timesteps) + 1)
+
+    def file_of(self, prompt: str, seed: int) -> str:
+        """As its film is called, with another ending."""
+        return str(Path(film_name(prompt, self.geometry.height_px, self.geometry.width_px, seed)).with_suffix(".pt"))
 
     @staticmethod
     def published_name(name: str) -> str:

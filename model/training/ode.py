@@ -6,28 +6,23 @@ level of its own, and learns to jump to the trajectory's clean end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.dit.block import StreamView
-from model.dit.masks import Staircase
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.sampling import NoiseTable, clean_from_velocity
+from model.training import views
+from model.training.views import BlockSizes
 
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor], Flow]
+"""A network that has read a text: noisy video and audio of a clip, and the timestep of each of their latents -> velocities."""
 STREAM_WEIGHTS = (0.85, 0.15)
 """Shares of video and audio in the published losses."""
-
-
-@dataclass(frozen=True)
-class BlockSizes:
-    """Video latents and audio latents of a block."""
-
-    video: int
-    audio: int
 
 
 def clip_forward(
@@ -49,24 +44,8 @@ def clip_forward(
         padded_audio: the published training code fills the audio stream up to a multiple of 128 tokens with zeros, and video that
             looks ahead past the clip's end attends to them. A length here reproduces that; None attends to audio only.
     """
-    grid = dit.grid(video.shape[3], video.shape[4])
-    num_blocks, tokens = video.shape[2] // block.video, grid[0] * grid[1]
-    assert num_blocks * block.video == video.shape[2]
-    assert num_blocks * block.audio == audio.shape[1]
-    videos, audios = (block.video * tokens,) * num_blocks, (block.audio,) * num_blocks
-    video_table, _ = dit.video_tables(torch.arange(video.shape[2], device=video.device), *grid)
-    audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1], device=audio.device))
-    ahead = dit.config.future_audio_latents
-    video_sees_audio = Staircase.of_blocks(videos, audios, ahead, padded_audio)
-    return dit(
-        video,
-        audio,
-        video_timesteps.double(),
-        audio_timesteps.double(),
-        StreamView(video_table, None, Staircase.of_blocks(videos, videos), text.mask, video_sees_audio),
-        StreamView(audio_table, None, Staircase.of_blocks(audios, audios), text.mask, Staircase.of_blocks(audios, videos)),
-        text,
-    )
+    seen = views.staircase(dit, video, audio, text.mask, block, padded_audio)
+    return dit(video, audio, video_timesteps.double(), audio_timesteps.double(), seen.video, seen.audio, text)
 
 
 @dataclass(frozen=True)
@@ -103,25 +82,45 @@ def ode_loss(
     weights: tuple[float, float] = STREAM_WEIGHTS,
     padded_audio: int | None = None,
 ) -> ODELoss:
+    """:func:`jump_loss` of the published model.
+
+    Args:
+        timesteps: of each state but the last, which is clean.
+        padded_audio: see :func:`clip_forward`.
+    """
+    forward = partial(clip_forward, dit, text=text, block=block, padded_audio=padded_audio)
+    levels = torch.tensor(timesteps, device=states.device)
+    return jump_loss(forward, trajectories, states, block, levels, table, weights=weights)
+
+
+def jump_loss(
+    forward: Forward,
+    trajectories: Trajectories,
+    states: Tensor,
+    block: BlockSizes,
+    timesteps: Tensor,
+    table: NoiseTable,
+    *,
+    weights: tuple[float, float] = STREAM_WEIGHTS,
+) -> ODELoss:
     """Distance of the student's clean predictions from the trajectories' ends.
 
     Args:
+        forward: the student, under block-causal masks.
         states: int64 [B, N], for each block the state that its latents are taken from.
-        timesteps: of each state but the last, which is clean.
+        timesteps: [S - 1], of each state but the last, which is clean.
         weights: of video and audio.
-        padded_audio: see :func:`clip_forward`.
     """
     of_video, of_audio = states.repeat_interleave(block.video, dim=1), states.repeat_interleave(block.audio, dim=1)
-    levels = torch.tensor(timesteps, device=states.device)
     noisy_video = take_states(trajectories.video.movedim(3, 2), of_video).movedim(1, 2)
     noisy_audio = take_states(trajectories.audio, of_audio)
-    flow = clip_forward(dit, noisy_video, noisy_audio, levels[of_video], levels[of_audio], text, block, padded_audio=padded_audio)
-    clean_video = clean_from_velocity(noisy_video, flow.video, table.level(levels[of_video])[:, None, :, None, None])
-    clean_audio = clean_from_velocity(noisy_audio, flow.audio, table.level(levels[of_audio])[:, :, None])
+    flow = forward(noisy_video, noisy_audio, timesteps[of_video], timesteps[of_audio])
+    clean_video = clean_from_velocity(noisy_video, flow.video, table.level(timesteps[of_video])[:, None, :, None, None])
+    clean_audio = clean_from_velocity(noisy_audio, flow.audio, table.level(timesteps[of_audio])[:, :, None])
     video_loss = F.mse_loss(clean_video.float(), trajectories.video[:, -1].float())
     audio_loss = F.mse_loss(clean_audio.float(), trajectories.audio[:, -1].float())
     total = weights[0] * video_loss + weights[1] * audio_loss
-    return ODELoss(total, video_loss, audio_loss, noisy_video, noisy_audio, clean_video, clean_audio, levels[of_video])
+    return ODELoss(total, video_loss, audio_loss, noisy_video, noisy_audio, clean_video, clean_audio, timesteps[of_video])
 
 
 def take_states(states_BSL: Tensor, index_BL: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from model.errors import ConfigError
 from model.training.average import Average
 from model.training.config import LearnerConfig, ScheduleConfig
-from model.training.distributed import whole
+from model.training.distributed import World, whole
 
 LAST_SHARE = 0.05
 """Of a learning rate after its cool-down."""
@@ -60,20 +62,25 @@ class Learner:
             ConfigError: a parameter has no learning rate.
         """
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        groups: dict[str, list[nn.Parameter]] = {}
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
         for own, parameter in parameters.items():
             public = published_name(own)
             pattern = next((p for p in config.learning_rates if re.search(p, public)), None)
             if pattern is None:
                 raise ConfigError(f"learners.{name}.learning_rates: no pattern fits {public}; add one, or freeze it")
-            groups.setdefault(pattern, []).append(parameter)
-        peaks = [config.learning_rates[pattern] for pattern in groups]
+            groups.setdefault((pattern, config.decays == "all" or parameter.ndim > 1), []).append(parameter)
+        peaks = [config.learning_rates[pattern] for pattern, _ in groups]
+        # In as few kernels as there are: those of small networks are all launches.
+        fused = all(p.is_cuda and not isinstance(p, DTensor) for p in parameters.values())
         optimizer = torch.optim.AdamW(
-            [{"params": members, "lr": peak} for members, peak in zip(groups.values(), peaks, strict=True)],
+            [
+                {"params": members, "lr": peak, "weight_decay": config.weight_decay if decays else 0.0}
+                for ((_, decays), members), peak in zip(groups.items(), peaks, strict=True)
+            ],
             betas=config.betas,
             eps=config.eps,
-            weight_decay=config.weight_decay,
-            foreach=True,
+            foreach=None if fused else True,
+            fused=fused or None,
         )
         average = None if config.average is None else Average(config.average)
         return Learner(name, module, config, parameters, optimizer, average, _peaks=peaks)
@@ -84,9 +91,37 @@ class Learner:
             self.optimizer.zero_grad()
             return
         for parameter in self.parameters.values():
-            if parameter.grad is None:
+            if not parameter.requires_grad:
+                parameter.grad = None
+            elif parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         torch._foreach_zero_([p.grad for p in self.parameters.values() if p.grad is not None])
+
+    def share_gradients(self, world: World) -> None:
+        """Their mean over processes, where each has the whole network. Those of networks that are spread are shared already."""
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None and not isinstance(p.grad, DTensor)]
+        if world.size == 1 or not gradients:
+            return
+        mean = world.sum(torch.cat([x.flatten() for x in gradients])) / world.size
+        for gradient, part in zip(gradients, mean.split([x.numel() for x in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its average's weights meanwhile; as it is where there is none."""
+        average = {} if self.average is None else self.average.tensors
+        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
+        try:
+            self.put(average)
+            yield
+        finally:
+            self.put(kept)
+
+    @torch.no_grad()
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Some of the parameters."""
+        for name, x in tensors.items():
+            self.parameters[name].copy_(x)
 
     def gradient_norm(self) -> Tensor:
         """Of all gradients of all processes."""
@@ -108,7 +143,8 @@ class Learner:
         for parameter in self.parameters.values():
             state = self.optimizer.state[parameter]
             if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+                fused = self.optimizer.defaults["fused"]
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else None)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         return {name: dict(self.optimizer.state[parameter]) for name, parameter in self.parameters.items()}
 
@@ -116,6 +152,9 @@ class Learner:
 def rate_at(step: int, max_steps: int, schedule: ScheduleConfig) -> float:
     """Share of the peak learning rates in a step."""
     rate = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
-    if schedule.cooldown_steps and step >= max_steps - schedule.cooldown_steps:
-        rate *= max(LAST_SHARE, (max_steps - step) / schedule.cooldown_steps)
-    return rate
+    return rate * rate_before(max_steps - step, schedule.cooldown_steps)
+
+
+def rate_before(left: float, cooldown: float) -> float:
+    """Share of the learning rates when so much is left, of which the last ``cooldown`` lets them fall."""
+    return min(1.0, max(LAST_SHARE, left / cooldown)) if cooldown else 1.0

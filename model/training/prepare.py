@@ -97,15 +97,5 @@ def _read(path: Path) -> list[Utterance]:
     return list(Corpus.read(path))
 
 
-def wait_for(path: Path, *, timeout_s: float = 900) -> Path:
-    """Block until another stage, running beside this one, has written ``path``."""
-    deadline_s = time.monotonic() + timeout_s
-    while not path.exists():
-        if time.monotonic() > deadline_s:
-            raise FileNotFoundError(f"{path} did not appear within {timeout_s:.0f} s: is the stage before this one running?")
-        time.sleep(0.5)
-    return path
-
-
 if __name__ == "__main__":
     main()

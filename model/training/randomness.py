@@ -8,9 +8,11 @@ parts it is taken changes any.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 
 def seed_of(*what: object) -> int:
@@ -22,6 +24,21 @@ def seed_of(*what: object) -> int:
 def generator(device: torch.device, *what: object) -> torch.Generator:
     """See :func:`seed_of`."""
     return torch.Generator(device).manual_seed(seed_of(*what))
+
+
+def uniforms(dice: Sequence[torch.Generator], num: int) -> Tensor:
+    """[B, num] from 0 to 1, a row a generator."""
+    return torch.stack([torch.rand(num, generator=one, device=one.device) for one in dice])
+
+
+def normals(dice: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """[B, *shape], standard normal, a sample a generator."""
+    return torch.stack([torch.randn(shape, generator=one, device=one.device) for one in dice])
+
+
+def pick(share: Tensor, num: Tensor | int) -> Tensor:
+    """Of ``num`` the one in which a number from 0 to 1 falls: int64."""
+    return (share * num).long().clamp(max=num - 1)
 
 
 def order(num_samples: int, position: int, *what: object) -> int:

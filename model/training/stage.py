@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from model.training.optimizers import Learner
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,21 @@ class Loss:
     figures: dict[str, Tensor]
 
 
-class Stage(Protocol):
+class Stage:
     """One stage of training.
+
+    A stage may have phases: what learns in a later one is not what learned before it. When it is over is a matter of the time
+    that a run has taken; that one has begun is part of a checkpoint.
 
     Attributes:
         nets: those that learn, by their learner's name, in the order in which they learn within a step.
         num_samples: in its data.
+        phase: that is under way.
     """
 
     nets: Mapping[str, nn.Module]
     num_samples: int
+    phase: int = 0
 
     def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
         """Data and noise for a part of a step.
@@ -49,11 +56,42 @@ class Stage(Protocol):
             update: how often the learner has learned; what is drawn once for all samples is drawn by it.
             samples: which of the data; ``dice`` has a generator for each, for whatever is drawn for it.
         """
+        raise NotImplementedError
 
-    def loss(self, learner: str, drawn: Drawn) -> Loss: ...
+    def loss(self, learner: str, drawn: Drawn) -> Loss:
+        """A loss of what :meth:`draw` gave; its gradients reach the learner's net."""
+        raise NotImplementedError
 
     def published_name(self, name: str) -> str:
         """Of a parameter of ours."""
+        return name
 
     def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A net's tensors under their published names, in their published shapes."""
+        return dict(tensors)
+
+    def phase_at(self, seconds: float) -> int:
+        """The phase that is to be under way once a run has taken so long."""
+        return self.phase
+
+    def begin(self, phase: int) -> None:
+        """Let the phase be under way, its weights being there."""
+        self.phase = phase
+
+    def turn(self, learners: Mapping[str, Learner]) -> None:
+        """Make of the weights of one phase those that the next one begins with."""
+
+    def learns(self, learner: str) -> bool:
+        """Whether a learner learns in this phase."""
+        return True
+
+    def rate_share(self, learner: str) -> float:
+        """Of the learner's learning rates, in this phase."""
+        return 1.0
+
+    def hand_over(self, directory: Path) -> None:
+        """Leave in a run's directory what other stages wait for, if it is done and not there."""
+
+    def measure(self, learners: Mapping[str, Learner]) -> dict[str, float]:
+        """Figures of what was learned, whenever it is saved."""
+        return {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.dit.block import StreamView
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
 from model.sampling import NoiseTable, shift_levels
+from model.training import views
 
 
 def whole_forward(
@@ -27,11 +27,9 @@ def whole_forward(
         audio_timesteps: [B, L] or [B, 1].
         skip_layer: left out, for skip-layer guidance.
     """
-    grid = dit.grid(video.shape[3], video.shape[4])
-    video_table, _ = dit.video_tables(torch.arange(video.shape[2], device=video.device), *grid)
-    audio_table, _ = dit.audio_tables(torch.arange(audio.shape[1], device=audio.device))
-    views = (StreamView(table, None, None, text.mask, None) for table in (video_table, audio_table))
-    return dit(video, audio, video_timesteps.double(), audio_timesteps.double(), *views, text, skip_layer=skip_layer)
+    seen = views.whole(dit, video, audio, text.mask)
+    times = video_timesteps.double(), audio_timesteps.double()
+    return dit(video, audio, *times, seen.video, seen.audio, text, skip_layer=skip_layer)
 
 
 def teacher_table(num_steps: int, shift: float) -> NoiseTable:

@@ -9,35 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.rollout import Latents
 from model.training.config import DMDStage
 from model.training.distributed import World
-from model.training.dmd import (
-    Scorer,
-    SelfRollout,
-    critic_loss,
-    generator_loss,
-    score_timesteps,
-    self_rollout,
-)
-from model.training.hallo_live import HalloLive
+from model.training.dmd import critic_loss, generator_loss, score_timesteps
 from model.training.randomness import generator
 from model.training.rewarding import Rewarding
-from model.training.stage import Drawn, Loss
+from model.training.stage import Drawn, Loss, Stage
+from model.training.subject import Network, Subject
 
 GENERATOR, CRITIC = "generator", "critic"
 NUM_SCORE_TIMES = 1000
 
 
-class DMD:
-    """Implements :class:`model.training.stage.Stage`.
+class DMD(Stage):
+    """See the module's text.
 
     Args:
         student, critic: where they will learn; ``teacher``: where it will score.
-        prompts: that clips are rolled out of; their features are there.
+        prompts: that clips are rolled out of.
         seed: the run's.
         rewarding: weighs rollouts by what they are worth, if there is one.
     """
@@ -45,10 +37,10 @@ class DMD:
     def __init__(
         self,
         config: DMDStage,
-        subject: HalloLive,
-        student: DualStreamTransformer,
-        teacher: DualStreamTransformer,
-        critic: DualStreamTransformer,
+        subject: Subject,
+        student: Network,
+        teacher: Network,
+        critic: Network,
         prompts: Sequence[str],
         seed: int,
         world: World,
@@ -56,24 +48,30 @@ class DMD:
     ) -> None:
         self._config, self._subject, self._world, self._seed = config, subject, world, seed
         self._student, self._teacher, self._critic, self._prompts = student, teacher, critic, prompts
-        self.nets: Mapping[str, nn.Module] = {GENERATOR: student, CRITIC: critic}
+        self.nets = {GENERATOR: student, CRITIC: critic}
         self._rewarding = rewarding
         self.num_samples = len(prompts)
-        self.published_name, self.published = subject.published_name, subject.published
-        unwanted = [subject.text([x], world.device).to(student.dtype) for x in (config.unwanted.video, config.unwanted.audio)]
-        self._unwanted = unwanted[0], unwanted[1]
+
+    def published_name(self, name: str) -> str:
+        return self._subject.published_name(name)
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._subject.published(tensors)
 
     def exit_pass(self, learner: str, update: int) -> int:
         """Of one update, the same in every process."""
-        dice = generator(torch.device("cpu"), "exit", self._seed, learner, update)
-        return int(torch.randint(len(self._subject.timesteps), (), generator=dice))
+        dice, exits = generator(torch.device("cpu"), "exit", self._seed, learner, update), self._subject.exits
+        return exits[int(torch.randint(len(exits), (), generator=dice))]
+
+    def _num_again(self, exit_pass: int) -> int:
+        """Passes of a clip whose noise is drawn anew."""
+        return exit_pass * self._subject.num_blocks if self._subject.num_renoised_audio else 0
 
     def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
         """Prompts, noise of clips and of each pass to come, and at which noise they are scored."""
         subject, device = self._subject, self._world.device
         exit_pass = self.exit_pass(learner, update)
         (channels, num_video, *cells), (num_audio, audio_channels) = subject.clip
-        block, ahead = subject.block, subject.model.dit.future_audio_latents
 
         def drawn_for(one: torch.Generator) -> dict[str, Tensor]:
             def normal(*shape: int) -> Tensor:
@@ -88,49 +86,44 @@ class DMD:
             }
             if self._config.decoupled:
                 # Below the level of the pass that the rollout left after.
-                left = subject.model.rollout.steps[exit_pass]
-                tensors["guidance_time"] = torch.randint(left, (), generator=one, device=device)
-            for i in range(exit_pass * subject.num_blocks):
-                tensors[f"again_video_{i}"] = normal(block.video, channels, *cells)
-                tensors[f"again_audio_{i}"] = normal(block.audio + ahead, audio_channels)
+                tensors["guidance_time"] = torch.randint(subject.steps[exit_pass], (), generator=one, device=device)
+            for i in range(self._num_again(exit_pass)):
+                tensors[f"again_video_{i}"] = normal(subject.block.video, channels, *cells)
+                tensors[f"again_audio_{i}"] = normal(subject.num_renoised_audio, audio_channels)
             return tensors
 
         each = [drawn_for(one) for one in dice]
         tensors = {name: torch.stack([x[name] for x in each]) for name in each[0]}
-        text = subject.text([self._prompts[i] for i in samples], device).to(self._student.dtype)
-        return Drawn({"text": text, "prompts": torch.tensor(samples), **tensors}, exit_pass)
+        given = subject.given([self._prompts[i] for i in samples], device)
+        return Drawn({**tensors, **given, "prompts": torch.tensor(samples)}, exit_pass)
 
     def loss(self, learner: str, drawn: Drawn) -> Loss:
-        tensors = drawn.tensors
+        tensors, subject, config = drawn.tensors, self._subject, self._config
         noise = Latents(tensors["score_video"], tensors["score_audio"])
-        timesteps = score_timesteps(tensors["score_time"], self._subject.model.rollout.shift)
-        weights = self._config.weights.pair
+        timesteps = score_timesteps(tensors["score_time"], subject.shift)
+        weights = config.weights.pair
         if learner == CRITIC:
             with torch.no_grad():
                 clip = self._roll_out(drawn)
-            prompt = _read(self._critic, tensors["text"])
-            scorer = Scorer(self._critic, prompt)
-            return Loss(critic_loss(clip, noise, timesteps, scorer, self._subject.table, weights=weights), {})
+            fake = subject.scores(self._critic, tensors)
+            return Loss(critic_loss(clip, noise, timesteps, fake, subject.table, weights=weights), {})
         clip = self._roll_out(drawn)
         with torch.no_grad():
-            unwanted = self._teacher.read_text(*self._unwanted_for(clip))
-            real = Scorer(self._teacher, _read(self._teacher, tensors["text"]), unwanted)
-            fake = Scorer(self._critic, _read(self._critic, tensors["text"]))
+            real = subject.scores(self._teacher, tensors, guided=True)
+            fake = subject.scores(self._critic, tensors)
         scales, figures = None, dict[str, Tensor]()
         if self._rewarding is not None:
             prompts = [self._prompts[i] for i in tensors["prompts"].tolist()]
             scales, figures = self._rewarding.scales(clip, prompts)
-        guidance_timesteps = None
-        if self._config.decoupled:
-            guidance_timesteps = score_timesteps(tensors["guidance_time"], self._subject.model.rollout.shift)
+        guidance_timesteps = score_timesteps(tensors["guidance_time"], subject.shift) if config.decoupled else None
         loss = generator_loss(
             clip,
             noise,
             timesteps,
             real,
             fake,
-            self._subject.table,
-            self._config.guidance.pair,
+            subject.table,
+            config.guidance.pair,
             guidance_timesteps=guidance_timesteps,
             weights=weights,
             scales=scales,
@@ -139,30 +132,13 @@ class DMD:
         sizes = {"video gradient": gradient.video.abs().mean(), "audio gradient": gradient.audio.abs().mean()}
         return Loss(loss.total, sizes | figures)
 
-    def _unwanted_for(self, clip: Latents) -> tuple[Tensor, tuple[None, None], None, Tensor]:
-        video, audio = (x.expand(clip.video.shape[0], -1, -1) for x in self._unwanted)
-        return video, (None, None), None, audio
-
     def _roll_out(self, drawn: Drawn) -> Latents:
-        subject, tensors = self._subject, drawn.tensors
-        rollout = SelfRollout(
-            self._student,
-            subject.model.rollout,
-            subject.shape,
-            _read(self._student, tensors["text"]),
-            drawn.choice,
-            detached=self._config.detached,
-        )
+        tensors = drawn.tensors
 
         def again() -> Iterator[Tensor]:
-            for i in range(drawn.choice * subject.num_blocks):
+            for i in range(self._num_again(drawn.choice)):
                 yield tensors[f"again_video_{i}"].flatten(0, 1)
                 yield tensors[f"again_audio_{i}"].flatten(0, 1)
 
-        noises = again()
-        noise = Latents(tensors["video"], tensors["audio"])
-        return self_rollout(rollout, noise, [subject.block.video] * subject.num_blocks, lambda _: next(noises))
-
-
-def _read(dit: DualStreamTransformer, text: Tensor) -> TextMemory:
-    return dit.read_text(text, (None, None), None)
+        noise, detached = Latents(tensors["video"], tensors["audio"]), self._config.detached
+        return self._subject.roll_out(self._student, tensors, noise, drawn.choice, again(), detached=detached)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from model.dit.transformer import DualStreamTransformer
 from model.errors import TrainingError
 from model.training.config import ODEInitStage
 from model.training.distributed import World
-from model.training.hallo_live import HalloLive
-from model.training.ode import Trajectories, ode_loss
-from model.training.stage import Drawn, Loss
+from model.training.ode import Trajectories, jump_loss
+from model.training.stage import Drawn, Loss, Stage
+from model.training.subject import Network, Subject
 from model.training.trajectories import TrajectorySet, open_trajectories
 
 
-class ODEInit:
-    """Implements :class:`model.training.stage.Stage`.
+class ODEInit(Stage):
+    """See the module's text.
 
     Args:
         student: where it will learn.
@@ -26,13 +25,19 @@ class ODEInit:
     """
 
     def __init__(
-        self, config: ODEInitStage, subject: HalloLive, student: DualStreamTransformer, trajectories: TrajectorySet, world: World
+        self, config: ODEInitStage, subject: Subject, student: Network, trajectories: TrajectorySet, world: World
     ) -> None:
         self._config, self._subject, self._student, self._world = config, subject, student, world
         self._trajectories = trajectories
-        self.nets: Mapping[str, nn.Module] = {"student": student}
+        self._timesteps = torch.tensor(subject.timesteps, device=world.device)
+        self.nets = {"student": student}
         self.num_samples = len(trajectories)
-        self.published_name, self.published = subject.published_name, subject.published
+
+    def published_name(self, name: str) -> str:
+        return self._subject.published_name(name)
+
+    def published(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._subject.published(tensors)
 
     def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
         """A trajectory each, and for each of its blocks one of the states before the last."""
@@ -44,28 +49,25 @@ class ODEInit:
                 "video": torch.stack([x.video for x in found]).to(device, dtype).transpose(2, 3),
                 "audio": torch.stack([x.audio for x in found]).to(device, dtype),
                 "states": torch.stack(states),
-                "text": subject.text([x.prompt for x in found], device).to(dtype),
+                **subject.given([x.prompt for x in found], device),
             }
         )
 
     def loss(self, learner: str, drawn: Drawn) -> Loss:
         subject, tensors = self._subject, drawn.tensors
-        text = self._student.read_text(tensors["text"], (None, None), None)
-        trajectories = Trajectories(tensors["video"], tensors["audio"])
-        loss = ode_loss(
-            self._student,
-            trajectories,
+        loss = jump_loss(
+            subject.forward(self._student, tensors),
+            Trajectories(tensors["video"], tensors["audio"]),
             tensors["states"],
-            text,
             subject.block,
-            subject.timesteps,
+            self._timesteps,
             subject.table,
             weights=self._config.weights.pair,
         )
         return Loss(loss.total, {"video loss": loss.video, "audio loss": loss.audio})
 
 
-def open_data(config: ODEInitStage, subject: HalloLive) -> TrajectorySet:
+def open_data(config: ODEInitStage, subject: Subject) -> TrajectorySet:
     """The stage's trajectories.
 
     Raises:
@@ -80,6 +82,6 @@ def open_data(config: ODEInitStage, subject: HalloLive) -> TrajectorySet:
         if tuple(x.shape) != shape:
             raise TrainingError(
                 f"{config.trajectories}: {name} trajectories are {list(x.shape)}, the model asks for {list(shape)}: "
-                "sample them with this subject, or correct subject.model and subject.video_latents"
+                "sample them with this subject, or correct subject.model and the length of its clips"
             )
     return found

@@ -17,8 +17,9 @@ from model.rollout import Latents
 from model.sampling import euler_step
 from model.text.prompt_table import film_name
 from model.training.config import SamplingConfig, Streams
+from model.training.dmd import Scorer
 from model.training.sampling import sample
-from model.training.teacher import teacher_table, whole_forward
+from model.training.teacher import kept_states, teacher_table, whole_forward
 from model.training.trajectories import Trajectory, TrajectoryFiles, open_trajectories, pack, read_file, write_file
 from tests.model.published import noise, read, tiny_dit
 from tests.model.support import normal
@@ -76,7 +77,8 @@ def sampled(**values: object) -> tuple[list[Latents], TextMemory, TextMemory, La
     dit = tiny_dit()
     prompt, unwanted, start = read(dit), read(dit, seed=8), Latents(*noise(4))
     config = SamplingConfig(steps=4, **values)  # type: ignore[arg-type]
-    return sample(dit, prompt, unwanted, start, config, 5.0, 5), prompt, unwanted, start
+    states = sample(Scorer(dit, prompt, unwanted), start, config, teacher_table(4, 5.0), kept_states(4, 5))
+    return states, prompt, unwanted, start
 
 
 def test_without_guidance_it_is_eulers_method() -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from model.data.clips import ClipSet
-from model.training.video_vae import MOUTH_WEIGHT, PIECE_CELLS, FrameBatches, measure_pictures, reconstruction_loss
+from model.training.stages.video_vae import PIECE_CELLS, FrameBatches, measure_pictures, reconstruction_loss
 from model.vae.video import SPATIAL_STRIDE, VideoVAE, pack_i420
 from tests.model.support import normal, tiny_model
 
-HEIGHT, WIDTH = 160, 192
+HEIGHT, WIDTH, MOUTH_WEIGHT = 160, 192, 4.0
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,13 @@ def batches() -> FrameBatches:
     boxes = np.zeros((2, 32, 2, 4), np.int16)
     boxes[:, :, 0] = (150, 120, 170, 140)
     clips = ClipSet(frames, np.zeros((2, 0)), boxes, np.zeros((2, 32)), np.zeros((2, 32, 0)), [])
-    return FrameBatches(clips, torch.device("cpu"), max_clips=2)
+    return FrameBatches(clips, torch.device("cpu"), 2, MOUTH_WEIGHT, 2.0)
 
 
-def test_pieces_are_cut_at_cells_and_every_other_one_holds_the_mouth(batches: FrameBatches) -> None:
-    packed, weight = batches.draw_pieces(16, 8)
+def test_pieces_are_cut_at_cells_and_half_of_them_hold_the_mouth(batches: FrameBatches) -> None:
+    chance = torch.rand(16, 6, generator=torch.Generator().manual_seed(0))
+    chance[:, 5] = torch.arange(16) % 2  # every other one is to
+    packed, weight = batches.draw_pieces(torch.arange(16) % 2, chance, 8)
     size = PIECE_CELLS * SPATIAL_STRIDE // 2
     assert packed.shape == (16, 6, 8, size, size)
     assert weight.shape == (16, 1, 8, size, size)
@@ -65,12 +67,13 @@ def test_the_measure_of_a_perfect_decoder_and_of_one_that_holds_still(batches: F
             return latents
 
     vae = Kept(tiny_model().video_vae)
-    perfect = measure_pictures(vae, moving)
-    assert perfect["mouth_motion_correlation"] == pytest.approx(1, abs=1e-3)
-    assert perfect["mouth_motion_energy"] == pytest.approx(1, abs=1e-3)
-    assert perfect["mouth_l1"] == 0
+    pictures = moving.draw(torch.tensor([0, 1]), torch.zeros(2), 32)
+    perfect = measure_pictures(vae, *pictures, MOUTH_WEIGHT)
+    assert perfect["mouth motion correlation"] == pytest.approx(1, abs=1e-3)
+    assert perfect["mouth motion energy"] == pytest.approx(1, abs=1e-3)
+    assert perfect["mouth L1"] == 0
     vae.still = True
-    assert measure_pictures(vae, moving)["mouth_motion_energy"] == pytest.approx(0, abs=1e-9)
+    assert measure_pictures(vae, *pictures, MOUTH_WEIGHT)["mouth motion energy"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_encoder_enlarges_what_happens_between_pictures() -> None:

@@ -1,0 +1,199 @@
+"""pocket's video VAE: L1 on luma, chroma and luma gradients, the mouth and the eyes counting several times as much.
+
+The encoder learns first, on pieces of pictures, half of them around the mouth, and is then frozen, so that the transformer can
+start on its latents while the decoder goes on, with whole pictures, and with noise on its input as a transformer's output has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.clips import ClipSet
+from model.training.config import VideoVAEStage
+from model.training.optimizers import Learner
+from model.training.pocket import Pocket
+from model.training.randomness import generator, normals, pick, uniforms
+from model.training.stage import Drawn, Loss
+from model.training.stages.vae import VAE, VAETraining
+from model.vae.causal import Memory
+from model.vae.video import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAE, pack_i420
+
+PIECE_CELLS = 8
+"""Height and width of the pieces. The encoder looks two cells around; the decoder farther, so it ends on whole pictures."""
+DIVERGENCE_WEIGHT = 3e-4
+
+
+class FrameBatches:
+    """Runs of consecutive pictures with weights, of clips that lie on the device.
+
+    Args:
+        mouth_weight, eye_weight: how much more these count than the rest.
+    """
+
+    def __init__(self, clips: ClipSet, device: torch.device, max_clips: int, mouth_weight: float, eye_weight: float) -> None:
+        self.frames = torch.from_numpy(np.ascontiguousarray(clips.frames[:max_clips])).to(device)
+        self.boxes = torch.from_numpy(clips.boxes[:max_clips].astype(np.int64)).to(device)
+        self.mouth_weight, self._eye_weight = mouth_weight, eye_weight
+        side = torch.tensor(self.frames.shape[2:], device=device)
+        self.room = torch.stack((side[0] // 3, side[1] // 2)) - PIECE_CELLS * SPATIAL_STRIDE // 2
+
+    def draw(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Packed pictures [B, 6, T, h, w] and weights [B, 1, T, h, w].
+
+        Args:
+            clip: int64 [B]; chance: uniform numbers [B], where in them.
+        """
+        device, clip = self.frames.device, clip.unsqueeze(1)
+        first = pick(chance, (self.frames.shape[1] - num_frames) // TEMPORAL_STRIDE + 1).unsqueeze(1) * TEMPORAL_STRIDE
+        index = first + torch.arange(num_frames, device=device)
+        packed = pack_i420(self.frames[clip, index])
+        boxes = self.boxes[clip, index] // 2  # [B, T, 2, 4] at half resolution
+        rows = torch.arange(packed.shape[3], device=device).view(1, 1, 1, -1, 1)
+        columns = torch.arange(packed.shape[4], device=device).view(1, 1, 1, 1, -1)
+        left, top, right, bottom = (boxes[..., i, None, None] for i in range(4))
+        inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)).float()  # [B, T, 2, h, w]
+        weight = 1 + self.mouth_weight * inside[:, :, 0] + self._eye_weight * inside[:, :, 1]
+        return packed, weight.unsqueeze(1)
+
+    def draw_pieces(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Pieces of pictures with weights, as :meth:`draw` but h = w = 8 ``PIECE_CELLS``; about every other one holds the mouth.
+
+        Args:
+            chance: uniform numbers [B, 6].
+        """
+        packed, weight = self.draw(clip, chance[:, 0], num_frames)
+        cell, size = SPATIAL_STRIDE // 2, PIECE_CELLS * SPATIAL_STRIDE // 2
+        anywhere = (chance[:, 1:3] * (self.room // cell + 1)).long() * cell
+        mouth = (weight[:, 0, 0] > self.mouth_weight).float()
+        middle = torch.stack([_middle(mouth.amax(2)), _middle(mouth.amax(1))], dim=1)
+        jitter = (chance[:, 3:5] - 0.5) * size / 2
+        around = ((middle + jitter - size / 2) / cell).round().long() * cell
+        corner = torch.minimum(torch.where(chance[:, 5:6] < 0.5, around, anywhere).clamp(min=0), self.room)
+        rows, columns = (corner[:, i : i + 1] + torch.arange(size, device=corner.device) for i in range(2))
+        index = torch.arange(len(corner), device=corner.device)[:, None, None], rows[:, :, None], columns[:, None, :]
+        cut = [x.permute(0, 3, 4, 1, 2)[index].permute(0, 3, 4, 1, 2) for x in (packed, weight)]
+        return cut[0], cut[1]
+
+
+def _middle(mask: Tensor) -> Tensor:
+    """The middle of the ones in each row of a mask [B, N]; 0 where there are none."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (mask * places).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+class VideoVAETraining(VAETraining):
+    """See the module's text.
+
+    Args:
+        decode: the VAE's, compiled perhaps.
+        seed: the run's.
+    """
+
+    def __init__(
+        self,
+        config: VideoVAEStage,
+        subject: Pocket,
+        clips: ClipSet,
+        vae: VideoVAE,
+        seed: int,
+        device: torch.device,
+        *,
+        encoder_is_given: bool,
+        decode: Callable[[Tensor, Memory], Tensor],
+    ) -> None:
+        super().__init__(config, vae, encoder_is_given=encoder_is_given)
+        self._config, self._subject, self._seed, self._decode, self._device = config, subject, seed, decode, device
+        self.nets = {VAE: vae}
+        self.batches = FrameBatches(clips, device, config.max_clips, config.mouth_weight, config.eye_weight)
+        self.num_samples = len(self.batches.frames)
+
+    def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
+        """Pictures, or pieces of them while the encoder learns, and noise of their latents."""
+        clip = torch.tensor(samples).to(self._device, non_blocking=True)
+        chance, num_frames = uniforms(dice, 7), self._config.latents * TEMPORAL_STRIDE
+        if self.frozen:
+            packed, weight = self.batches.draw(clip, chance[:, 0], num_frames)
+        else:
+            packed, weight = self.batches.draw_pieces(clip, chance, num_frames)
+        cells = (n * 2 // SPATIAL_STRIDE for n in packed.shape[3:])
+        noise = normals(dice, len(self.vae.latent_mean), self._config.latents, *cells)
+        return Drawn({"packed": packed, "weight": weight, "noise": noise, "size": self._config.latent_noise * chance[:, 6]})
+
+    def loss(self, learner: str, drawn: Drawn) -> Loss:
+        packed, weight, noise = (drawn.tensors[name] for name in ("packed", "weight", "noise"))
+        vae, config = self.vae, self._config
+        with self._subject.computing():
+            if self.frozen:
+                with torch.no_grad():
+                    latents = vae.encode(packed)
+                latents = latents + drawn.tensors["size"].view(-1, 1, 1, 1, 1) * noise
+                divergence = torch.zeros((), device=packed.device)
+            else:
+                mean, log_variance = vae.posterior(packed)
+                divergence = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
+                latents = mean + (0.5 * log_variance).exp() * noise
+            predicted = self._decode(latents, Memory())
+        motion_weight = config.motion_weight_after if self.frozen else config.motion_weight
+        distance = reconstruction_loss(predicted, packed, weight, motion_weight)
+        return Loss(distance + DIVERGENCE_WEIGHT * divergence, {"distance": distance, "kl": divergence})
+
+    def measure_latents(self) -> tuple[Tensor, Tensor]:
+        means = [self.vae.posterior(self._some(8, TEMPORAL_STRIDE, i)[0])[0].float() for i in range(32)]
+        values = torch.cat(means).transpose(0, 1).flatten(1)
+        return values.mean(1), values.std(1)
+
+    def measure(self, learners: Mapping[str, Learner]) -> dict[str, float]:
+        """Of the averaged weights."""
+        if not self.frozen:
+            return {}
+        assert isinstance(self.vae, VideoVAE)
+        num_frames = min(32, self.batches.frames.shape[1] // TEMPORAL_STRIDE * TEMPORAL_STRIDE)
+        with learners[VAE].averaged(), torch.no_grad():
+            return measure_pictures(self.vae, *self._some(24, num_frames, "pictures"), self._config.mouth_weight)
+
+    def _some(self, num: int, num_frames: int, *what: object) -> tuple[Tensor, Tensor]:
+        """Pictures that are always the same."""
+        chance = uniforms([generator(self._device, "measure", self._seed, *what)], 2 * num).view(2, num)
+        return self.batches.draw(pick(chance[0], self.num_samples), chance[1], num_frames)
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float) -> Tensor:
+    """Weighted L1 of values and of luma differences between neighbours, and squared differences of what moves.
+
+    What moves is little and quick. An absolute loss on it is smallest for no movement at all as long as the latents do not tell
+    which way it goes, and so they never come to tell it; a squared one is not.
+    """
+    difference = predicted.float() - target
+    loss = (difference.abs() * weight).mean()
+    luma = difference[:, :4]
+    for dim in (3, 4):
+        loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
+    within = (
+        (luma[:, 0] - luma[:, 1]).abs()
+        + (luma[:, 0] - luma[:, 2]).abs()
+        + (luma[:, 3] - luma[:, 1]).abs()
+        + (luma[:, 3] - luma[:, 2]).abs()
+    )
+    motion = torch.diff(difference, dim=2).square() * weight[:, :, 1:]
+    return loss + 0.12 * (within * weight[:, 0]).mean() + motion_weight * motion.mean()
+
+
+def measure_pictures(vae: VideoVAE, packed: Tensor, weight: Tensor, mouth_weight: float) -> dict[str, float]:
+    """Of decoded luma: PSNR in dB, distance in the mouth of 255, and what the mouth does between the pictures of a latent.
+
+    The last is compared with the truth: its correlation, and its energy as a share of the true one.
+    """
+    shown = vae.decode(vae.encode(packed), Memory())[:, :4]
+    true, mouth = packed[:, :4], weight > mouth_weight
+    within = [x.unflatten(2, (-1, TEMPORAL_STRIDE)) for x in (true, shown, mouth.expand_as(true))]
+    moved, shown_moved = ((x - x.mean(3, keepdim=True)) * within[2] for x in within[:2])
+    return {
+        "luma PSNR dB": float(-10 * torch.log10(((shown - true).square() * (128 / 255) ** 2).mean())),
+        "mouth L1": float(((shown - true).abs() * mouth).sum() / (mouth.sum() * 4).clamp(min=1) * 128),
+        "mouth motion correlation": float((moved * shown_moved).sum() / (moved.norm() * shown_moved.norm()).clamp(min=1e-9)),
+        "mouth motion energy": float(shown_moved.square().sum() / moved.square().sum().clamp(min=1e-9)),
+    }
