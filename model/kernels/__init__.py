@@ -95,8 +95,12 @@ def _fused() -> Kernels | None:
 
 
 def on(x: Tensor) -> Kernels:
-    """The kernels for what is computed from ``x``: fused for bfloat16 on a GPU without gradients, traced for graphs."""
-    if x.is_cuda and x.dtype == torch.bfloat16 and not torch.is_grad_enabled() and (fused := _fused()) is not None:
+    """The kernels for what is computed from ``x``: fused for bfloat16 on a GPU without gradients, traced for graphs.
+
+    Under autocast weights are in another type, and what is computed without gradients is to be what it is with them.
+    """
+    plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
+    if x.is_cuda and x.dtype == torch.bfloat16 and plain and (fused := _fused()) is not None:
         return fused
     is_traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return cast(Kernels, traced if is_traced else eager)

@@ -72,7 +72,8 @@ class StraightThroughContext:
     def _through(self, made: KeyValue, clean: KeyValue) -> KeyValue:
         if self._detached:
             return KeyValue(clean.key.detach(), clean.value.detach())
-        return KeyValue(*(c.detach() + m - m.detach() for m, c in zip(made, clean, strict=True)))
+        # In this order nothing is rounded: what is added is 0.
+        return KeyValue(*(c.detach() + (m - m.detach()) for m, c in zip(made, clean, strict=True)))
 
 
 class SelfRollout(Rollout):

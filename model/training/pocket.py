@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cached_rollout import Block, CachedRollout
@@ -73,9 +74,7 @@ class Speaker(nn.Module):
 
 def without_caption(caption: Tensor) -> Tensor:
     """Captions [B, W] of nobody, as they are learned now and then: what guidance leads away from."""
-    nobody = torch.zeros_like(caption)
-    nobody[:, 0] = SEPARATOR
-    return nobody
+    return F.pad(caption.new_full((len(caption), 1), SEPARATOR), (0, caption.shape[1] - 1))
 
 
 class Pocket:
@@ -344,7 +343,8 @@ class ThroughHistory:
             return KeyValue(kept.key.detach(), kept.value.detach())
         if made is kept:
             return made
-        return KeyValue(*(c.detach() + m - m.detach() for m, c in zip(made, kept, strict=True)))
+        # In this order nothing is rounded: what is added is 0.
+        return KeyValue(*(c.detach() + (m - m.detach()) for m, c in zip(made, kept, strict=True)))
 
 
 class GradientPasses:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from avatar_rtc import cli
 from model.config import ModelConfig
 from model.data.face import Look
 from model.data.speech import Utterance
@@ -118,3 +119,9 @@ def config_of(name: str, directory: Path, *more: str) -> TrainConfig:
 def begin(name: str, directory: Path, run: Path, *more: str) -> Run:
     """Begin a run, or go on with it, in this process."""
     return open_run(config_of(name, directory, *more), run, World.alone(CPU))
+
+
+def sample_trajectories(directory: Path) -> None:
+    """One of each clip, as a user samples them."""
+    sets = [part for value in small("ode_init", directory) for part in ("--set", value)]
+    assert cli.main(["train", "sample-ode", str(CONFIGS / "pocket_ode_init.yaml"), "--num", str(NUM_CLIPS), *sets]) == 0

@@ -21,7 +21,7 @@ from model.training.stages.vae import FROZEN, VAETraining
 from model.training.starts import ENCODER_FILE, encoder_file
 from tests.model.support import next_chunk, open_pocket
 from tests.model.training.test_runs import same, state
-from tests.support.pocket_runs import CONFIGS, STAGES, begin, small, write_pocket
+from tests.support.pocket_runs import CONFIGS, STAGES, begin, sample_trajectories, small, write_pocket
 
 SEEN_TWICE = ("video_vae", "audio_vae")
 """Stages with two phases."""
@@ -31,8 +31,7 @@ SEEN_TWICE = ("video_vae", "audio_vae")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With trajectories, as a user samples them."""
     directory = write_pocket(tmp_path_factory.mktemp("pocket"))
-    sets = [part for value in small("ode_init", directory) for part in ("--set", value)]
-    assert cli.main(["train", "sample-ode", str(CONFIGS / "pocket_ode_init.yaml"), "--num", "3", *sets]) == 0
+    sample_trajectories(directory)
     return directory
 
 

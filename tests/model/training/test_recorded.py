@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.graphs import Function, Graphs
+from model.kernels import eager
 from model.training import recorded
 from model.training.recorded import Recorded, backward
+from tests.support import pocket_runs
 from tests.support.training_runs import begin, write_everything
 
 
@@ -30,9 +33,14 @@ class Replayed(Graphs):
         return function(*(x.clone() for x in inputs))
 
 
-def test_records_add_up_the_same_gradients_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("subject", ["hallo_live", "pocket"])
+def test_records_add_up_the_same_gradients_where_they_lie(subject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "Graphs", Replayed)
-    run = begin("hallo_live_dmd", write_everything(tmp_path / "everything"), tmp_path / "run")
+    monkeypatch.setattr(Replayed, "keys", [])
+    if subject == "pocket":
+        run = pocket_runs.begin("dmd", pocket_runs.write_pocket(tmp_path), tmp_path / "run")
+    else:
+        run = begin("hallo_live_dmd", write_everything(tmp_path / "everything"), tmp_path / "run")
     replay = Recorded(run.stage)
     for learner in run.learners:
         drawn = [run.stage.draw(learner.name, update, [update], [torch.Generator().manual_seed(update)]) for update in range(3)]
@@ -56,3 +64,37 @@ def test_records_add_up_the_same_gradients_where_they_lie(tmp_path: Path, monkey
         for update in range(3)
     }
     assert set(Replayed.keys) == exits
+
+
+class Questions(TorchDispatchMode):
+    """Hears what a record cannot hold: values that the host asks for, shapes that depend on values, and data that it sends."""
+
+    CANNOT = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def __torch_dispatch__(self, func: object, types: object, args: tuple[object, ...] = (), kwargs: object = None) -> object:
+        self.heard += [name for name in self.CANNOT if name in str(func)]
+        return func(*args, **(kwargs or {}))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["video_vae", "audio_vae", "base", "teacher", "ode_init", "dmd"])
+def test_nothing_that_is_recorded_asks_the_host(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the stages that record, in all their phases."""
+    monkeypatch.setattr(eager, "quarter_turn", eager.turn_by_slices)  # as on a GPU
+    directory = pocket_runs.write_pocket(tmp_path)
+    if name == "ode_init":
+        pocket_runs.sample_trajectories(directory)
+    values = ("stage.decoupled=true",) if name == "dmd" else ()
+    run = pocket_runs.begin(name, directory, tmp_path / "run", *values)
+    assert run.config.record
+    for phase in range(2 if name.endswith("_vae") else 1):
+        run.stage.begin(phase)
+        for learner in run.learners:
+            if run.stage.learns(learner.name):
+                drawn = run._draw(learner, 0)
+                with Questions() as questions:
+                    backward(run.stage, learner, drawn, 1.0)
+                assert questions.heard == []
