@@ -154,7 +154,7 @@ def wait_for(path: Path, *, timeout_s: float = 900) -> Path:
     """
     deadline_s = time.monotonic() + timeout_s
     if not path.exists():
-        print(f"waiting for {path}", file=sys.stderr, flush=True)
+        print(f"waiting up to {timeout_s / 60:.0f} minutes for {path}", file=sys.stderr, flush=True)
     while not path.exists():
         if time.monotonic() > deadline_s:
             raise TrainingError(f"{path} did not appear within {timeout_s:.0f} s: is what makes it running? See docs/training.md")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support import pocket_runs
 from tests.support.training_runs import CONFIGS, begin, small, write_everything
 
 VALUES = (
@@ -27,14 +28,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_everything(tmp_path_factory.mktemp("everything"))
 
 
-def torchrun(directory: Path, run: Path, machines: int) -> None:
+def torchrun(config: str, values: list[str], run: Path, machines: int = 1) -> None:
     """Two processes in all."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    values = small(
-        directory, f"stage.trajectories={directory}/trajectories", f"sharding={('full', 'hybrid')[machines - 1]}", *VALUES
-    )
-    train = ["train", str(CONFIGS / "hallo_live_ode_init.yaml"), "--run", str(run)]
+    train = ["train", str(CONFIGS / f"{config}.yaml"), "--run", str(run)]
     train += [part for value in values for part in ("--set", value)]
     programs = Path(sys.executable).parent
     common = ["--nnodes", str(machines), "--nproc-per-node", str(2 // machines)]
@@ -56,7 +54,9 @@ def torchrun(directory: Path, run: Path, machines: int) -> None:
 def test_two_processes_are_one(directory: Path, tmp_path: Path, machines: int) -> None:
     alone = begin("hallo_live_ode_init", directory, tmp_path / "alone", *VALUES, "batch=2")
     alone.train()
-    torchrun(directory, tmp_path / "two", machines)
+    sharding = f"sharding={('full', 'hybrid')[machines - 1]}"
+    values = small(directory, f"stage.trajectories={directory}/trajectories", sharding, *VALUES)
+    torchrun("hallo_live_ode_init", values, tmp_path / "two", machines)
     for name in ("student", "student_ema"):
         one, two = (load_file(tmp_path / run / "weights" / "step_000002" / f"{name}.safetensors") for run in ("alone", "two"))
         start = load_file(directory / "weights" / "student.safetensors")
@@ -74,3 +74,22 @@ def test_two_processes_are_one(directory: Path, tmp_path: Path, machines: int) -
             other = theirs.optimizer.state[theirs.parameters[name]][kind]
             torch.testing.assert_close(other, moment, rtol=1e-4, atol=1e-8, msg=f"{name} {kind}")
     assert resumed.train().last == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_with_a_pocket_each_are_one(tmp_path: Path) -> None:
+    """Of stage 2, whose losses are means over samples."""
+    directory = pocket_runs.write_pocket(tmp_path)
+    values = ["max_steps=2", "learners.generator.every=1"]
+    values += [f"learners.{name}.{value}" for name in ("generator", "critic") for value in ("learning_rates.^=0.01", "eps=0.01")]
+    pocket_runs.begin("dmd", directory, tmp_path / "alone", *values).train()
+    torchrun("pocket_dmd", pocket_runs.small("dmd", directory, *values, "batch=1"), tmp_path / "two")
+    for name in ("generator", "critic"):
+        one, two = (load_file(tmp_path / run / "weights" / "step_000002" / f"{name}.safetensors") for run in ("alone", "two"))
+        start = load_file(directory / "start" / "dit.safetensors")
+        for key, x in one.items():
+            torch.testing.assert_close(two[key], x, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+        assert sum(not torch.equal(one[f"dit.{key}"], x) for key, x in start.items()) > len(start) / 2
+    resumed = pocket_runs.begin("dmd", directory, tmp_path / "two", *values, "max_steps=3")
+    assert (resumed.step, resumed.learners[0].samples) == (2, 4)
