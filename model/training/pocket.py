@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -288,11 +289,13 @@ class _Scores:
         return self._score(text, noisy, timesteps, skip_layer)
 
 
+@dataclass(frozen=True)
 class _View:
     """What a block's passes are given besides its latents."""
 
-    def __init__(self, video: StreamView, audio: StreamView, control: Tensor) -> None:
-        self.video, self.audio, self.control = video, audio, control
+    video: StreamView
+    audio: StreamView
+    control: Tensor
 
 
 class ThroughHistory:

@@ -188,10 +188,8 @@ class Run:
         return [bool(x) for x in self.world.sum(torch.tensor(flags, dtype=torch.int32, device=self.world.device)).tolist()]
 
     def _save(self, journal: Journal | None, *, export: bool) -> tuple[Path | None, dict[str, float]]:
-        config, progress = (
-            self.config,
-            checkpoints.Progress.of(self.step, self.seconds, self.stage.phase, self.learners, self.world),
-        )
+        config, counts = self.config, (self.step, self.seconds, self.stage.phase)
+        progress = checkpoints.Progress.of(*counts, self.learners, self.world)
         checkpoints.save(self.directory, progress, self.learners, self.world, config.saving.keep)
         exported, measured = None, dict[str, float]()
         if export:

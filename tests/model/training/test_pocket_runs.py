@@ -201,7 +201,7 @@ def test_from_vaes_to_a_checkpoint_that_speaks(directory: Path, tmp_path: Path) 
     assert again.split(",")[-1].split()[-1] == said.split(",")[-1].split()[-1], "the same weights, the same digest"
 
 
-def test_a_decoder_learns_in_the_last_minutes_ever_more_slowly(directory: Path, tmp_path: Path) -> None:
+def test_learning_rates_fall_over_the_end_of_a_piece(directory: Path, tmp_path: Path) -> None:
     shares: list[float] = []
     run = begin("durations", directory, tmp_path, "max_steps=100000", "schedule={}")
     run.train(minutes=0.01, on_step=lambda report: shares.append(report.figures["learning rate share"]), cooldown=0.5)
