@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from avatar_rtc import cli
 from model.chunk import StreamSettings
+from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
 from model.training.assemble import assemble
 from model.training.config import load_train_config
 from model.training.run import Run
 from model.training.stages.vae import FROZEN, VAETraining
-from model.training.starts import ENCODER_FILE, encoder_file
-from tests.model.support import next_chunk, open_pocket
+from model.training.starts import ENCODER_FILE, encoder_file, make_vae, take_vae
+from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
 from tests.support.pocket_runs import CONFIGS, STAGES, begin, sample_trajectories, small, write_pocket
 
@@ -254,3 +256,13 @@ def test_a_frozen_decoder_is_measured(directory: Path, tmp_path: Path) -> None:
     outcome = begin("video_vae", directory, tmp_path, "max_steps=1", *frozen("video_vae")).train()
     assert {"luma PSNR dB", "mouth L1", "mouth motion correlation", "mouth motion energy"} == outcome.measured.keys()
     assert '"luma PSNR dB"' in (tmp_path / "journal.jsonl").read_text()
+
+
+def test_a_vae_that_has_its_encoder_in_its_file_is_taken_whole(directory: Path, tmp_path: Path) -> None:
+    config = ModelConfig.model_validate(yaml.safe_load((directory / "model.yaml").read_text()))
+    networks = tiny_networks(config)
+    save_file(networks["audio_vae"].state_dict(), tmp_path / "audio_vae.safetensors")
+    vae = make_vae(config, "audio")
+    assert take_vae(vae, tmp_path, "audio")
+    own = vae.state_dict()
+    assert all(torch.equal(own[key], x) for key, x in networks["audio_vae"].state_dict().items())
