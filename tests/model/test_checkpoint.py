@@ -17,6 +17,7 @@ from model.checkpoint import POCKET_DIR, read_weights
 from model.chunk import StreamSettings
 from model.config import GeometryConfig, ModelConfig, load_yaml
 from model.errors import CheckpointError, ConfigError
+from model.weight_files import in_8_bits
 from tests.model.support import WORDS, next_chunk, open_pocket, tiny_config, write_checkpoint
 
 
@@ -57,6 +58,26 @@ def test_half_precision_is_widened(directory: Path) -> None:
     path = directory / "dit.safetensors"
     save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path)
     assert {p.dtype for p in read_weights(directory).dit.parameters()} == {torch.float32}
+
+
+def test_matrices_in_8_bits_are_numbers_again(directory: Path) -> None:
+    """Each off by at most half a step of its row, and small or other tensors as they were."""
+    path = directory / "dit.safetensors"
+    before = load_file(path)
+    stored = in_8_bits(before)
+    save_file(stored, path)
+    after = read_weights(directory).dit.state_dict()
+    matrices = [name for name, x in stored.items() if x.dtype == torch.int8]
+    assert matrices
+    for name, x in before.items():
+        if name in matrices:
+            step = x.flatten(1).abs().amax(1) / 127
+            error = (after[name] - x).flatten(1).abs().amax(1)
+            assert (error <= step / 2 * (1 + 1e-4)).all(), name
+        else:
+            assert torch.equal(after[name], x)
+    save_file({**stored, "nothing:scale": torch.ones(3)}, path)
+    assert "the scales of nothing" in refusal(directory)
 
 
 def test_the_digest_names_the_files(directory: Path) -> None:

@@ -1,7 +1,7 @@
-"""pocket's video VAE: L1 on luma, chroma and luma gradients, the mouth and the eyes counting several times as much.
+"""pocket's video VAE: L1 on luma, chroma and luma gradients, mouth, eyes, face and chroma counting several times as much.
 
-The encoder learns first, on pieces of pictures, half of them around the mouth, and is then frozen, so that the transformer can
-start on its latents while the decoder goes on, with whole pictures, and with noise on its input as a transformer's output has it.
+The encoder learns first, on pieces of pictures, half of them around mouth or eyes, and is then frozen, so that the transformer
+can start on its latents while the decoder goes on, with whole pictures, and with noise on its input as a transformer has it.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class FrameBatches:
     """Runs of consecutive pictures with weights, of clips that lie on the device.
 
     Args:
-        mouth_weight, eye_weight: how much more these count than the rest.
+        weights: how much more than the rest mouth, eyes and face count, the last on top of the others.
     """
 
-    def __init__(self, clips: ClipSet, device: torch.device, max_clips: int, mouth_weight: float, eye_weight: float) -> None:
+    def __init__(self, clips: ClipSet, device: torch.device, max_clips: int, weights: tuple[float, float, float]) -> None:
         self.frames = torch.from_numpy(np.ascontiguousarray(clips.frames[:max_clips])).to(device)
         self.boxes = torch.from_numpy(clips.boxes[:max_clips].astype(np.int64)).to(device)
-        self.mouth_weight, self._eye_weight = mouth_weight, eye_weight
+        self._weights = weights
         side = torch.tensor(self.frames.shape[2:], device=device)
         self.room = torch.stack((side[0] // 3, side[1] // 2)) - PIECE_CELLS * SPATIAL_STRIDE // 2
 
-    def draw(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Packed pictures [B, 6, T, h, w] and weights [B, 1, T, h, w].
+    def draw(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed pictures [B, 6, T, h, w], weights [B, 1, T, h, w], and ones where mouth and eyes are [B, 2, T, h, w].
 
         Args:
             clip: int64 [B]; chance: uniform numbers [B], where in them.
@@ -56,27 +56,34 @@ class FrameBatches:
         columns = torch.arange(packed.shape[4], device=device).view(1, 1, 1, 1, -1)
         left, top, right, bottom = (boxes[..., i, None, None] for i in range(4))
         inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)).float()  # [B, T, 2, h, w]
-        weight = 1 + self.mouth_weight * inside[:, :, 0] + self._eye_weight * inside[:, :, 1]
-        return packed, weight.unsqueeze(1)
+        # The face: all between both, and a quarter more on every side.
+        near, far = (f(x, 2, keepdim=True) for f, x in ((torch.amin, left), (torch.amax, right)))
+        over, below = (f(x, 2, keepdim=True) for f, x in ((torch.amin, top), (torch.amax, bottom)))
+        wide, high = (far - near) // 4, (below - over) // 4
+        face = (columns >= near - wide) & (columns < far + wide) & (rows >= over - high) & (rows < below + high)
+        of_mouth, of_eyes, of_face = self._weights
+        weight = 1 + of_mouth * inside[:, :, 0] + of_eyes * inside[:, :, 1] + of_face * face[:, :, 0].float()
+        return packed, weight.unsqueeze(1), inside.transpose(1, 2)
 
-    def draw_pieces(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Pieces of pictures with weights, as :meth:`draw` but h = w = 8 ``PIECE_CELLS``; about every other one holds the mouth.
+    def draw_pieces(self, clip: Tensor, chance: Tensor, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pieces of pictures, as :meth:`draw` but h = w = 8 ``PIECE_CELLS``; about a quarter hold the mouth, a quarter the eyes.
 
         Args:
             chance: uniform numbers [B, 6].
         """
-        packed, weight = self.draw(clip, chance[:, 0], num_frames)
+        packed, weight, parts = self.draw(clip, chance[:, 0], num_frames)
         cell, size = SPATIAL_STRIDE // 2, PIECE_CELLS * SPATIAL_STRIDE // 2
         anywhere = (chance[:, 1:3] * (self.room // cell + 1)).long() * cell
-        mouth = (weight[:, 0, 0] > self.mouth_weight).float()
-        middle = torch.stack([_middle(mouth.amax(2)), _middle(mouth.amax(1))], dim=1)
+        number = torch.arange(len(parts), device=parts.device)
+        part = parts[number, (chance[:, 5] >= 0.25).long(), 0]
+        middle = torch.stack([_middle(part.amax(2)), _middle(part.amax(1))], dim=1)
         jitter = (chance[:, 3:5] - 0.5) * size / 2
         around = ((middle + jitter - size / 2) / cell).round().long() * cell
         corner = torch.minimum(torch.where(chance[:, 5:6] < 0.5, around, anywhere).clamp(min=0), self.room)
         rows, columns = (corner[:, i : i + 1] + torch.arange(size, device=corner.device) for i in range(2))
-        index = torch.arange(len(corner), device=corner.device)[:, None, None], rows[:, :, None], columns[:, None, :]
-        cut = [x.permute(0, 3, 4, 1, 2)[index].permute(0, 3, 4, 1, 2) for x in (packed, weight)]
-        return cut[0], cut[1]
+        index = number[:, None, None], rows[:, :, None], columns[:, None, :]
+        cut = [x.permute(0, 3, 4, 1, 2)[index].permute(0, 3, 4, 1, 2) for x in (packed, weight, parts)]
+        return cut[0], cut[1], cut[2]
 
 
 def _middle(mask: Tensor) -> Tensor:
@@ -108,7 +115,7 @@ class VideoVAETraining(VAETraining):
         super().__init__(config, vae, encoder_is_given=encoder_is_given)
         self._config, self._subject, self._seed, self._decode, self._device = config, subject, seed, decode, device
         self.nets = {VAE: vae}
-        self.batches = FrameBatches(clips, device, config.max_clips, config.mouth_weight, config.eye_weight)
+        self.batches = FrameBatches(clips, device, config.max_clips, (config.mouth_weight, config.eye_weight, config.face_weight))
         self.num_samples = len(self.batches.frames)
 
     def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
@@ -116,9 +123,9 @@ class VideoVAETraining(VAETraining):
         clip = torch.tensor(samples).to(self._device, non_blocking=True)
         chance, num_frames = uniforms(dice, 7), self._config.latents * TEMPORAL_STRIDE
         if self.frozen:
-            packed, weight = self.batches.draw(clip, chance[:, 0], num_frames)
+            packed, weight, _ = self.batches.draw(clip, chance[:, 0], num_frames)
         else:
-            packed, weight = self.batches.draw_pieces(clip, chance, num_frames)
+            packed, weight, _ = self.batches.draw_pieces(clip, chance, num_frames)
         cells = (n * 2 // SPATIAL_STRIDE for n in packed.shape[3:])
         noise = normals(dice, len(self.vae.latent_mean), self._config.latents, *cells)
         return Drawn({"packed": packed, "weight": weight, "noise": noise, "size": self._config.latent_noise * chance[:, 6]})
@@ -138,7 +145,7 @@ class VideoVAETraining(VAETraining):
                 latents = mean + (0.5 * log_variance).exp() * noise
             predicted = self._decode(latents, Memory())
         motion_weight = config.motion_weight_after if self.frozen else config.motion_weight
-        distance = reconstruction_loss(predicted, packed, weight, motion_weight)
+        distance = reconstruction_loss(predicted, packed, weight, motion_weight, config.chroma_weight)
         return Loss(distance + DIVERGENCE_WEIGHT * divergence, {"distance": distance, "kl": divergence})
 
     def measure_latents(self) -> tuple[Tensor, Tensor]:
@@ -153,22 +160,27 @@ class VideoVAETraining(VAETraining):
         assert isinstance(self.vae, VideoVAE)
         num_frames = min(32, self.batches.frames.shape[1] // TEMPORAL_STRIDE * TEMPORAL_STRIDE)
         with learners[VAE].averaged(), torch.no_grad():
-            return measure_pictures(self.vae, *self._some(24, num_frames, "pictures"), self._config.mouth_weight)
+            packed, _, parts = self._some(24, num_frames, "pictures")
+            return measure_pictures(self.vae, packed, parts)
 
-    def _some(self, num: int, num_frames: int, *what: object) -> tuple[Tensor, Tensor]:
+    def _some(self, num: int, num_frames: int, *what: object) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures that are always the same."""
         chance = uniforms([generator(self._device, "measure", self._seed, *what)], 2 * num).view(2, num)
         return self.batches.draw(pick(chance[0], self.num_samples), chance[1], num_frames)
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float) -> Tensor:
+def reconstruction_loss(
+    predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float, chroma_weight: float = 1.0
+) -> Tensor:
     """Weighted L1 of values and of luma differences between neighbours, and squared differences of what moves.
 
     What moves is little and quick. An absolute loss on it is smallest for no movement at all as long as the latents do not tell
     which way it goes, and so they never come to tell it; a squared one is not.
     """
     difference = predicted.float() - target
-    loss = (difference.abs() * weight).mean()
+    importance = torch.ones_like(difference[0, :, 0, 0, 0])
+    importance[4:] = chroma_weight
+    loss = (difference.abs() * weight * importance.view(-1, 1, 1, 1)).mean()
     luma = difference[:, :4]
     for dim in (3, 4):
         loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()
@@ -182,18 +194,24 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, weight: Tensor, motio
     return loss + 0.12 * (within * weight[:, 0]).mean() + motion_weight * motion.mean()
 
 
-def measure_pictures(vae: VideoVAE, packed: Tensor, weight: Tensor, mouth_weight: float) -> dict[str, float]:
-    """Of decoded luma: PSNR in dB, distance in the mouth of 255, and what the mouth does between the pictures of a latent.
+def measure_pictures(vae: VideoVAE, packed: Tensor, parts: Tensor) -> dict[str, float]:
+    """Of decoded luma: PSNR in dB, distance in the mouth of 255, and what the mouth does between the pictures of a latent; of
+    chroma: distance around the eyes, of 255.
 
-    The last is compared with the truth: its correlation, and its energy as a share of the true one.
+    What the mouth does is compared with the truth: its correlation, and its energy as a share of the true one.
+
+    Args:
+        parts: ones where mouth and eyes are, as :meth:`FrameBatches.draw` has them.
     """
-    shown = vae.decode(vae.encode(packed), Memory())[:, :4]
-    true, mouth = packed[:, :4], weight > mouth_weight
+    decoded = vae.decode(vae.encode(packed), Memory())
+    shown, true, mouth, eyes = decoded[:, :4], packed[:, :4], parts[:, :1] > 0, parts[:, 1:]
+    chroma = (decoded - packed)[:, 4:].abs() * eyes
     within = [x.unflatten(2, (-1, TEMPORAL_STRIDE)) for x in (true, shown, mouth.expand_as(true))]
     moved, shown_moved = ((x - x.mean(3, keepdim=True)) * within[2] for x in within[:2])
     return {
         "luma PSNR dB": float(-10 * torch.log10(((shown - true).square() * (128 / 255) ** 2).mean())),
         "mouth L1": float(((shown - true).abs() * mouth).sum() / (mouth.sum() * 4).clamp(min=1) * 128),
+        "eye chroma L1": float(chroma.sum() / (eyes.sum() * 2).clamp(min=1) * 128),
         "mouth motion correlation": float((moved * shown_moved).sum() / (moved.norm() * shown_moved.norm()).clamp(min=1e-9)),
         "mouth motion energy": float(shown_moved.square().sum() / moved.square().sum().clamp(min=1e-9)),
     }

@@ -22,13 +22,13 @@ def batches() -> FrameBatches:
     boxes = np.zeros((2, 32, 2, 4), np.int16)
     boxes[:, :, 0] = (150, 120, 170, 140)
     clips = ClipSet(frames, np.zeros((2, 0)), boxes, np.zeros((2, 32)), np.zeros((2, 32, 0)), [])
-    return FrameBatches(clips, torch.device("cpu"), 2, MOUTH_WEIGHT, 2.0)
+    return FrameBatches(clips, torch.device("cpu"), 2, (MOUTH_WEIGHT, 2.0, 0.0))
 
 
 def test_pieces_are_cut_at_cells_and_half_of_them_hold_the_mouth(batches: FrameBatches) -> None:
     chance = torch.rand(16, 6, generator=torch.Generator().manual_seed(0))
     chance[:, 5] = torch.arange(16) % 2  # every other one is to
-    packed, weight = batches.draw_pieces(torch.arange(16) % 2, chance, 8)
+    packed, weight, _ = batches.draw_pieces(torch.arange(16) % 2, chance, 8)
     size = PIECE_CELLS * SPATIAL_STRIDE // 2
     assert packed.shape == (16, 6, 8, size, size)
     assert weight.shape == (16, 1, 8, size, size)
@@ -68,12 +68,12 @@ def test_the_measure_of_a_perfect_decoder_and_of_one_that_holds_still(batches: F
 
     vae = Kept(tiny_model().video_vae)
     pictures = moving.draw(torch.tensor([0, 1]), torch.zeros(2), 32)
-    perfect = measure_pictures(vae, *pictures, MOUTH_WEIGHT)
+    perfect = measure_pictures(vae, pictures[0], pictures[2])
     assert perfect["mouth motion correlation"] == pytest.approx(1, abs=1e-3)
     assert perfect["mouth motion energy"] == pytest.approx(1, abs=1e-3)
     assert perfect["mouth L1"] == 0
     vae.still = True
-    assert measure_pictures(vae, *pictures, MOUTH_WEIGHT)["mouth motion energy"] == pytest.approx(0, abs=1e-9)
+    assert measure_pictures(vae, pictures[0], pictures[2])["mouth motion energy"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_encoder_enlarges_what_happens_between_pictures() -> None:
