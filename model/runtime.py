@@ -6,6 +6,7 @@ Nothing here needs PyTorch, and so a process that serves does without it.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 from collections.abc import Collection
 from pathlib import Path
@@ -81,7 +82,7 @@ class OpenVINORuntime:
                 "CACHE_MODE": "OPTIMIZE_SPEED",
             }
             self._requests[name] = core.compile_model(str(graphs / f"{name}.xml"), "CPU", properties).create_infer_request()
-        _page_out(graphs)
+        _let_go(graphs)
         # A pass in bfloat16 rounds what it reads of other blocks anyway. Kept rounded, pocket's result is the same to the last
         # bit, and no pass has to round the whole history again.
         self.keeps_half = self._requests["pass"].input_tensors[-1].element_type == openvino.Type.bf16
@@ -127,11 +128,8 @@ class OpenVINORuntime:
         return openvino.Tensor(x, shared_memory=True)
 
 
-_MADV_PAGEOUT = 21
-
-
-def _page_out(directory: Path) -> None:
-    """Take what lies in memory of a directory's files out of it (Linux; elsewhere nothing happens).
+def _let_go(directory: Path) -> None:
+    """Take what lies in this process's memory of a directory's files out of it (Linux; elsewhere nothing happens).
 
     OpenVINO maps graphs into memory, packs their weights for its products, and seldom looks at the files again. What it does look
     at comes back by itself."""
@@ -140,10 +138,10 @@ def _page_out(directory: Path) -> None:
         return
     libc = ctypes.CDLL(None)
     for line in maps.read_text().splitlines():
-        span, _, path = line.partition(" ")
-        if path.endswith((".blob", ".bin")) and str(directory) in path:
+        span, kind, _ = line.split(" ", 2)
+        if str(directory) in line and kind == "r--s":
             start, end = (int(address, 16) for address in span.split("-"))
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)  # an older kernel refuses
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def arithmetic() -> Arithmetic:
