@@ -51,6 +51,8 @@ def keep(path: Path, name: str, result: Part, num_threads: int | None = None) ->
 
 def _command(name: str) -> str:
     shown = [argument for argument in sys.argv[1:] if not argument.endswith(".json") and argument != "--out"]
+    if "--judge-python" in shown:
+        shown[shown.index("--judge-python") + 1] = "PYTHON"  # wherever it lies
     return " ".join(["python -m", f"benchmarks.{name}", *shown])
 
 
