@@ -4,8 +4,8 @@
         --audio-vae runs/pocket_audio_vae --durations runs/pocket_durations --checkpoint model/weights/pocket
 
 Each part comes from a run, or from a checkpoint that is there: one that is only to have another voice, say. The encoders of the
-VAEs, which only training needs, are written into a directory beside it. The result is loaded as the service would, and speaks, which
-gives the ranges for 8 bits (:mod:`model.training.ranges`).
+VAEs, which only training needs, are written into a directory beside it. The result is loaded as the service would, and speaks,
+which gives the ranges for 8 bits (:mod:`model.training.ranges`).
 """
 
 from __future__ import annotations
