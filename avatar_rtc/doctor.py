@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import platform
@@ -9,7 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,7 @@ def examine(port: int, checkpoint_dir: Path | None = None) -> Iterator[Finding]:
     yield _speed()
     yield _package("torch", "runs the network", remedy="pip install torch==2.13.0")
     yield _devices()
-    yield _package("openvino", "runs pocket on a CPU")
+    yield _openvino(checkpoint_dir or resources.checkpoint_dir("pocket"))
     yield _package("aiortc", "carries the call")
     yield from _codecs()
     yield _weights(checkpoint_dir or resources.checkpoint_dir("pocket"))
@@ -96,6 +97,19 @@ def _package(name: str, purpose: str, remedy: str = "") -> Finding:
     except (ImportError, OSError) as error:
         return Finding("fail", name, f"{purpose}; it cannot be imported: {error}", remedy)
     return Finding("ok", name, f"{importlib.metadata.version(name)}, {purpose}")
+
+
+def _openvino(checkpoint_dir: Path) -> Finding:
+    found = _package("openvino", "runs pocket on a CPU")
+    if found.status == "ok":
+        from model.description import read_description
+        from model.graph_cache import chosen_arithmetic
+        from model.runtime import IN_WORDS
+
+        with contextlib.suppress(ModelError):  # told below, of the weights
+            computes_in = IN_WORDS[chosen_arithmetic(read_description(checkpoint_dir))]
+            return replace(found, detail=f"{found.detail}, in {computes_in}")
+    return found
 
 
 def _devices() -> Finding:

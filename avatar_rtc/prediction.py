@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from avatar_rtc import processor, resources
 from avatar_rtc.models import MAX_THREADS
 
-GFLOP_A_SECOND_OF_SPEECH = {"float32": 109.0, "bfloat16": 102.0}
+GFLOP_A_SECOND_OF_SPEECH = {"float32": 101.0, "bfloat16": 102.0}
 """Real-time factor times GFLOP/s of float32 products, by what the network computes in.
 
-float32: 1.02 at 107 GFLOP/s, two AVX2 cores (2026-11-28). bfloat16: 0.77 of what float32 took on one machine (2026-11-25); it has
-not been measured since graphs have fixed shapes, which made float32 faster by a fifth.
+float32: 1.02 at 107 GFLOP/s, two AVX2 cores (2026-11-28), times 0.92, which pictures in 8 bits made of it in turns. bfloat16:
+0.77 of what float32 took on one machine (2026-11-25); it has not been measured since graphs have fixed shapes, which made float32
+faster by a fifth.
 """
 BFLOAT16 = ("AVX512-BF16", "AMX-BF16")
 BUSY = 0.5

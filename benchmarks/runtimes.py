@@ -36,6 +36,10 @@ TURN_BLOCKS = 4
 """So many blocks a runtime makes before the next one has its turn: as many as let its weights stay in the processor's caches."""
 
 
+def report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
 def eager(weights: Weights, num_threads: int) -> Runtime:
     torch.set_num_threads(num_threads)
     return TorchRuntime(weights, torch.device("cpu"))
@@ -45,8 +49,10 @@ RUNTIMES: dict[str, Callable[[Weights, Path, int], Runtime]] = {
     BASELINE: lambda weights, _, n: eager(weights, n),
     "ONNX Runtime float32": lambda weights, _, n: ONNXRuntime(weights, n),
     "ONNX Runtime, int8 transformer": lambda weights, _, n: ONNXRuntime(weights, n, int8=True),
-    "OpenVINO float32": lambda _, graphs, n: OpenVINORuntime(graphs, n, half_precision=()),
-    SHIPPED: lambda _, graphs, n: OpenVINORuntime(graphs, n),
+    "OpenVINO float32": lambda weights, checkpoint, n: OpenVINORuntime(
+        cached_graphs(checkpoint, weights, report, "float32"), n, half_precision=()
+    ),
+    SHIPPED: lambda weights, checkpoint, n: OpenVINORuntime(cached_graphs(checkpoint, weights, report), n),
 }
 
 
@@ -177,21 +183,16 @@ def race(lanes: dict[str, Lane], num_blocks: int, report: Callable[[str], None])
 
 def measure(checkpoint: Path, num_blocks: int, num_threads: int, codec: str) -> dict[str, Any]:
     """One row a runtime, by its name; of one that is not installed, why it is missing."""
-
-    def report(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
     config = load_config(resources.server_config("pocket"))
     avatar = config.avatars[0]
     voice = next(voice.voice for voice in config.voices if voice.id == avatar.voice)
     weights = read_weights(checkpoint)
-    graphs = cached_graphs(checkpoint, weights, report)
     lanes: dict[str, Lane] = {}
     rows: dict[str, Any] = {}
     for name, load in RUNTIMES.items():
         report(f"{name}: loading")
         try:
-            lanes[name] = Lane(weights, load(weights, graphs, num_threads), StreamSettings(avatar.scene, voice), codec)
+            lanes[name] = Lane(weights, load(weights, checkpoint, num_threads), StreamSettings(avatar.scene, voice), codec)
         except ImportError as missing:
             rows[name] = {"missing": str(missing)}
     race(lanes, num_blocks, report)

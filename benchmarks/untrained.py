@@ -8,9 +8,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from model.checkpoint import POCKET_DIR, make_networks
+from model.checkpoint import POCKET_DIR, make_networks, read_weights
+from model.chunk import StreamSettings
 from model.config import ModelConfig, load_yaml
 from model.description import NETWORKS
+from model.training import ranges
 
 
 def write_checkpoint(config: Path, directory: Path) -> None:
@@ -29,3 +31,5 @@ def write_checkpoint(config: Path, directory: Path) -> None:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
         save_file(network.state_dict(), directory / f"{name}.safetensors")
+    look = StreamSettings("A woman in a bright office.", "a warm voice")
+    ranges.save(directory, ranges.measure(read_weights(directory), [look], 1))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from model.config import ModelConfig
-from model.description import NETWORKS, Description, read_description
+from model.description import NETWORKS, RANGES, Description, read_description
 from model.dit.transformer import DualStreamTransformer
 from model.geometry import Geometry
 from model.text.encoder import TextEncoder
@@ -24,12 +25,16 @@ POCKET_DIR = Path(__file__).parent / "weights" / "pocket"
 
 @dataclass(frozen=True)
 class Weights(Description):
-    """A model with its networks."""
+    """A model with its networks.
+
+    ``ranges`` are what :func:`model.quantisation.quantise` takes; none where a checkpoint has none.
+    """
 
     dit: DualStreamTransformer
     text: TextEncoder
     video_vae: VideoVAE
     audio_vae: AudioVAE
+    ranges: tuple[Tensor, ...] = ()
 
 
 def make_networks(config: ModelConfig, geometry: Geometry) -> tuple[DualStreamTransformer, TextEncoder, VideoVAE, AudioVAE]:
@@ -51,4 +56,6 @@ def read_weights(directory: Path) -> Weights:
         path = directory / f"{name}.safetensors"
         fill(network, read_tensors(path), path, dtype=torch.float32)
         network.requires_grad_(False).eval()
-    return Weights(found.config, found.geometry, found.tokenizer, found.digest, *networks)
+    ranges = read_tensors(directory / RANGES) if found.has_ranges else {}
+    in_order = tuple(ranges[name] for name in sorted(ranges))
+    return Weights(found.config, found.geometry, found.tokenizer, found.digest, found.has_ranges, *networks, in_order)

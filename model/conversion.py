@@ -1,7 +1,7 @@
 """The parts as OpenVINO's graphs, weights inside. They are converted once a machine, in a process of its own, because that needs
 PyTorch and its memory, which serving does not.
 
-    python -m model.conversion CHECKPOINT DIRECTORY [--half]
+    python -m model.conversion CHECKPOINT DIRECTORY [--for bfloat16]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,22 +27,23 @@ from torch import Tensor, nn
 from model.checkpoint import Weights, read_weights
 from model.errors import ModelError
 from model.parts import PARTS, example_inputs
+from model.quantisation import quantise
+from model.runtime import Arithmetic
 
 Report = Callable[[str], None]
 
 _SCRATCH = ".converting-"
 
 
-def convert_graphs(weights: Weights, directory: Path, *, half: bool = False, report: Report | None = None) -> None:
+def convert_graphs(weights: Weights, directory: Path, arithmetic: Arithmetic = "float32", report: Report | None = None) -> None:
     """Write one graph a part to a directory that then exists whole or not at all.
 
     Args:
-        half: for a processor that computes in bfloat16: keys and values are then kept in it.
+        arithmetic: with bfloat16 keys and values are kept in it; 8 bits need a checkpoint with ranges.
         report: hears of each part.
     """
     import openvino
 
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in OpenVINO
     examples = example_inputs(weights)
     with _alone_in(directory.parent):
         for remains in directory.parent.glob(f"{_SCRATCH}*"):  # of a conversion that was killed
@@ -51,18 +52,10 @@ def convert_graphs(weights: Weights, directory: Path, *, half: bool = False, rep
             return
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=directory.parent))
         try:
-            for i, (name, part) in enumerate(PARTS.items(), 1):
+            for i, name in enumerate(PARTS, 1):
                 if report:
                     report(f"{name}, {i} of {len(PARTS)}")
-                graph = trace(part(weights).eval(), examples[name])
-                shapes: dict[int, Any] = {j: list(x.shape) for j, x in enumerate(examples[name])}
-                if name == "durations":
-                    shapes[0] = [1, -1]
-                graph.reshape({j: openvino.PartialShape(shape) for j, shape in shapes.items()})
-                if not half:
-                    spell_out_gelu(graph)
-                elif name == "pass":
-                    graph = with_half_memory(graph, 12 * weights.config.dit.num_layers)
+                graph = convert(weights, name, examples[name], arithmetic)
                 openvino.save_model(graph, str(scratch / f"{name}.xml"), compress_to_fp16=False)
             os.replace(scratch, directory)
         finally:
@@ -79,6 +72,25 @@ def _alone_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def convert(weights: Weights, name: str, inputs: tuple[Tensor, ...], arithmetic: Arithmetic) -> Any:
+    """The graph of one part, given :func:`model.parts.example_inputs` of it."""
+    import openvino
+
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in OpenVINO
+    graph = trace(PARTS[name](weights).eval(), inputs)
+    shapes: dict[int, Any] = {i: list(x.shape) for i, x in enumerate(inputs)}
+    if name == "durations":
+        shapes[0] = [1, -1]
+    graph.reshape({i: openvino.PartialShape(shape) for i, shape in shapes.items()})
+    if arithmetic != "bfloat16":
+        spell_out_gelu(graph)
+    elif name == "pass":
+        graph = with_half_memory(graph, 12 * weights.config.dit.num_layers)
+    if arithmetic == "int8" and name == "decode_video" and weights.ranges:
+        quantise(graph, [x.numpy() for x in weights.ranges])
+    return graph
 
 
 def trace(part: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -133,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="directory of the checkpoint")
     parser.add_argument("directory", type=Path, help="where to put the graphs; must not exist")
-    parser.add_argument("--half", action="store_true", help="for a processor that computes in bfloat16")
+    parser.add_argument("--for", dest="arithmetic", choices=get_args(Arithmetic), default="float32", help="what they compute in")
     parser.add_argument("--child", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
 
@@ -150,7 +162,7 @@ def main() -> None:
 
     try:
         weights = read_weights(options.checkpoint)
-        convert_graphs(weights, options.directory, half=options.half, report=lambda part: tell(part=part))
+        convert_graphs(weights, options.directory, options.arithmetic, report=lambda part: tell(part=part))
     except ModelError as error:
         tell(error=str(error))
         raise SystemExit(1) from None

@@ -1,6 +1,6 @@
 """What a checkpoint says of itself, weights aside: enough to serve where graphs of its networks were converted before.
 
-A checkpoint is a directory: ``config.yaml``, ``words.txt``, ``card.md`` and one ``.safetensors`` file a network.
+A checkpoint is a directory: ``config.yaml``, ``words.txt``, ``card.md``, one ``.safetensors`` file a network, and :data:`RANGES`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from model.text.tokenizer import CaptionTokenizer
 NETWORKS = ("dit", "text", "video_vae", "audio_vae")
 """Each has a file."""
 
+RANGES = "ranges.safetensors"
+"""What :mod:`model.quantisation` needs to know; where it is missing, nothing is computed in 8 bits."""
+
 
 @dataclass(frozen=True)
 class Description:
     """One model: immutable, shared by all streams.
 
-    ``digest`` names the exact files that it came from.
+    ``digest`` names the exact files that it came from; ``has_ranges`` says whether :data:`RANGES` is among them.
     """
 
     config: ModelConfig
     geometry: Geometry
     tokenizer: CaptionTokenizer
     digest: str
+    has_ranges: bool
 
     @property
     def history_shape(self) -> HistoryShape:
@@ -64,12 +68,13 @@ def read_description(directory: Path) -> Description:
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: the checkpoint is incomplete, fetch it again")
     digest = hashlib.sha256((directory / "config.yaml").read_bytes() + words.read_bytes())
-    for name in NETWORKS:
-        with (directory / f"{name}.safetensors").open("rb") as file:
+    files = [directory / f"{name}.safetensors" for name in NETWORKS]
+    for path in [*files, *directory.glob(RANGES)]:
+        with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     tokenizer = CaptionTokenizer(words.read_text(encoding="utf-8").split(), config.text.max_words)
     if tokenizer.size > config.text.num_words:
         raise CheckpointError(
             f"{words} has {tokenizer.size} words, config.yaml allows {config.text.num_words}: the files do not belong together"
         )
-    return Description(config, config.geometry.build(), tokenizer, digest.hexdigest())
+    return Description(config, config.geometry.build(), tokenizer, digest.hexdigest(), (directory / RANGES).is_file())

@@ -13,33 +13,43 @@ from pathlib import Path
 
 from model.description import Description
 from model.errors import CheckpointError
-from model.runtime import computes_in_half
+from model.runtime import Arithmetic, arithmetic
 
-_GRAPH_VERSION = 3
+_GRAPH_VERSION = 4
 """Raise it when a change of code changes the converted graphs."""
 
 Report = Callable[[str], None]
 
 
-def cached_graphs(checkpoint_dir: Path, description: Description, report: Report | None = None) -> Path:
+def cached_graphs(
+    checkpoint_dir: Path, description: Description, report: Report | None = None, wanted: Arithmetic | None = None
+) -> Path:
     """The directory of converted graphs of a checkpoint; they are converted on first use.
+
+    Args:
+        wanted: what they compute in; what is fastest here, if None.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or the cache cannot be written.
     """
-    half = computes_in_half()
-    key = f"{_GRAPH_VERSION} {version('openvino')} {'half' if half else 'single'} {description.digest}"
+    wanted = wanted or chosen_arithmetic(description)
+    key = f"{_GRAPH_VERSION} {version('openvino')} {wanted} {description.digest}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avatar-rtc"
     directory = base / f"{description.config.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not directory.is_dir():
-        _convert(checkpoint_dir, directory, half, report or (lambda _: None))
+        _convert(checkpoint_dir, directory, wanted, report or (lambda _: None))
     return directory
 
 
-def _convert(checkpoint_dir: Path, directory: Path, half: bool, report: Report) -> None:
+def chosen_arithmetic(description: Description) -> Arithmetic:
+    """What graphs of a checkpoint compute in on this machine."""
+    fastest = arithmetic()
+    return fastest if fastest != "int8" or description.has_ranges else "float32"
+
+
+def _convert(checkpoint_dir: Path, directory: Path, wanted: Arithmetic, report: Report) -> None:
     """In a process of its own: what it takes in memory is then given back."""
-    command = [sys.executable, "-m", "model.conversion", str(checkpoint_dir), str(directory), "--child"]
-    command += ["--half"] if half else []
+    command = [sys.executable, "-m", "model.conversion", str(checkpoint_dir), str(directory), "--for", wanted, "--child"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     error = ""
     # It ends when its input is closed, however this process ends.

@@ -25,10 +25,10 @@ from model.description import Description, read_description
 from model.dit.history import HIDDEN, Array, History
 from model.dit.positions import Ladder
 from model.errors import PromptError
-from model.graph_cache import Report, cached_graphs
+from model.graph_cache import Report, cached_graphs, chosen_arithmetic
 from model.liveliness import LOOK_AHEAD_S, SMILES, Liveliness, per_latent
 from model.noise import Noise
-from model.runtime import OpenVINORuntime, Runtime
+from model.runtime import IN_WORDS, OpenVINORuntime, Runtime
 from model.text.phonemes import IDS, PAUSE_ID
 from model.text.planner import Planner
 from model.text.track import PAUSE, PAUSE_S
@@ -273,6 +273,8 @@ def load(checkpoint_dir: Path, num_threads: int, report: Report | None = None) -
             report("OpenVINO is not installed: PyTorch does its work, several times slower")
         return _load_torch(checkpoint_dir, "cpu", num_threads)
     description = read_description(checkpoint_dir)
+    if report:
+        report(f"{description.config.name} computes in {IN_WORDS[chosen_arithmetic(description)]}")
     return Pocket(description, OpenVINORuntime(cached_graphs(checkpoint_dir, description, report), num_threads))
 
 

@@ -5,9 +5,12 @@ Nothing here needs PyTorch, and so a process that serves does without it.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import platform
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -15,6 +18,12 @@ from model.dit.history import Array
 
 HALF_PRECISION = ("pass", "decode_video")
 """Parts that run in bfloat16 on CPUs that have it."""
+
+Arithmetic = Literal["bfloat16", "int8", "float32"]
+"""What graphs are converted for: bfloat16 in :data:`HALF_PRECISION`; float32 but for the picture decoder's convolutions, see
+:mod:`model.quantisation`; float32."""
+
+IN_WORDS: dict[Arithmetic, str] = {"bfloat16": "bfloat16", "int8": "float32, its pictures in 8 bits", "float32": "float32"}
 
 PARTS = ("caption", "durations", "text", "modulate", "pass", "decode_video", "decode_audio")
 """See :mod:`model.parts`."""
@@ -59,7 +68,7 @@ class OpenVINORuntime:
 
         self._openvino = openvino
         core = openvino.Core()
-        if not computes_in_half():
+        if arithmetic() != "bfloat16":
             half_precision = ()
         self._requests: dict[str, Any] = {}
         for name in PARTS:
@@ -73,6 +82,7 @@ class OpenVINORuntime:
                 "CACHE_MODE": "OPTIMIZE_SPEED",
             }
             self._requests[name] = core.compile_model(str(graphs / f"{name}.xml"), "CPU", properties).create_infer_request()
+        _let_go(graphs)
         # A pass in bfloat16 rounds what it reads of other blocks anyway. Kept rounded, pocket's result is the same to the last
         # bit, and no pass has to round the whole history again.
         self.keeps_half = self._requests["pass"].input_tensors[-1].element_type == openvino.Type.bf16
@@ -118,11 +128,30 @@ class OpenVINORuntime:
         return openvino.Tensor(x, shared_memory=True)
 
 
-def computes_in_half() -> bool:
-    """Whether OpenVINO computes in bfloat16 on this CPU rather than imitate it."""
+def _let_go(directory: Path) -> None:
+    """Take what lies in this process's memory of a directory's files out of it (Linux; elsewhere nothing happens).
+
+    OpenVINO maps graphs into memory, packs their weights for its products, and seldom looks at the files again. What it does look
+    at comes back by itself."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return
+    libc = ctypes.CDLL(None)
+    for line in maps.read_text().splitlines():
+        span, kind, _ = line.split(" ", 2)
+        if str(directory) in line and kind == "r--s":
+            start, end = (int(address, 16) for address in span.split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def arithmetic() -> Arithmetic:
+    """In what OpenVINO is fastest on this CPU. Where it has bfloat16, and on ARM, nobody has measured what 8 bits would gain."""
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in capabilities:
+        return "bfloat16"
+    return "int8" if "INT8" in capabilities and platform.machine() in ("x86_64", "AMD64") else "float32"
 
 
 def round_to_half(x: np.ndarray) -> np.ndarray:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from avatar_rtc.config import load_config
 from avatar_rtc.fake import FakeOptions, load_fake
-from avatar_rtc.resources import server_config
-from benchmarks import audio_seams, endless, lips, rtf, runtimes, speech
+from avatar_rtc.resources import checkpoint_dir, server_config
+from benchmarks import audio_seams, endless, lips, networks, rtf, runtimes, speech
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.script import LINES, Script
 from model.checkpoint import Weights
 from model.chunk import AVChunk, Mark
+from model.config import ModelConfig
 from model.data.captions import PRESETS
 from model.data.sentences import is_held_out
 from model.data.speech import VOICES
@@ -103,6 +106,17 @@ def test_as_many_calls_are_found_as_an_engine_holds() -> None:
     assert rows[1]["late_share"] > 0
     assert rows[0]["rtf_engine"]["p50"] == pytest.approx(0.75, abs=0.15)
     assert "slow: holds 1" in rtf.calls_table({"slow": rows})
+
+
+def test_smaller_networks_are_networks_and_leave_the_shipped_one_alone() -> None:
+    shipped = yaml.safe_load((checkpoint_dir("pocket") / "config.yaml").read_text())
+    before = copy.deepcopy(shipped)
+    tokens = {}
+    for name, changes in networks.NETWORKS.items():
+        config = ModelConfig.model_validate(networks.changed(shipped, changes))
+        tokens[name] = config.geometry.build().tokens_per_video_latent * config.geometry.block_video_latents
+    assert shipped == before
+    assert all(name.removeprefix("as shipped: ").startswith(f"{count} tokens") for name, count in tokens.items())
 
 
 @pytest.fixture(scope="module")

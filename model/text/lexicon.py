@@ -6,19 +6,23 @@ agreeing with it is what makes a reading sound right.
 
 from __future__ import annotations
 
+import bisect
 import enum
 import functools
 import lzma
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import cast
+
+import numpy as np
 
 DATA_DIR = Path(__file__).parent / "data"
 
 Restress = Callable[[str], str]
-_T = TypeVar("_T")
+
 
 # -- stress ----------------------------------------------------------------------------------------------------------------------
 
@@ -170,41 +174,72 @@ def coarse_tag(tag: str) -> str:
     return _COARSE_TAGS.get(tag[:2], tag)
 
 
+class _Listed(Mapping[str, str]):
+    """Words with their readings as lines of a file, sorted, each found where it lies: a dictionary takes ten times the memory.
+
+    Args:
+        lines: ``word TAB reading`` in UTF-8, sorted.
+    """
+
+    def __init__(self, lines: bytes) -> None:
+        self._lines = lines
+        ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
+        self._starts = np.concatenate(([0], ends + 1)).astype(np.int32)
+
+    def __getitem__(self, word: str) -> str:
+        begin = f"{word}\t".encode()
+        number = bisect.bisect_left(self._starts, begin, key=lambda start: self._lines[start : start + len(begin)])
+        line = self._line(number) if number < len(self) else b""
+        if not line.startswith(begin):
+            raise KeyError(word)
+        return line[len(begin) :].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._line(number).partition(b"\t")[0].decode() for number in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def _line(self, number: int) -> bytes:
+        start = int(self._starts[number])
+        end = self._lines.find(b"\n", start)
+        return self._lines[start : end if end >= 0 else None]
+
+
 class Lexicon:
     """American English.
 
     Args:
-        sure: word -> phonemes, or {part of speech: phonemes} where that decides; empty phonemes mean "spell it".
-        unsure: more words, found by rule, which a name in capitals does not look at.
+        entries: word -> what the files of :meth:`load` say of it: phonemes, or for each part of speech that decides its own
+            ("default noun=other"); empty ones mean "spell it". A ``~`` before them marks a word found by rule, which a name in
+            capitals does not look at.
     """
 
-    def __init__(self, sure: dict[str, str | dict[str, str]], unsure: dict[str, str]) -> None:
-        self._sure = sure
-        self._unsure = unsure
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._entries = entries
 
     @classmethod
     def load(cls, directory: Path = DATA_DIR) -> Lexicon:
         """``lexicon.tsv.xz``, and over it ``names.tsv``: names and new words that it lacks."""
-        sure: dict[str, str | dict[str, str]] = {}
-        unsure: dict[str, str] = {}
-        listed = lzma.decompress((directory / "lexicon.tsv.xz").read_bytes()).decode()
-        names = (directory / "names.tsv").read_text(encoding="utf-8")
-        for line in f"{listed}\n{names}".splitlines():
-            word, _, reading = line.partition("\t")
-            if reading[:1] == "~":
-                unsure[word] = reading[1:]
-            elif "=" in reading:
-                default, *others = reading.split(" ")
-                sure[word] = {_DEFAULT: default, **dict(o.split("=", 1) for o in others)}
-            else:
-                sure[word] = reading
-        return cls(sure, unsure)
+        listed = _Listed(lzma.decompress((directory / "lexicon.tsv.xz").read_bytes()))
+        names = (directory / "names.tsv").read_text(encoding="utf-8").splitlines()
+        return cls(ChainMap(dict(line.split("\t") for line in names), cast(MutableMapping[str, str], listed)))
 
     def readings(self) -> Iterator[tuple[str, str]]:
-        """Each word once, with its usual phonemes."""
-        for word, entry in self._sure.items():
-            yield word, entry if isinstance(entry, str) else entry[_DEFAULT]
-        yield from self._unsure.items()
+        """Each word once, with its usual phonemes: first those that are sure."""
+        for is_sure in (True, False):
+            for word, entry in self._entries.items():
+                if (entry[:1] != "~") == is_sure:
+                    yield word, entry.partition(" ")[0] if "=" in entry else entry.removeprefix("~")
+
+    def _sure(self, word: str) -> str | None:
+        """The entry of a word that was not found by rule."""
+        entry = self._entries.get(word)
+        return None if entry is None or entry[:1] == "~" else entry
+
+    def _unsure(self, word: str) -> str | None:
+        entry = self._entries.get(word)
+        return entry[1:] if entry is not None and entry[:1] == "~" else None
 
     def __contains__(self, word: str) -> bool:
         return _find(self._sure, word) is not None or _find(self._unsure, word) is not None
@@ -221,8 +256,8 @@ class Lexicon:
 
     def spell(self, word: str) -> str | None:
         """The names of a word's letters, the main stress on the last."""
-        names = [self._sure.get(c.upper()) for c in word if c.isalpha()]
-        if not names or not all(isinstance(n, str) for n in names):
+        names = [self._sure(c.upper()) for c in word if c.isalpha()]
+        if not names or None in names:
             return None
         head, mark, last = lowered("".join(map(str, names))).rpartition("ˌ")
         return head + "ˈ" + last if mark else last
@@ -305,22 +340,24 @@ class Lexicon:
 
     def _entry(self, word: str, tag: str, following: Following) -> str | None:
         entry = _find(self._sure, word)
-        if not isinstance(entry, dict):
+        if entry is None or "=" not in entry:
             return entry
-        if following.onset is Onset.PAUSE and _BEFORE_PAUSE in entry:
-            return entry[_BEFORE_PAUSE]
-        return entry.get(tag, entry.get(coarse_tag(tag), entry[_DEFAULT]))
+        default, *others = entry.split(" ")
+        readings = dict(other.split("=", 1) for other in others)
+        if following.onset is Onset.PAUSE and _BEFORE_PAUSE in readings:
+            return readings[_BEFORE_PAUSE]
+        return readings.get(tag, readings.get(coarse_tag(tag), default))
 
 
-def _find(entries: Mapping[str, _T], word: str) -> _T | None:
+def _find(entry_of: Callable[[str], str | None], word: str) -> str | None:
     """The entry of a word; *word* and *Word* share one unless both are listed."""
-    found = entries.get(word)
+    found = entry_of(word)
     if found is None and len(word) > 1:
         lower = word.lower()
         if word == lower:
-            return entries.get(word.capitalize())
+            return entry_of(word.capitalize())
         if word == lower.capitalize():
-            return entries.get(lower)
+            return entry_of(lower)
     return found
 
 

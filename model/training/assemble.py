@@ -6,7 +6,8 @@ Matrices of transformer and text are stored in 8 bits, all other parameters in b
         --audio-vae runs/pocket_audio_vae --durations runs/pocket_durations --checkpoint model/weights/pocket
 
 Each part comes from a run, or from a checkpoint that is there: one that is only to have another voice, say. The encoders of the
-VAEs, which only training needs, are written into a directory beside it. The result is loaded once, as the service would.
+VAEs, which only training needs, are written into a directory beside it. The result is loaded as the service would, and speaks,
+which gives the ranges for 8 bits (:mod:`model.training.ranges`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from torch import nn
 from model.checkpoint import read_weights
 from model.config import ModelConfig, load_yaml
 from model.data.captions import vocabulary
+from model.description import RANGES
 from model.errors import CheckpointError
+from model.training import ranges
 from model.training.pocket import Speaker
 from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
 from model.weight_files import fill, in_8_bits, read_tensors
@@ -77,6 +80,8 @@ def assemble(
     for name, text in texts.items():
         (checkpoint / f"{name}.part").write_text(text, encoding="utf-8")
         os.replace(checkpoint / f"{name}.part", checkpoint / name)
+    (checkpoint / RANGES).unlink(missing_ok=True)  # of other weights
+    ranges.write(checkpoint)
     weights = read_weights(checkpoint)
     size = sum(f.stat().st_size for f in checkpoint.iterdir())
     return f"{weights.config.name}: {size:,} bytes, digest {weights.digest[:12]}"
