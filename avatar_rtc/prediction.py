@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from avatar_rtc import processor, resources
 from avatar_rtc.models import MAX_THREADS
 
-GFLOP_A_SECOND_OF_SPEECH = {"float32": 101.0, "bfloat16": 102.0}
+GFLOP_A_SECOND_OF_SPEECH = {"float32": 72.0, "bfloat16": 72.0}
 """Real-time factor times GFLOP/s of float32 products, by what the network computes in.
 
-float32: 1.02 at 107 GFLOP/s, two AVX2 cores (2026-11-28), times 0.92, which pictures in 8 bits made of it in turns. bfloat16:
-0.77 of what float32 took on one machine (2026-11-25); it has not been measured since graphs have fixed shapes, which made float32
-faster by a fifth.
+float32, pictures in 8 bits: 0.56 at 129 GFLOP/s, two AVX2 cores (2026-11-28). bfloat16: by arithmetic from the network before, which
+took 102 there where it took 101 in float32; it has not been measured.
 """
 BFLOAT16 = ("AVX512-BF16", "AMX-BF16")
 BUSY = 0.5

@@ -28,7 +28,7 @@ from model.errors import CheckpointError
 from model.training import ranges
 from model.training.pocket import Speaker
 from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
-from model.weight_files import fill, in_8_bits, read_tensors
+from model.weight_files import SCALE, fill, in_8_bits, read_tensors
 
 IN_8_BITS = ("dit", "text")
 """Parts whose matrices are. The VAEs are small, and what they lose is seen and heard at once."""
@@ -37,12 +37,13 @@ IN_8_BITS = ("dit", "text")
 def write(path: Path, module: nn.Module) -> None:
     """Weights for use, buffers as they are; whole or not at all."""
     buffers = {name for name, _ in module.named_buffers()}
-    tensors = {
-        name: x.detach().contiguous().to(x.dtype if name in buffers else torch.bfloat16)
-        for name, x in module.state_dict().items()
-    }
+    tensors = {name: x.detach().contiguous() for name, x in module.state_dict().items()}
+    if path.stem in IN_8_BITS:
+        tensors = in_8_bits(tensors)
+    kept = {name for name, x in tensors.items() if name in buffers or name.endswith(SCALE) or not x.is_floating_point()}
+    tensors = {name: x if name in kept else x.to(torch.bfloat16) for name, x in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(in_8_bits(tensors) if path.stem in IN_8_BITS else tensors, path.with_suffix(".part"))
+    save_file(tensors, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 

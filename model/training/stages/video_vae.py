@@ -178,9 +178,8 @@ def reconstruction_loss(
     which way it goes, and so they never come to tell it; a squared one is not.
     """
     difference = predicted.float() - target
-    importance = torch.ones_like(difference[0, :, 0, 0, 0])
-    importance[4:] = chroma_weight
-    loss = (difference.abs() * weight * importance.view(-1, 1, 1, 1)).mean()
+    error = difference.abs() * weight
+    loss = (error[:, :4].sum() + chroma_weight * error[:, 4:].sum()) / error.numel()
     luma = difference[:, :4]
     for dim in (3, 4):
         loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()

@@ -194,13 +194,17 @@ def test_from_vaes_to_a_checkpoint_that_speaks(directory: Path, tmp_path: Path) 
 
     weights = read_weights(tmp_path / "checkpoint")
     predictor = load_file(tmp_path / "durations" / "weights" / "step_000001" / "predictor_ema.safetensors")
-    for key, x in weights.text.durations.state_dict().items():
-        torch.testing.assert_close(x, predictor[key].to(torch.bfloat16).float())
+    for key, x in weights.text.durations.state_dict().items():  # in bfloat16, or a matrix in 8 bits
+        error = (x - predictor[key]).abs().amax()
+        assert error <= predictor[key].abs().amax() / (254 if x.ndim > 1 else 256)
     stream = open_pocket(weights).open(StreamSettings("A woman in an office.", "a warm voice", seed=1))
     assert next_chunk(stream).samples.any()
     # And a part of it from the checkpoint that is there.
-    again = assemble(directory / "model.yaml", *[tmp_path / "checkpoint"] * 3, None, tmp_path / "again")
-    assert again.split(",")[-1].split()[-1] == said.split(",")[-1].split()[-1], "the same weights, the same digest"
+    assemble(directory / "model.yaml", *[tmp_path / "checkpoint"] * 3, None, tmp_path / "again")
+    again = read_weights(tmp_path / "again")
+    for mine, theirs in ((again.dit, weights.dit), (again.text, weights.text), (again.video_vae, weights.video_vae)):
+        for key, x in mine.state_dict().items():
+            torch.testing.assert_close(x, theirs.state_dict()[key], msg=key)
 
 
 def test_learning_rates_fall_over_the_end_of_a_piece(directory: Path, tmp_path: Path) -> None:
@@ -254,7 +258,8 @@ def test_trajectories_hold_states_at_the_levels_of_the_passes(directory: Path) -
 
 def test_a_frozen_decoder_is_measured(directory: Path, tmp_path: Path) -> None:
     outcome = begin("video_vae", directory, tmp_path, "max_steps=1", *frozen("video_vae")).train()
-    assert {"luma PSNR dB", "mouth L1", "mouth motion correlation", "mouth motion energy"} == outcome.measured.keys()
+    movement = {"mouth motion correlation", "mouth motion energy"}
+    assert {"luma PSNR dB", "mouth L1", "eye chroma L1"} | movement == outcome.measured.keys()
     assert '"luma PSNR dB"' in (tmp_path / "journal.jsonl").read_text()
 
 
