@@ -15,8 +15,8 @@ from avatar_rtc.models import MAX_THREADS
 GFLOP_A_SECOND_OF_SPEECH = {"float32": 72.0, "bfloat16": 72.0}
 """Real-time factor times GFLOP/s of float32 products, by what the network computes in.
 
-float32, pictures in 8 bits: 0.56 at 129 GFLOP/s, two AVX2 cores (2026-11-28). bfloat16: by arithmetic from the network before, which
-took 102 there where it took 101 in float32; it has not been measured.
+float32, pictures in 8 bits: 0.56 at 129 GFLOP/s, two AVX2 cores (2026-11-28). bfloat16: by arithmetic from the network before,
+which took 102 there where it took 101 in float32; it has not been measured.
 """
 BFLOAT16 = ("AVX512-BF16", "AMX-BF16")
 BUSY = 0.5

@@ -93,3 +93,20 @@ def test_two_processes_with_a_pocket_each_are_one(tmp_path: Path) -> None:
         assert sum(not torch.equal(one[f"dit.{key}"], x) for key, x in start.items()) > len(start) / 2
     resumed = pocket_runs.begin("dmd", directory, tmp_path / "two", *values, "max_steps=3")
     assert (resumed.step, resumed.learners[0].samples) == (2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_rollouts_of_spread_networks_are_those_of_one_process(directory: Path, tmp_path: Path) -> None:
+    """Stage 2: one network is called many times before its one backward pass, and three of them are spread."""
+    values = ["max_steps=2", "learners.generator.every=1"]
+    values += [f"learners.{name}.eps=0.01" for name in ("generator", "critic")]
+    alone = begin("hallo_live_dmd", directory, tmp_path / "alone", *values, "batch=2")
+    alone.train()
+    torchrun("hallo_live_dmd", small(directory, f"stage.prompts={directory}/prompts.csv", *values), tmp_path / "two")
+    for learner in alone.learners:
+        name = learner.name
+        one, two = (load_file(tmp_path / run / "weights" / "step_000002" / f"{name}.safetensors") for run in ("alone", "two"))
+        assert one.keys() == two.keys()
+        for key, x in one.items():
+            torch.testing.assert_close(two[key], x, rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
