@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Loss:
     figures: dict[str, Tensor]
 
 
-class Stage:
+class Stage(ABC):
     """One stage of training.
 
     A stage may have phases: what learns in a later one is not what learned before it. When it is over is a matter of the time
@@ -49,6 +50,7 @@ class Stage:
     num_samples: int
     phase: int = 0
 
+    @abstractmethod
     def draw(self, learner: str, update: int, samples: Sequence[int], dice: Sequence[torch.Generator]) -> Drawn:
         """Data and noise for a part of a step.
 
@@ -56,11 +58,10 @@ class Stage:
             update: how often the learner has learned; what is drawn once for all samples is drawn by it.
             samples: which of the data; ``dice`` has a generator for each, for whatever is drawn for it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, learner: str, drawn: Drawn) -> Loss:
         """A loss of what :meth:`draw` gave; its gradients reach the learner's net."""
-        raise NotImplementedError
 
     def published_name(self, name: str) -> str:
         """Of a parameter of ours."""
@@ -78,7 +79,7 @@ class Stage:
         """Let the phase be under way, its weights being there."""
         self.phase = phase
 
-    def turn(self, learners: Mapping[str, Learner]) -> None:
+    def turn(self, learners: Mapping[str, Learner]) -> None:  # noqa: B027 - a stage of one phase has none to turn to
         """Make of the weights of one phase those that the next one begins with."""
 
     def learns(self, learner: str) -> bool:
@@ -89,7 +90,7 @@ class Stage:
         """Of the learner's learning rates, in this phase."""
         return 1.0
 
-    def hand_over(self, directory: Path) -> None:
+    def hand_over(self, directory: Path) -> None:  # noqa: B027 - most have nothing that others wait for
         """Leave in a run's directory what other stages wait for, if it is done and not there."""
 
     def measure(self, learners: Mapping[str, Learner]) -> dict[str, float]:

@@ -405,7 +405,7 @@ def in_half(x: np.ndarray) -> np.ndarray:
     return (round_to_half(x).astype(np.uint32) << 16).view(np.float32)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system cannot be asked")
+@pytest.mark.skipif(sys.platform != "linux", reason="what of a file is in memory stands in /proc, which is Linux's")
 def test_files_of_graphs_do_not_stay_in_memory_and_come_back(tmp_path: Path) -> None:
     """Where they lie: beside memory that is not theirs."""
 

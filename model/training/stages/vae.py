@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,9 +57,9 @@ class VAETraining(Stage):
         self.vae.latent_mean.copy_(mean)
         self.vae.latent_std.copy_(std.clamp(min=1e-3))
 
+    @abstractmethod
     def measure_latents(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation [C] of latents before they are normalised, over some of the data."""
-        raise NotImplementedError
 
     def rate_share(self, learner: str) -> float:
         return self._frozen_rate if self.frozen and learner == VAE else 1.0
