@@ -220,4 +220,5 @@ async def test_pieces_of_white_space_keep_words_apart() -> None:
             assert (done.status, done.heard_text) == ("completed", heard)
         assert not call.received(Error)
         assert len(call.received(ResponseCreated)) == 3
-        assert call.received(AvatarState)[-1].state == "listening"
+        # It is told after the reply's end, in a message of its own.
+        await call.wait_for(lambda: call.received(AvatarState)[-1].state == "listening", TIMEOUT_S, "it goes on to think")
