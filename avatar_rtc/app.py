@@ -12,7 +12,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.models import model_loader
-from avatar_rtc.registry import Registry
+from avatar_rtc.sessions.registry import Registry
 from signaling.connections import Connections
 from signaling.http import make_app
 

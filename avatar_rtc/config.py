@@ -41,6 +41,8 @@ class LimitsConfig(_Strict):
         max_queued_replies: replies that may wait in one session.
         join_timeout_s: a session that does not connect by then is ended.
         vanish_after_s: a client from which nothing arrived for so long is gone.
+        grace_s: a session that came with a call is held for so long when its caller vanishes, and can be resumed.
+        idle_s: a session that was made without a viewer ends when it has had none for so long.
         open_reply_timeout_s: a reply whose last piece does not come is closed.
     """
 
@@ -49,6 +51,8 @@ class LimitsConfig(_Strict):
     max_queued_replies: int = Field(default=32, ge=1)
     join_timeout_s: float = Field(default=10.0, gt=0)
     vanish_after_s: float = Field(default=2.5, gt=0)
+    grace_s: float = Field(default=10.0, ge=0)
+    idle_s: float = Field(default=300.0, gt=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
 
     @field_validator("max_sessions", mode="before")

@@ -31,22 +31,45 @@ class Metrics:
         self.admission = counter("admission", "Calls that asked for a seat.", "result", "reason")
         self.session_end = counter("session_end", "Why sessions ended.", "reason")
         self.join_s = histogram("join_seconds", "From the offer to a stage.", _LATENCY_S, "stage")
-        self.first_frame_s = histogram("prompt_to_first_frame_seconds", "From a reply to its first picture.", _LATENCY_S)
         self.first_audio_s = histogram("prompt_to_first_audio_seconds", "From a reply to its first voiced moment.", _LATENCY_S)
         self.interrupt_s = histogram("interrupt_seconds", "From an interruption to its last buffered picture.", _SHORT_S)
         self.stage_s = gauge("stage_seconds", "Seconds of computing so far.", "stage")
         self.engine_rtf = gauge("engine_rtf", "Seconds of computing a second of media, lately or while warming up.", "percentile")
         self.rtf = histogram("rtf", "Real-time factor: waiting time for a block over its duration.", _RATIO)
-        self.buffer_s = histogram("buffer_seconds", "Media left when a block arrives.", _SHORT_S, "kind")
-        self.underruns = counter("underruns", "Times that the buffer ran dry.", "kind")
-        self.frames = counter("frames", "Pictures.", "kind", "result")
+        self.buffer_s = histogram("buffer_seconds", "Media left when a chunk arrives.", _SHORT_S)
+        self.underruns = counter("underruns", "Times that the buffer ran dry.")
+        self.frames = counter("frames", "Pictures.", "result")
         self.replies = counter("replies", "Replies by how they ended.", "status")
-        self.keyframes = counter("keyframes", "Keyframes sent.", "cause")
+        self.keyframes = counter("keyframes", "Keyframes encoded.")
         self.rtt_s = histogram("rtt_seconds", "Round trips, as receivers report.", _RTT_S)
         self.fraction_lost = histogram("fraction_lost", "Share of packets lost, as receivers report.", _SHARE)
         self.messages = counter("datachannel_messages", "Events.", "dir", "type", "result")
         self.engine_failures = counter("engine_failures", "Streams lost because the engine died.")
 
+    def session_counters(self) -> SessionCounters:
+        """What one session counts; to be brought up to date now and then."""
+        return SessionCounters(self)
+
     def render(self) -> tuple[bytes, str]:
         """Body and content type of ``/metrics``."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class SessionCounters:
+    """Adds the totals of one session to the counters of the server."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._counters = {
+            "sent": metrics.frames.labels("sent"),
+            "dropped": metrics.frames.labels("dropped"),
+            "held": metrics.frames.labels("held"),
+            "underruns": metrics.underruns,
+            "keyframes": metrics.keyframes,
+        }
+        self._counted = dict.fromkeys(self._counters, 0)
+
+    def bring_to(self, **totals: int) -> None:
+        """The session has counted so much since it began."""
+        for name, total in totals.items():
+            self._counters[name].inc(total - self._counted[name])
+            self._counted[name] = total

@@ -14,14 +14,14 @@ from typing import Any
 from aiortc.codecs.base import Encoder
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av.frame import Frame
+from avatar_rtc.media.demand import Demand
+from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 
 from avatar_rtc.config import MediaConfig, load_config
 from avatar_rtc.engine import Engine, EngineStream
 from avatar_rtc.media.buffer import PlayBuffer
-from avatar_rtc.media.demand import Demand
+from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.encode import OPUS_CLOCK_HZ, make_encoder
-from avatar_rtc.media.timeline import Timeline
-from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 from avatar_rtc.pace import Pace
 from avatar_rtc.resources import server_config
 from benchmarks.figures import percentile
@@ -53,7 +53,7 @@ class Call:
         pace, low_water_s = Pace(info.chunks_per_block), media.low_water_ms / 1000
         self._demand = Demand(low_water_s, info.block_duration_s, pace)
         self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0)
-        self._playout = Playout(self.buffer, Timeline())
+        self._playout = Playout(self.buffer, MediaClock())
         self._video_encoder = video_encoder(codec, media, info)
         opus = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=OPUS_CLOCK_HZ, payloadType=111)
         self._audio_encoder = make_encoder(opus, media.rates(info.fps), info.sample_rate_hz, media.audio_bps)

@@ -23,7 +23,7 @@ import av
 import numpy as np
 
 from avatar_rtc import resources
-from avatar_rtc.bot import FREEZE_S, Call
+from avatar_rtc.client import FREEZE_S, Call
 from avatar_rtc.recording import Recorder
 from benchmarks import machine, measurements
 from benchmarks.figures import percentile

@@ -24,7 +24,7 @@ import av
 import numpy as np
 
 from avatar_rtc import resources
-from avatar_rtc.bot import say
+from avatar_rtc.client import say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
 from benchmarks import machine, measurements

@@ -38,8 +38,9 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from avatar_rtc import resources
 from avatar_rtc.media.demand import Demand
+
+from avatar_rtc import resources
 from avatar_rtc.pace import Pace
 from benchmarks.clip import StageTimes, split_network
 from benchmarks.figures import percentile

@@ -14,11 +14,11 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ
 
 from avatar_rtc import resources
 from avatar_rtc.config import load_config
 from avatar_rtc.engine_worker import OnProgress
-from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ
 from benchmarks.calls import video_encoder
 from benchmarks.figures import percentile
 from benchmarks.onnx_runtime import ONNXRuntime

@@ -22,7 +22,7 @@ from typing import Any
 import av
 
 from avatar_rtc import resources
-from avatar_rtc.bot import Summary, say
+from avatar_rtc.client import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
 from benchmarks import lips, machine, measurements

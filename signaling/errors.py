@@ -58,6 +58,10 @@ class RequestTimeout(SignalingError):
     status, code, title = 408, "request_timeout", "The request did not come in time"
 
 
+class Conflict(SignalingError):
+    status, code, title = 409, "conflict", "Something else is in the way"
+
+
 class StaleETag(SignalingError):
     status, code, title = 412, "stale_etag", "The ICE session is another one by now"
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from signaling.connections import Connections
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command
 from signaling.errors import (
     BadRequest,
     BodyTooLarge,
@@ -23,8 +26,8 @@ from signaling.errors import (
     WrongType,
 )
 from signaling.ice import parse_fragment
-from signaling.messages import MAX_MESSAGE_BYTES, EventError, parse_client
-from signaling.service import SessionService
+from signaling.service import Answer, NewSession, SessionService
+from signaling.vocabulary import Event, EventError
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,17 @@ MAX_BODY_BYTES = 2 * MAX_MESSAGE_BYTES
 """Above the limit of an event, so that a message that is too large gets that answer and not a broken connection."""
 
 BODY_TIMEOUT_S = 10.0
+SIGN_OF_LIFE_S = 15.0
 
 _EVENT_STATUS = {"invalid_json": 400, "unknown_type": 400, "invalid_event": 400, "not_text": 400, "message_too_large": 413}
-_EVENT_STATUS |= {"queue_full": 429, "session_over": 404, "unknown_reply": 404, "unknown_avatar": 404, "internal_error": 500}
+_EVENT_STATUS |= {
+    "queue_full": 429,
+    "session_over": 404,
+    "unknown_reply": 404,
+    "unknown_avatar": 404,
+    "not_allowed": 403,
+    "internal_error": 500,
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,12 +68,17 @@ def make_app(
     )
     app.add_routes(
         [
-            web.post("/whep", routes.create),
+            web.post("/whep", routes.watch),
             web.options("/whep", routes.options),
             web.options("/{path:.*}", routes.options),
             web.patch("/whep/{id}", routes.trickle),
-            web.delete("/whep/{id}", routes.end),
-            web.post("/v1/sessions/{id}/events", routes.event),
+            web.delete("/whep/{id}", routes.leave),
+            web.post("/v1/sessions", routes.create),
+            web.get("/v1/sessions", routes.sessions),
+            web.get("/v1/sessions/{id}", routes.stats),
+            web.delete("/v1/sessions/{id}", routes.end),
+            web.post("/v1/sessions/{id}/events", routes.command),
+            web.get("/v1/sessions/{id}/events", routes.events),
             web.get("/v1/sessions/{id}/stats", routes.stats),
             web.get("/v1/avatars", routes.avatars),
             web.get("/v1/models", routes.models),
@@ -79,15 +95,20 @@ class _Routes:
     def __init__(self, service: SessionService) -> None:
         self._service = service
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def watch(self, request: web.Request) -> web.Response:
+        """WHEP: a call of one's own, or, with ``session``, one more viewer of a session."""
         if request.content_type != SDP_TYPE:
             raise WrongType(f"The body must be an SDP offer of type {SDP_TYPE}, not {request.content_type}.")
         query = request.query
-        answer = await self._service.create(await _text(request), avatar=query.get("avatar"), voice=query.get("voice"))
-        response = web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE)
-        response.headers[hdrs.LOCATION] = f"/whep/{answer.session_id}"
-        response.headers[hdrs.ETAG] = f'"{answer.etag}"'
-        return self._with_ice_servers(response)
+        role, after = query.get("role", "speak"), _number(query.get("after"), "after")
+        if role not in ("speak", "watch"):
+            raise Unprocessable(f"The role is speak or watch, not {role!r:.80}.", code="bad_request")
+        offer = await _text(request)
+        if (session_id := query.get("session")) is not None:
+            answer = await self._service.join(session_id, offer, may_speak=role == "speak", after=after)
+        else:
+            answer = await self._service.call(offer, avatar=query.get("avatar"), voice=query.get("voice"))
+        return self._with_ice_servers(_answered(answer))
 
     async def options(self, request: web.Request) -> web.Response:
         # Browsers gather before the answer is there, so they ask for STUN and TURN ahead of the offer.
@@ -107,13 +128,47 @@ class _Routes:
         await self._service.trickle(request.match_info["id"], etags, parse_fragment(await _text(request)))
         return web.Response(status=204)
 
-    async def end(self, request: web.Request) -> web.Response:
-        await self._service.end(request.match_info["id"])
+    async def leave(self, request: web.Request) -> web.Response:
+        await self._service.leave(request.match_info["id"])
         return web.Response()
 
-    async def event(self, request: web.Request) -> web.Response:
-        await self._service.handle(request.match_info["id"], parse_client(await _body(request)))
+    async def create(self, request: web.Request) -> web.Response:
+        try:
+            wanted = _NewSession.model_validate_json(await _body(request) or b"{}")
+        except ValidationError as error:
+            raise Unprocessable(_explain(error, _NewSession), code="bad_request") from None
+        session = self._service.create(NewSession(**wanted.model_dump()))
+        place = f"/v1/sessions/{session['id']}"
+        urls = {"whep_url": f"/whep?session={session['id']}", "events_url": f"{place}/events", "url": place}
+        return web.json_response({**session, **urls}, status=201, headers={hdrs.LOCATION: place})
+
+    async def sessions(self, request: web.Request) -> web.Response:
+        return web.json_response({"sessions": self._service.sessions()})
+
+    async def end(self, request: web.Request) -> web.Response:
+        await self._service.end(request.match_info["id"])
+        return web.Response(status=204)
+
+    async def command(self, request: web.Request) -> web.Response:
+        await self._service.handle(request.match_info["id"], parse_command(await _body(request)))
         return web.json_response({"accepted": True}, status=202)
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: what a data channel would be told, for whoever has none."""
+        after = _number(request.headers.get("Last-Event-ID", request.query.get("after")), "after")
+        session_id = request.match_info["id"]
+        await self._service.stats(session_id)  # a session that does not exist is a problem, not an empty stream
+        events = self._service.events(session_id, after)
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"})
+        await response.prepare(request)
+        async with contextlib.aclosing(_with_signs_of_life(events)) as items:
+            async for item in items:
+                if item is None:
+                    await response.write(b": alive\n\n")
+                else:
+                    event, seq = item
+                    await response.write(f"id: {seq}\nevent: {name_of(event)}\ndata: {dump(event, seq)}\n\n".encode())
+        return response
 
     async def stats(self, request: web.Request) -> web.Response:
         return web.json_response(await self._service.stats(request.match_info["id"]))
@@ -137,6 +192,57 @@ class _Routes:
     async def metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._service.metrics()
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
+
+class _NewSession(BaseModel):
+    """The body of ``POST /v1/sessions``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    avatar: str | None = None
+    scene: str | None = Field(default=None, min_length=1)
+    voice: str | None = Field(default=None, min_length=1)
+    name: str | None = Field(default=None, min_length=1, max_length=128)
+    idle_s: float | None = Field(default=None, gt=0, le=86_400)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "body"
+    if first["type"] == "extra_forbidden":
+        return f"There is no field {where!r:.80}. Known: {', '.join(model.model_fields)}."
+    return f"{where}: {first['msg']}."
+
+
+def _answered(answer: Answer) -> web.Response:
+    response = web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE)
+    response.headers[hdrs.LOCATION] = f"/whep/{answer.viewer_id}"
+    response.headers[hdrs.ETAG] = f'"{answer.etag}"'
+    return response
+
+
+def _number(text: str | None, what: str) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise BadRequest(f"{what} is the number of an event, not {text!r:.80}.")
+    return int(text)
+
+
+async def _with_signs_of_life(events: AsyncIterator[tuple[Event, int]]) -> AsyncGenerator[tuple[Event, int] | None]:
+    """The events, and None where none came for a while: proxies close what is silent."""
+    nothing = object()
+    while True:
+        coming = asyncio.ensure_future(anext(events, nothing))
+        try:
+            while not (await asyncio.wait((coming,), timeout=SIGN_OF_LIFE_S))[0]:
+                yield None
+            item = coming.result()
+        finally:
+            coming.cancel()
+        if item is nothing:
+            return
+        yield item  # type: ignore[misc]
 
 
 def _files(static_dir: Path | None) -> Handler:
@@ -211,7 +317,7 @@ def _cors(allowed_origins: Collection[str]) -> Middleware:
         if origin is not None and ("*" in allowed_origins or origin in allowed_origins):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*" if "*" in allowed_origins else origin
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, PATCH, DELETE, OPTIONS"
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "Content-Type, If-Match, Authorization"
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "Content-Type, If-Match, Authorization, Last-Event-ID"
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, ETag, Link, Retry-After"
             response.headers[hdrs.VARY] = "Origin"
         return response

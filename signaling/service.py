@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from signaling.ice import IceFragment, IceServer
-from signaling.messages import ClientEvent
+from signaling.vocabulary import Command, Event
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A session that was created.
+    """A viewer that was admitted.
 
     Attributes:
-        session_id: 128 random bits, part of ``Location``.
+        viewer_id: 128 random bits, part of ``Location``.
         etag: names the ICE session, without quotes.
         sdp: the answer, with all candidates of the server.
+        session_id: what it watches.
     """
 
-    session_id: str
+    viewer_id: str
     etag: str
     sdp: str
+    session_id: str
+
+
+@dataclass(frozen=True)
+class NewSession:
+    """Who is wanted. Presets by their ids; ``scene`` and ``voice`` may be words, too. None takes the default.
+
+    Attributes:
+        name: for people and lists; unique among the sessions that live.
+        idle_s: without a viewer it ends after so many seconds.
+    """
+
+    avatar: str | None = None
+    scene: str | None = None
+    voice: str | None = None
+    name: str | None = None
+    idle_s: float | None = None
 
 
 class SessionService(Protocol):
@@ -32,21 +50,44 @@ class SessionService(Protocol):
     def ice_servers(self) -> tuple[IceServer, ...]:
         """What clients are told to use."""
 
-    async def create(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
-        """Take a seat and answer the offer."""
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+        """Take a seat for a new session, and answer the offer of its first viewer, which may speak."""
 
-    async def trickle(self, session_id: str, etags: Collection[str], fragment: IceFragment) -> None:
-        """Candidates of the client.
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+        """Answer the offer of a further viewer of a session.
 
         Args:
-            etags: one of them must be that of the answer, or ``*``, for whatever there is: a session has one ICE session only.
+            after: number of the last event that it knows: it was there before and comes back.
         """
+
+    async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
+        """Candidates of a viewer.
+
+        Args:
+            etags: one of them must be that of the answer, or ``*``, for whatever there is: a viewer has one ICE session only.
+        """
+
+    async def leave(self, viewer_id: str) -> None:
+        """Hang a viewer up. A session that came with a call ends with the last viewer that may speak; its seat is free then."""
+
+    def create(self, wanted: NewSession) -> dict[str, Any]:
+        """Take a seat for a session that nobody watches yet; returns what ``stats`` would."""
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The counters of all sessions."""
 
     async def end(self, session_id: str) -> None:
         """End a session; returns when its seat is free."""
 
-    async def handle(self, session_id: str, event: ClientEvent) -> None:
-        """The same as the event on the data channel. Raises ``signaling.messages.EventError``."""
+    async def handle(self, session_id: str, command: Command) -> None:
+        """The same as the command on the data channel. Raises ``signaling.vocabulary.EventError``."""
+
+    def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
+        """The events of a session with their numbers, to its end.
+
+        Args:
+            after: number of the last event that is known; None for what happens from now on.
+        """
 
     async def stats(self, session_id: str) -> dict[str, Any]:
         """Counters of one session."""

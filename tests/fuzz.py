@@ -29,9 +29,10 @@ import hypothesis
 from aiortc import RTCConfiguration, RTCPeerConnection
 from hypothesis import strategies as st
 
-from avatar_rtc.bot import Call
+from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
-from signaling.messages import CLIENT_TYPES, Error, Ping, Pong, SessionClosing
+from signaling.dialects.avatar import COMMANDS
+from signaling.vocabulary import Error, Ping, Pong, SessionClosing
 from tests.support.calls import serving
 
 T = TypeVar("T")
@@ -111,14 +112,14 @@ def mutated_lines(seeds: list[str]) -> st.SearchStrategy[str]:
 
 def made_up_events() -> st.SearchStrategy[str]:
     """JSON with the names of our events and fields, and anything for values."""
-    fields = sorted({name for event in CLIENT_TYPES.values() for name in event.model_fields} - {"type"})
+    fields = sorted({name for event in COMMANDS.values() for name in event.model_fields} - {"type"})
     text = st.one_of(
         st.text(st.characters(exclude_categories=()), max_size=20),
         st.sampled_from(["a\ud83d", "r", "replace", "append", "clara"]),
     )
     number = st.one_of(st.integers(), st.floats(), st.sampled_from([10**400, -(10**400), 2**63, 10**4000 - 1]))
     value = st.one_of(text, number, st.booleans(), st.none(), st.lists(number, max_size=3))
-    event = st.fixed_dictionaries({"type": st.sampled_from([*CLIENT_TYPES, "dance"])}, optional=dict.fromkeys(fields, value))
+    event = st.fixed_dictionaries({"type": st.sampled_from([*COMMANDS, "dance"])}, optional=dict.fromkeys(fields, value))
     return event.map(json.dumps)
 
 

@@ -11,17 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from avatar_rtc.session import ENGINE_FAILED
-from signaling.messages import (
-    CLIENT_TYPES,
-    SERVER_TYPES,
-    Error,
-    ResponseCreated,
-    SessionUpdated,
-    dump,
-    parse_client,
-    parse_server,
-)
+from avatar_rtc.sessions.conversation import ENGINE_FAILED
+from signaling.dialects.avatar import COMMANDS, EVENTS, dump, parse_command, parse_event
+from signaling.vocabulary import Error, ResponseCreated, SessionUpdated
 from tests.support.calls import calling, serving
 
 PROTOCOL = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
@@ -38,17 +30,17 @@ def error_codes() -> set[str]:
 
 @pytest.mark.parametrize("text", examples("client"))
 def test_client_examples_are_events(text: str) -> None:
-    event = parse_client(text)
+    event = parse_command(text)
     assert json.loads(dump(event)).items() >= json.loads(text).items()
 
 
 @pytest.mark.parametrize("text", examples("server"))
 def test_server_examples_are_what_the_server_would_write(text: str) -> None:
-    assert json.loads(dump(parse_server(text))) == json.loads(text)
+    assert json.loads(dump(parse_event(text))) == json.loads(text)
 
 
 def test_every_event_and_field_has_an_example() -> None:
-    for tag, types in (("client", CLIENT_TYPES), ("server", SERVER_TYPES)):
+    for tag, types in (("client", COMMANDS), ("server", EVENTS)):
         shown: dict[str, set[str]] = {}
         for text in examples(tag):
             data = json.loads(text)
@@ -79,7 +71,7 @@ async def test_client_examples_are_carried_out_in_a_call() -> None:
         await call.wait_for(lambda: len(call.received(ResponseCreated)) == created, 5, "not all replies were created")
         await call.wait_for(lambda: len(call.received(SessionUpdated)) >= 2, 5, "session.updated is missing")
         assert not call.received(Error)
-        assert {type(event) for _, event in call.events} <= set(SERVER_TYPES.values())
+        assert {type(event) for _, event in call.events} <= set(EVENTS.values())
 
 
 def shape(value: Any) -> Any:

@@ -237,6 +237,27 @@ class PlayBuffer:
             fade = fade[num_faded:]
         self._trim(self._kept_after_cancel_frames)
 
+    def rewind(self, num_slots: int) -> int:
+        """Play the latest slots again, before what waits: nobody has heard them. Their marks were told and are not told again.
+
+        Returns:
+            How many there will be: no more than are kept. They count as held, for they add no speech.
+        """
+        again = list(self._decided)[-num_slots:] if num_slots > 0 else []
+        if not again:
+            return 0
+        chunk = AVChunk(
+            index=0,
+            frames=np.stack([slot.frame for slot in again]),
+            samples=np.concatenate([slot.samples for slot in again]),
+            fps=self.info.fps,
+            sample_rate_hz=self.info.sample_rate_hz,
+            speaking=self._in_line,
+        )
+        self._parts.appendleft(_Part(chunk, chunk.samples, deque(), 0, len(again)))
+        self.num_held_frames += len(again)
+        return len(again)
+
     def slot(self, number: int) -> Slot:
         """The slot with this number, decided now if it was not. A number that is too old gives the oldest slot that is kept.
 

@@ -1,22 +1,19 @@
-"""Encoders of our own for aiortc's senders: rates from config, few keyframes, and sound at the model's own rate."""
+"""Encoders of our own: rates from config, few keyframes, and sound at the model's own rate. Packetising for RTP is aiortc's."""
 
 from __future__ import annotations
 
 import fractions
 import random
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import av
-from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-from av.frame import Frame
 from av.video.frame import PictureType
 
 OPUS_CLOCK_HZ = 48_000
@@ -24,6 +21,26 @@ OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 OPUS_PACKET_MS = 20
 NEVER_FRAMES = 1_000_000
 """Distance of periodic keyframes: there are none; a receiver that needs one asks."""
+
+
+VideoCodec = Literal["VP8", "H264"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture or a piece of sound, encoded, for as many readers as there are.
+
+    Attributes:
+        data: as a container takes it.
+        payloads: the same as RTP payloads.
+        timestamp: media time in ticks of the codec's RTP clock: 90000 a second for video, 48000 for Opus.
+        is_keyframe: it can be decoded without those before; sound always can.
+    """
+
+    data: bytes
+    payloads: tuple[bytes, ...]
+    timestamp: int
+    is_keyframe: bool
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,8 @@ class BitrateControl:
             self._trend = None
 
 
-class VideoEncoder(Encoder):
-    """Video at the rate that its control says; keyframes at the start and on request. Packetising is aiortc's.
+class VideoEncoder(ABC):
+    """Video at the rate that its control says; keyframes at the start and on request.
 
     ``encode`` runs in a thread, one call at a time; the rest in the event loop's.
 
@@ -114,24 +131,24 @@ class VideoEncoder(Encoder):
         num_keyframes: made so far.
     """
 
-    def __init__(self, rates: VideoRates, policy: ChangePolicy) -> None:
+    def __init__(self, rates: VideoRates, policy: ChangePolicy, now: Callable[[], float]) -> None:
         self._rates = rates
-        self._control = BitrateControl(rates, policy)
+        self._control = BitrateControl(rates, policy, now)
         self._codec: Any = None
         self._codec_bps = 0  # as it was told; what it says itself is rounded
         self.num_keyframes = 0
 
     @property
-    def target_bitrate(self) -> int:
-        """What is encoded at. aiortc's sender sets it to each estimate that it gets."""
+    def bitrate_bps(self) -> int:
+        """What is encoded at."""
         return self._control.current_bps
 
-    @target_bitrate.setter
-    def target_bitrate(self, bitrate: int) -> None:
-        self._control.on_estimate(bitrate)
+    def on_estimate(self, bitrate_bps: int) -> None:
+        """What the slowest reader's path carries."""
+        self._control.on_estimate(bitrate_bps)
 
-    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
-        assert isinstance(frame, av.VideoFrame)
+    def encode(self, frame: av.VideoFrame, *, keyframe: bool = False) -> Encoded | None:
+        """One picture, None if the codec keeps it."""
         assert frame.pts is not None
         assert frame.time_base is not None
         bitrate_bps = self._control.current_bps
@@ -140,19 +157,20 @@ class VideoEncoder(Encoder):
         elif self._codec_bps != bitrate_bps:
             self._codec = self._with_bitrate(frame, bitrate_bps)
         self._codec_bps = bitrate_bps
-        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
         packets = self._codec.encode(frame)
-        self.num_keyframes += sum(packet.is_keyframe for packet in packets)
+        if not packets:
+            return None
+        is_keyframe = any(packet.is_keyframe for packet in packets)
+        self.num_keyframes += is_keyframe
         data = b"".join(bytes(packet) for packet in packets)
         self._control.on_sent(len(data))
-        return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+        timestamp = convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+        return Encoded(data, tuple(self._packetize(data)), timestamp, is_keyframe)
 
     def close(self) -> None:
         """End the codec's threads; who still holds this encoder does not keep them."""
         self._codec = None
-
-    def pack(self, packet: Any) -> tuple[list[bytes], int]:
-        return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
 
     @abstractmethod
     def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
@@ -181,8 +199,8 @@ class VideoEncoder(Encoder):
 class Vp8(VideoEncoder):
     """VP8. FFmpeg hands libvpx its rate only at the start, so another rate is another codec and a keyframe."""
 
-    def __init__(self, rates: VideoRates) -> None:
-        super().__init__(rates, WITH_KEYFRAME)
+    def __init__(self, rates: VideoRates, now: Callable[[], float]) -> None:
+        super().__init__(rates, WITH_KEYFRAME, now)
         self._picture_id = random.getrandbits(15)
 
     def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
@@ -213,8 +231,8 @@ class Vp8(VideoEncoder):
 class H264(VideoEncoder):
     """H.264 baseline. FFmpeg hands libx264 a new rate with the next picture."""
 
-    def __init__(self, rates: VideoRates) -> None:
-        super().__init__(rates, IN_PLACE)
+    def __init__(self, rates: VideoRates, now: Callable[[], float]) -> None:
+        super().__init__(rates, IN_PLACE, now)
 
     def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         options = {
@@ -239,7 +257,7 @@ class H264(VideoEncoder):
         return H264Encoder._packetize(H264Encoder._split_bitstream(data))
 
 
-class Opus(Encoder):
+class Opus:
     """Opus at the model's own sample rate: the codec takes it as it is, so nothing is resampled and nothing is delayed.
 
     RTP counts Opus in 1/48000 s whatever the rate is (RFC 7587).
@@ -256,32 +274,21 @@ class Opus(Encoder):
         self._codec.bit_rate = bitrate_bps
         self._codec.options = {"application": "audio", "frame_duration": str(OPUS_PACKET_MS), "fec": "1", "packet_loss": "5"}
 
-    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
-        assert isinstance(frame, av.AudioFrame)
+    def encode(self, frame: av.AudioFrame) -> Encoded | None:
+        """A piece of sound of ``OPUS_PACKET_MS``."""
         assert frame.pts is not None
-        timestamp = frame.pts * self._clock_ratio
-        return [bytes(packet) for packet in self._codec.encode(frame)], timestamp
+        packets = [bytes(packet) for packet in self._codec.encode(frame)]
+        return Encoded(b"".join(packets), tuple(packets), frame.pts * self._clock_ratio, True) if packets else None
 
     def close(self) -> None:
         """As that of a video encoder."""
         self._codec = None
 
-    def pack(self, packet: Any) -> tuple[list[bytes], int]:
-        return [bytes(packet)], convert_timebase(packet.pts, packet.time_base, fractions.Fraction(1, OPUS_CLOCK_HZ))
 
+def make_video_encoder(codec: VideoCodec, rates: VideoRates, now: Callable[[], float] = time.monotonic) -> VideoEncoder:
+    """The encoder of a codec, by its name in SDP.
 
-def make_encoder(codec: RTCRtpCodecParameters, rates: VideoRates, sample_rate_hz: int, audio_bps: int) -> VideoEncoder | Opus:
-    """The encoder for a negotiated codec.
-
-    Raises:
-        ValueError: it is none of VP8, H.264 and Opus.
+    Args:
+        now: seconds of a monotonic clock.
     """
-    match codec.mimeType.lower():
-        case "video/vp8":
-            return Vp8(rates)
-        case "video/h264":
-            return H264(rates)
-        case "audio/opus":
-            return Opus(sample_rate_hz, audio_bps)
-        case other:
-            raise ValueError(f"no encoder for {other}")
+    return Vp8(rates, now) if codec == "VP8" else H264(rates, now)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from avatar_rtc.media.buffer import Gate, PlayBuffer
-from avatar_rtc.media.demand import Demand
+from avatar_rtc.media.pull_policy import PullPolicy
 from model.chunk import AVChunk
 
 GATE_LEAD_FRAMES = 2
@@ -38,15 +38,15 @@ class _Line:
 class Lines:
     """The account of one stream. It puts chunks into the buffer, with gates where something has to wait."""
 
-    def __init__(self, buffer: PlayBuffer, demand: Demand) -> None:
+    def __init__(self, buffer: PlayBuffer, policy: PullPolicy) -> None:
         self._buffer = buffer
-        self._demand = demand
+        self._policy = policy
         self._lines: dict[str, _Line] = {}
 
     def push(self, line_id: str, length_s: float) -> None:
         """The engine has taken a line, behind all others."""
         self._lines[line_id] = _Line(length_s)
-        self._demand.on_line()
+        self._policy.on_line()
 
     def forget(self, line_id: str) -> None:
         """It was heard to its end, or is not to be heard any more; idempotent."""
@@ -57,27 +57,27 @@ class Lines:
         self._buffer.put(chunk, muted=muted, gates=self._gates(chunk))
         for line in self._lines.values():
             if line.gate is not None:
-                line.gate.needed_s = self._demand.needed_s(self._left_s(line))
+                line.gate.needed_s = self._policy.needed_s(self._left_s(line))
 
     def spare_s(self) -> float:
         """How long from now the next chunk is asked for; at 0 or below, now. What a line lacks is made without a rest."""
         wanted_s = 0.0
         line = next((line for line in self._lines.values() if not line.is_made), None)
-        if line is not None and (needed_s := self._demand.needed_s(self._left_s(line))):
+        if line is not None and (needed_s := self._policy.needed_s(self._left_s(line))):
             behind_s = self._behind_s(line)
             wanted_s = needed_s + (0.0 if behind_s is None else self._buffer.buffered_s - behind_s)
-        return self._demand.spare_s(self._buffer.buffered_s - wanted_s)
+        return self._policy.spare_s(self._buffer.buffered_s - wanted_s)
 
     def wait_s(self) -> float | None:
         """In how long about the next line begins to be heard; None where none waits for an engine that is behind."""
         line = next(iter(self._lines.values()), None)
-        if line is None or not self._demand.is_behind(line.length_s):
+        if line is None or not self._policy.is_behind(line.length_s):
             return None
         behind_s = self._behind_s(line)
         if line.made_s is not None and behind_s is None:
             return None  # its gate was passed
         before_s = self._buffer.buffered_s - (behind_s or 0.0)
-        return max(before_s, self._demand.wait_s(self._left_s(line), behind_s or 0.0, begun=line.made_s is not None))
+        return max(before_s, self._policy.wait_s(self._left_s(line), behind_s or 0.0, begun=line.made_s is not None))
 
     @property
     def is_waiting(self) -> bool:
@@ -103,7 +103,7 @@ class Lines:
             frame = mark.start_sample * chunk.fps // chunk.sample_rate_hz
             if mark.kind == "start":
                 line.made_s = chunk.duration_s - mark.start_sample / chunk.sample_rate_hz
-                if self._demand.is_behind(line.length_s):
+                if self._policy.is_behind(line.length_s):
                     line.gate = Gate(0.0)
                     gates.append((max(first, frame - GATE_LEAD_FRAMES), line.gate))
             elif mark.kind == "end":

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import bot, cli, doctor, prediction, processor, resources
+from avatar_rtc import cli, client, doctor, prediction, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
@@ -164,7 +164,7 @@ def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], port
 
 
 def test_a_server_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bot, "ABSENT_PATIENCE_S", 0.0)
+    monkeypatch.setattr(client, "ABSENT_PATIENCE_S", 0.0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -11,11 +11,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from signaling.connections import Connections
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES
 from signaling.errors import BadOffer, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
-from signaling.messages import MAX_MESSAGE_BYTES, ClientEvent, EventError, ResponseCreate
-from signaling.service import Answer
+from signaling.service import Answer, NewSession
+from signaling.vocabulary import AvatarState, Command, Event, EventError, ResponseCreate
 
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
@@ -37,10 +38,30 @@ class FakeService:
         if session_id != "s1":
             raise UnknownSession("no such session")
 
-    async def create(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
         self._check()
         self.calls.append((offer, avatar, voice))
-        return Answer("s1", "e1", "v=0 answer")
+        return Answer("s1", "e1", "v=0 answer", "s1")
+
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+        self._check(session_id)
+        self.calls.append((offer, session_id, may_speak, after))
+        return Answer("v2", "e2", "v=0 answer", "s1")
+
+    def create(self, wanted: NewSession) -> dict[str, Any]:
+        self._check()
+        self.calls.append(wanted)
+        return {"id": "s1", "name": wanted.name}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return [{"id": "s1"}]
+
+    async def leave(self, viewer_id: str) -> None:
+        self._check(viewer_id)
+
+    async def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
+        for seq in range((after or 0) + 1, 4):
+            yield AvatarState(state="listening"), seq
 
     async def trickle(self, session_id: str, etags: Collection[str], fragment: IceFragment) -> None:
         self._check(session_id)
@@ -51,7 +72,7 @@ class FakeService:
     async def end(self, session_id: str) -> None:
         self._check(session_id)
 
-    async def handle(self, session_id: str, event: ClientEvent) -> None:
+    async def handle(self, session_id: str, event: Command) -> None:
         self._check(session_id)
         self.calls.append(event)
 
@@ -218,3 +239,39 @@ async def test_health_and_page(client: TestClient[Any, Any], service: FakeServic
         assert (await client.get(path)).status == 404
     await check_problem(response, 405, "method_not_allowed")
     assert "POST" in response.headers["Allow"]
+
+
+async def test_a_session_can_be_joined_watched_and_resumed(client: TestClient[Any, Any], service: FakeService) -> None:
+    for query, may_speak, after in (("", True, None), ("&role=watch", False, None), ("&after=7", True, 7)):
+        response = await client.post(f"/whep?session=s1{query}", data="v=0 offer", headers=SDP)
+        assert response.status == 201
+        assert response.headers["Location"].endswith("v2")
+        assert service.calls[-1] == ("v=0 offer", "s1", may_speak, after)
+    for query in ("&role=sing", "&after=-1", "&after=seven", "&after=" + "9" * 40):
+        response = await client.post(f"/whep?session=s1{query}", data="v=0 offer", headers=SDP)
+        assert response.status in (400, 422)
+    await check_problem(await client.post("/whep?session=s2", data="v=0 offer", headers=SDP), 404, "unknown_session")
+
+
+async def test_sessions_are_made_listed_and_ended(client: TestClient[Any, Any], service: FakeService) -> None:
+    response = await client.post("/v1/sessions", json={"avatar": "ava", "name": "lobby", "idle_s": 60.0})
+    assert response.status == 201
+    assert response.headers["Location"] == "/v1/sessions/s1"
+    made = await response.json()
+    assert (made["id"], made["name"], made["whep_url"]) == ("s1", "lobby", "/whep?session=s1")
+    assert service.calls == [NewSession(avatar="ava", name="lobby", idle_s=60.0)]
+    assert (await client.post("/v1/sessions")).status == 201
+    for body in ('{"nam": "x"}', '{"idle_s": -1}', "[]", "{oops"):
+        await check_problem(await client.post("/v1/sessions", data=body), 422, "bad_request")
+    assert (await (await client.get("/v1/sessions")).json()) == {"sessions": [{"id": "s1"}]}
+    assert (await client.get("/v1/sessions/s2")).status == 404
+    assert (await client.delete("/v1/sessions/s1")).status == 204
+
+
+async def test_events_can_be_followed_over_http_from_any_number_on(client: TestClient[Any, Any]) -> None:
+    response = await client.get("/v1/sessions/s1/events", headers={"Last-Event-ID": "1"})
+    assert response.content_type == "text/event-stream"
+    events = (await response.text()).strip().split("\n\n")
+    assert [event.split("\n")[0] for event in events] == ["id: 2", "id: 3"]
+    assert 'data: {"type":"avatar.state","seq":2,"state":"listening"}' in events[0]
+    await check_problem(await client.get("/v1/sessions/s2/events"), 404, "unknown_session")

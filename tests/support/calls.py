@@ -10,7 +10,7 @@ import numpy as np
 
 from avatar_rtc import resources
 from avatar_rtc.app import Server
-from avatar_rtc.bot import Call
+from avatar_rtc.client import Call
 from avatar_rtc.config import ServerConfig, load_config
 from tests.support.instant_engine import InstantEngine
 

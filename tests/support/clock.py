@@ -26,8 +26,8 @@ class SimulatedClock:
     async def run_until(self, end_s: float) -> None:
         """Let tasks run until simulated time is ``end_s``."""
         while True:
-            # A task that was woken goes to sleep again within a few turns of the loop.
-            for _ in range(5):
+            # A task that was woken goes to sleep again within some turns of the loop.
+            for _ in range(20):
                 await asyncio.sleep(0)
             if not self._sleepers or self._sleepers[0][0] > end_s:
                 self.time_s = end_s

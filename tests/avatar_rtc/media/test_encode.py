@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
 
 import av
 import numpy as np
@@ -10,9 +9,19 @@ import pytest
 from aiortc.codecs.h264 import H264Decoder
 from aiortc.codecs.vpx import Vp8Decoder, vp8_depayload
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
-from avatar_rtc.media.encode import IN_PLACE, WITH_KEYFRAME, BitrateControl, ChangePolicy, Opus, VideoRates, make_encoder
+from avatar_rtc.media.encode import (
+    IN_PLACE,
+    WITH_KEYFRAME,
+    BitrateControl,
+    ChangePolicy,
+    Encoded,
+    Opus,
+    VideoCodec,
+    VideoEncoder,
+    VideoRates,
+    make_video_encoder,
+)
 from tests.support.clock import SimulatedClock
 
 RATES = VideoRates(target_bps=600_000, min_bps=200_000, max_bps=1_200_000, fps=25)
@@ -26,8 +35,14 @@ def picture(number: int) -> av.VideoFrame:
     return frame
 
 
-def encoder(mime_type: str) -> Any:
-    return make_encoder(RTCRtpCodecParameters(mimeType=mime_type, clockRate=90_000, payloadType=96), RATES, 24_000, 32_000)
+def encoder(codec: VideoCodec) -> VideoEncoder:
+    return make_video_encoder(codec, RATES)
+
+
+def encoded(made: VideoEncoder, frame: av.VideoFrame, *, keyframe: bool = False) -> Encoded:
+    one = made.encode(frame, keyframe=keyframe)
+    assert one is not None
+    return one
 
 
 def noise(number: int) -> av.VideoFrame:
@@ -37,31 +52,31 @@ def noise(number: int) -> av.VideoFrame:
     return frame
 
 
-@pytest.mark.parametrize(("mime_type", "keyframes_a_change"), [("video/VP8", 1), ("video/H264", 0)])
-def test_a_new_rate_is_followed(mime_type: str, keyframes_a_change: int) -> None:
-    made = encoder(mime_type)
+@pytest.mark.parametrize(("codec", "keyframes_a_change"), [("VP8", 1), ("H264", 0)])
+def test_a_new_rate_is_followed(codec: VideoCodec, keyframes_a_change: int) -> None:
+    made = encoder(codec)
     for changes, bitrate_bps in enumerate((RATES.target_bps, 200_123, 1_199_456)):
         made._control.current_bps = bitrate_bps
-        sent_bytes = [sum(map(len, made.encode(noise(75 * changes + number))[0])) for number in range(75)]
+        sent_bytes = [len(encoded(made, noise(75 * changes + number)).data) for number in range(75)]
         assert sum(sent_bytes[-25:]) * 8 == pytest.approx(bitrate_bps, rel=0.35)
         assert made.num_keyframes == 1 + changes * keyframes_a_change
 
 
-@pytest.mark.parametrize("mime_type", ["video/VP8", "video/H264"])
-def test_keyframes_only_at_the_start_and_on_request(mime_type: str) -> None:
-    made = encoder(mime_type)
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+def test_keyframes_only_at_the_start_and_on_request(codec: VideoCodec) -> None:
+    made = encoder(codec)
     for number in range(60):
-        payloads, timestamp = made.encode(picture(number), force_keyframe=number == 40)
-        assert payloads
-        assert timestamp == number * 3600
+        made_one = encoded(made, picture(number), keyframe=number == 40)
+        assert made_one.timestamp == number * 3600
+        assert made_one.is_keyframe == (number in (0, 40))
     assert made.num_keyframes == 2
 
 
 def test_vp8_can_be_decoded() -> None:
-    made, decoder = encoder("video/VP8"), Vp8Decoder()
+    made, decoder = encoder("VP8"), Vp8Decoder()
     for number in range(5):
-        payloads, timestamp = made.encode(picture(number))
-        (frame,) = decoder.decode(JitterFrame(b"".join(map(vp8_depayload, payloads)), timestamp))
+        one = encoded(made, picture(number))
+        (frame,) = decoder.decode(JitterFrame(b"".join(map(vp8_depayload, one.payloads)), one.timestamp))
     error = frame.to_ndarray(format="gray").astype(int) - picture(4).to_ndarray(format="gray")
     assert np.abs(error).mean() < 12
 
@@ -69,11 +84,11 @@ def test_vp8_can_be_decoded() -> None:
 def test_h264_can_be_decoded() -> None:
     from aiortc.codecs.h264 import h264_depayload
 
-    made, decoder = encoder("video/H264"), H264Decoder()
+    made, decoder = encoder("H264"), H264Decoder()
     frames = []
     for number in range(5):
-        payloads, timestamp = made.encode(picture(number))
-        frames += decoder.decode(JitterFrame(b"".join(map(h264_depayload, payloads)), timestamp))
+        one = encoded(made, picture(number))
+        frames += decoder.decode(JitterFrame(b"".join(map(h264_depayload, one.payloads)), one.timestamp))
     assert len(frames) >= 4
 
 
@@ -83,9 +98,10 @@ def test_opus_takes_24_khz_as_it_is_and_counts_in_48_khz() -> None:
     for number in range(10):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 480), np.int16), format="s16", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = 24_000, number * 480, Fraction(1, 24_000)
-        payloads, timestamp = made.encode(frame)
-        assert len(payloads) == 1
-        stamps.append(timestamp)
+        sound = made.encode(frame)
+        assert sound is not None
+        assert sound.payloads == (sound.data,)
+        stamps.append(sound.timestamp)
     assert all(b - a == 960 for a, b in pairwise(stamps))
     with pytest.raises(ValueError, match="44100"):
         Opus(44_100, 32_000)

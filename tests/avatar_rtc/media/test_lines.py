@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
-from avatar_rtc.media.buffer import PlayBuffer, Played
-from avatar_rtc.media.demand import Demand
-from avatar_rtc.media.lines import Lines
-from avatar_rtc.media.timeline import Timeline
-from avatar_rtc.media.tracks import AudioTrack, Playout, VideoTrack
+from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.clock import MediaClock
+from avatar_rtc.media.playout import Playout
+from avatar_rtc.media.pull_policy import PullPolicy
 from avatar_rtc.pace import Pace, in_words, num_calls
 from model.chunk import StreamSettings
 from tests.support.clock import SimulatedClock
+from tests.support.slow_stream import SlowStream
 
 LOW_WATER_S = 0.4
 PUSHED_S = 6.0
@@ -60,45 +60,41 @@ async def hear(factor: float | Callable[[], float], lines: tuple[str, ...] = (LI
         elif played.mark.kind == "end":
             heard.lines[-1].end_s = played.media_s
             heard.lines[-1].num_held += buffer.num_held_frames
-            account.forget(played.mark.reply_id)
+            playout.lines.forget(played.mark.reply_id)
 
-    buffer = PlayBuffer(INFO, on_played, kept_after_cancel_s=0.42)
-    playout = Playout(buffer, Timeline(clock.now, sleep=clock.sleep))
+    playout = Playout(
+        INFO,
+        low_water_s=LOW_WATER_S,
+        rtf=prior,
+        on_played=on_played,
+        clock=MediaClock(clock.now, sleep=clock.sleep),
+    )
+    buffer = playout.buffer
     stream: FakeStream = FakeModel(FakeOptions(flash_and_beep=False)).open(StreamSettings("a woman", "a voice"))
-    demand = Demand(LOW_WATER_S, INFO.block_duration_s, Pace(INFO.chunks_per_block, prior))
-    account = Lines(buffer, demand)
     began_s = clock.time_s
 
-    async def feed() -> None:
-        to_push = list(lines)
-        while True:
-            if to_push and clock.time_s - began_s >= PUSHED_S:
-                for index, text in enumerate(to_push):
-                    account.push(f"line {index}", stream.push(f"line {index}", text))
-                to_push.clear()
-                heard.told_s = account.wait_s()
-            spare_s = account.spare_s()
-            if spare_s > 0:
-                await clock.sleep(max(spare_s, 0.01))
-                continue
-            asked_s = clock.time_s
-            while (chunk := stream.step()) is None:
-                pass
-            await clock.sleep((factor if isinstance(factor, float) else factor()) * chunk.duration_s)
-            demand.on_chunk(clock.time_s - asked_s, chunk.duration_s, buffer.num_underruns)
-            account.put(chunk)
-            playout.notify()
+    async def pull() -> None:
+        took_s = factor if callable(factor) else lambda: factor
+        async for _ in playout.pull(SlowStream.of(clock, stream, lambda duration_s: took_s() * duration_s)):
+            pass
 
-    async def send(track: VideoTrack | AudioTrack, sent: list[tuple[float, float]]) -> None:
-        while True:
-            frame = await track.recv()
-            sent.append((clock.time_s - began_s, float(frame.pts * frame.time_base)))
-            if isinstance(track, VideoTrack):
-                pictures.append(frame.to_ndarray())
-                heard.num_stills += len(pictures) > 1 and bool((pictures[-1] == pictures[-2]).all())
+    async def push() -> None:
+        await clock.sleep(PUSHED_S)
+        for index, text in enumerate(lines):
+            playout.lines.push(f"line {index}", stream.push(f"line {index}", text))
+        heard.told_s = playout.lines.wait_s()
 
-    lives = (feed(), send(VideoTrack(playout), heard.video), send(AudioTrack(playout), heard.audio))
-    tasks = [asyncio.create_task(life) for life in lives]
+    async def show() -> None:
+        async for frame in playout.pictures():
+            heard.video.append((clock.time_s - began_s, float(frame.pts * frame.time_base)))
+            pictures.append(frame.to_ndarray())
+            heard.num_stills += len(pictures) > 1 and bool((pictures[-1] == pictures[-2]).all())
+
+    async def sound() -> None:
+        async for frame in playout.sound():
+            heard.audio.append((clock.time_s - began_s, float(frame.pts * frame.time_base)))
+
+    tasks = [asyncio.create_task(life) for life in (pull(), push(), show(), sound())]
     while (len(heard.lines) < len(lines) or not heard.lines[-1].end_s) and clock.time_s < began_s + 90:
         await clock.run_until(clock.time_s + 1)
     for task in tasks:
@@ -176,17 +172,17 @@ async def test_nothing_waits_where_the_engine_keeps_up() -> None:
 
 def test_a_block_that_was_made_again_for_a_line_does_not_make_it_wait() -> None:
     """The beginning of a call on one H200, whose first line comes when three chunks are there."""
-    demand = Demand(1.2, 0.16, Pace(chunks_per_block=6, prior=0.86))
+    policy = PullPolicy(1.2, 0.16, Pace(chunks_per_block=6, prior=0.86))
     for chunk, took_s in enumerate([0.305, 0.057, 0.058, 0.057, 0.618, 0.058]):
         if chunk == 3:
-            demand.on_line()
-        factor = demand.on_chunk(took_s, 0.16, num_underruns=int(chunk >= 4))
+            policy.on_line()
+        factor = policy.on_chunk(took_s, 0.16, num_underruns=int(chunk >= 4))
     assert factor is not None
     assert factor > 1.1
-    assert demand.needed_s(3.0) == 0.0
+    assert policy.needed_s(3.0) == 0.0
     for _ in range(6):
-        demand.on_chunk(0.2, 0.16, num_underruns=1)
-    assert demand.needed_s(3.0) > 1.2, "that block counts"
+        policy.on_chunk(0.2, 0.16, num_underruns=1)
+    assert policy.needed_s(3.0) > 1.2, "that block counts"
 
 
 def test_the_pace_is_that_of_whole_blocks() -> None:

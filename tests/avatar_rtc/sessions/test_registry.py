@@ -12,10 +12,11 @@ import av
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from avatar_rtc.bot import Call
+from avatar_rtc.client import Call
 from avatar_rtc.pace import in_words
+from signaling.dialects.avatar import dump
 from signaling.errors import UnknownSession
-from signaling.messages import AudioStarted, ClientEvent, Error, ResponseCreate, ResponseDone, SessionCreated, SessionUpdate, dump
+from signaling.vocabulary import AudioStarted, Command, Error, ResponseCreate, ResponseDone, SessionCreated, SessionUpdate
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 
@@ -185,7 +186,7 @@ async def test_the_limits_that_are_announced_are_held() -> None:
         limits = created.limits
         url = f"{server.address}/v1/sessions/{call.session_id}/events"
 
-        async def post(event: ClientEvent) -> tuple[int, str]:
+        async def post(event: Command) -> tuple[int, str]:
             async with http.post(url, data=dump(event)) as response:
                 return response.status, (await response.json(content_type=None)).get("code", "")
 

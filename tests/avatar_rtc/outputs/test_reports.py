@@ -5,8 +5,8 @@ from aiortc.rtp import RtcpSenderInfo, RtcpSrPacket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_rtc.media.sender import media_clock_report
-from avatar_rtc.media.timeline import Timeline
+from avatar_rtc.media.clock import MediaClock
+from avatar_rtc.outputs.aiortc_patches import media_clock_report
 from tests.support.clock import SimulatedClock
 
 
@@ -17,7 +17,7 @@ from tests.support.clock import SimulatedClock
 )
 def test_reports_tell_media_time_however_late_they_leave(origin: int, media_s: float, late_s: float) -> None:
     clock = SimulatedClock()
-    timeline = Timeline(clock.now, wall=lambda: 0.0)
+    timeline = MediaClock(clock.now, wall=lambda: 0.0)
     timeline.start()
     clock.time_s += media_s + late_s
     timestamp = (origin + int(media_s * 90_000)) % 2**32

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_rtc.media.timeline import MAX_LATE_S, NTP_EPOCH_OFFSET_S, Timeline
+from avatar_rtc.media.clock import MAX_LATE_S, NTP_EPOCH_OFFSET_S, MediaClock
 from tests.support.clock import SimulatedClock
 
 
 def test_media_time_starts_with_start_and_only_once() -> None:
     clock = SimulatedClock()
-    timeline = Timeline(clock.now)
+    timeline = MediaClock(clock.now)
     clock.time_s += 7
     assert timeline.media_s() == 0
     timeline.start()
@@ -24,7 +24,7 @@ def test_media_time_starts_with_start_and_only_once() -> None:
 
 @given(st.integers(min_value=0, max_value=10_000_000))
 def test_ntp_is_wall_time_of_the_media_time(frame: int) -> None:
-    timeline = Timeline(SimulatedClock().now, wall=lambda: 1_700_000_000.0)
+    timeline = MediaClock(SimulatedClock().now, wall=lambda: 1_700_000_000.0)
     timeline.start()
     ntp_s = timeline.ntp(frame / 25) / 2**32
     assert ntp_s == pytest.approx(1_700_000_000 + NTP_EPOCH_OFFSET_S + frame / 25, abs=1e-5)
@@ -33,7 +33,7 @@ def test_ntp_is_wall_time_of_the_media_time(frame: int) -> None:
 @given(st.floats(min_value=0, max_value=20))
 def test_only_a_long_stall_is_forgiven(stall_s: float) -> None:
     clock = SimulatedClock()
-    timeline = Timeline(clock.now, wall=lambda: 0.0)
+    timeline = MediaClock(clock.now, wall=lambda: 0.0)
     timeline.start()
     clock.time_s += 10 + stall_s
     before = timeline.ntp(10.0)

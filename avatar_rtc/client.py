@@ -17,12 +17,12 @@ import av
 import numpy as np
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCRtpReceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.rtp import RtcpSrPacket
 
 from avatar_rtc.errors import CallError, NotReadyError
-from avatar_rtc.media.transport import be_patient, quicken_retransmission
+from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_retransmission
 from avatar_rtc.recording import Recorder
-from signaling import messages as wire
+from signaling import vocabulary as v
+from signaling.dialects import avatar as dialect
 
 JOIN_TIMEOUT_S = 15.0
 START_PATIENCE_S = 180.0
@@ -131,7 +131,7 @@ class Call:
         self.resource = ""
         self.session_id = ""
         self.etag = ""
-        self.events: list[tuple[float, wire.ServerEvent]] = []
+        self.events: list[tuple[float, v.Event]] = []
         self.audio = _Arrivals(48_000)
         self.video = _Arrivals(90_000)
         self.size_px = (0, 0)
@@ -140,16 +140,32 @@ class Call:
         self.recorder: Recorder | None = None
         self.on_frame: Callable[[av.VideoFrame], None] | None = None
         self.on_sound: Callable[[av.AudioFrame], None] | None = None
-        self.on_event: Callable[[wire.ServerEvent], None] | None = None
+        self.on_event: Callable[[v.Event], None] | None = None
+        self.last_seq = 0
         self._http: aiohttp.ClientSession | None = None
-        # No servers: nothing on the internet is asked.
-        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.channel: RTCDataChannel = self.peer.createDataChannel("events")
+        self._new_peer()
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._start_s = 0.0
         self._heard_s = 0.0
         self.lost = ""
+
+    def _new_peer(self) -> None:
+        # No servers: nothing on the internet is asked.
+        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.channel: RTCDataChannel = self.peer.createDataChannel("events")
+
+    async def resume(self) -> None:
+        """Come back to the session after the connection was lost: what was said meanwhile was held, and goes on.
+
+        Raises:
+            CallError: it is over, or cannot be reached.
+        """
+        old, self.lost = self.peer, ""
+        self.audio, self.video = _Arrivals(48_000), _Arrivals(90_000)
+        self._new_peer()
+        await old.close()
+        await self.connect(f"?session={self.session_id}&after={self.last_seq}")
 
     async def connect(self, query: str = "") -> None:
         """Join.
@@ -158,14 +174,17 @@ class Call:
             NotReadyError: there is no server yet, or its engine is starting.
             CallError: the server cannot be reached or refuses, or no media come.
         """
-        self._http = aiohttp.ClientSession()
+        if self._http is None:
+            self._http = aiohttp.ClientSession()
+        peer = self.peer
         for kind in ("video", "audio"):
             transceiver = self.peer.addTransceiver(kind, direction="recvonly")
             self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
         self.channel.on("message", self._on_message)
-        self.channel.on("open", lambda: self._run(self._live()))
+        channel = self.channel
+        channel.on("open", lambda: self._run(self._live(channel)))
         self.peer.on("track", self._on_track)
-        self.peer.on("connectionstatechange", self._on_connection)
+        peer.on("connectionstatechange", lambda: self._on_connection(peer))
         await self.peer.setLocalDescription(await self.peer.createOffer())
         self._start_s = time.monotonic()
         answer = await self._post_offer(query)
@@ -210,7 +229,7 @@ class Call:
         except TimeoutError:
             raise CallError(f"{problem} (waited {timeout_s:.0f} s)") from None
 
-    def send(self, event: wire.ClientEvent | str) -> None:
+    def send(self, event: v.Command | str) -> None:
         """An event, or any text frame.
 
         Raises:
@@ -218,14 +237,14 @@ class Call:
         """
         if self.channel.readyState != "open":
             raise CallError(f"the call broke off: {self.lost or 'the data channel is closed'}")
-        self.channel.send(wire.well_formed(event if isinstance(event, str) else wire.dump(event)))
+        self.channel.send(dialect.well_formed(event if isinstance(event, str) else dialect.dump(event)))
 
     def received(self, kind: type[Any], reply_id: str | None = None) -> list[Any]:
         """All events of a type so far, of one reply if given."""
         events = [event for _, event in self.events if isinstance(event, kind)]
         return [event for event in events if reply_id is None or event.response_id == reply_id]
 
-    async def speak(self, text: str, mode: wire.Mode = "queue") -> Line:
+    async def speak(self, text: str, mode: v.Mode = "queue") -> Line:
         """Say a line and wait until it was heard.
 
         Raises:
@@ -233,12 +252,12 @@ class Call:
         """
         sent_s = time.monotonic()
         reply_id = f"line-{sent_s:.6f}"
-        event = wire.ResponseCreate(event_id=reply_id, id=reply_id, input=text, mode=mode)
+        event = v.ResponseCreate(event_id=reply_id, id=reply_id, input=text, mode=mode)
         deadline_s = sent_s + ACCEPT_TIMEOUT_S
 
         def outcome() -> list[Any]:
-            errors = [error for error in self.received(wire.Error) if error.event_id == reply_id]
-            return self.received(wire.ResponseCreated, reply_id) or errors
+            errors = [error for error in self.received(v.Error) if error.event_id == reply_id]
+            return self.received(v.ResponseCreated, reply_id) or errors
 
         while True:
             # Repeated until it is answered: the id makes that safe.
@@ -251,23 +270,23 @@ class Call:
                     raise
 
         def ended() -> list[Any]:
-            errors = [error for error in self.received(wire.Error) if error.event_id == reply_id]
-            return self.received(wire.ResponseDone, reply_id) or errors
+            errors = [error for error in self.received(v.Error) if error.event_id == reply_id]
+            return self.received(v.ResponseDone, reply_id) or errors
 
         (done, *_) = await self.wait_for(ended, LINE_TIMEOUT_S, "the line did not end")
-        if isinstance(done, wire.Error):
+        if isinstance(done, v.Error):
             raise CallError(f"{done.message} ({done.code})")
         if done.status == "failed":
             raise CallError(f"{done.message} ({done.code})")
         line = Line(text, done.status, done.heard_text, done.heard_ms)
-        deltas = self.received(wire.TranscriptDelta, reply_id)
+        deltas = self.received(v.TranscriptDelta, reply_id)
         line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
         await asyncio.sleep(TAIL_S)
         self._measure(line, sent_s, reply_id)
         return line
 
     def _measure(self, line: Line, sent_s: float, reply_id: str) -> None:
-        announced = [at for at, event in self.events if isinstance(event, wire.AudioStarted) and event.response_id == reply_id]
+        announced = [at for at, event in self.events if isinstance(event, v.AudioStarted) and event.response_id == reply_id]
         if not announced:
             return
         from_s = max(sent_s, announced[0] - EVENT_LEAD_S)
@@ -314,20 +333,13 @@ class Call:
 
     def _learn_clock(self, receiver: RTCRtpReceiver, arrivals: _Arrivals) -> None:
         """Take from sender reports at which wall time of the server a media time stamp lies."""
-        insides: Any = receiver
-        handle = receiver._handle_rtcp_packet
 
-        async def handle_rtcp_packet(packet: Any) -> None:
-            await handle(packet)
-            origin = insides._RTCRtpReceiver__timestamp_mapper._origin
-            if isinstance(packet, RtcpSrPacket) and origin is not None:
-                info = packet.sender_info
-                elapsed = (info.rtp_timestamp - origin + (1 << 31)) % (1 << 32) - (1 << 31)
-                arrivals.ntp_at_zero_s = info.ntp_timestamp / (1 << 32) - elapsed / arrivals.clock_hz
-                if self.recorder is not None:
-                    self.recorder.align("video" if arrivals is self.video else "audio", arrivals.ntp_at_zero_s)
+        def on_clock(ntp_at_zero_s: float) -> None:
+            arrivals.ntp_at_zero_s = ntp_at_zero_s
+            if self.recorder is not None:
+                self.recorder.align("video" if arrivals is self.video else "audio", ntp_at_zero_s)
 
-        insides._handle_rtcp_packet = handle_rtcp_packet
+        learn_clock(receiver, arrivals.clock_hz, on_clock)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         self._run(self._watch(track) if track.kind == "video" else self._listen(track))
@@ -360,20 +372,24 @@ class Call:
             await self._tell()
 
     def _on_message(self, message: str) -> None:
-        event = wire.parse_server(message)
+        event, seq = dialect.parse_event(message)
+        if seq is not None:
+            if seq <= self.last_seq:
+                return  # it came over the connection before
+            self.last_seq = seq
         self._heard_s = time.monotonic()
         self.events.append((self._heard_s, event))
-        if isinstance(event, wire.SessionCreated):
+        if isinstance(event, v.SessionCreated):
             self.session_id = event.session_id
             self.connected_ms = round((time.monotonic() - self._start_s) * 1000)
-        elif isinstance(event, wire.SessionClosing):
+        elif isinstance(event, v.SessionClosing):
             self.lost = f"the server ends it ({event.reason})"
         if self.on_event is not None:
             self.on_event(event)
         self._run(self._tell())
 
-    def _on_connection(self) -> None:
-        if self.peer.connectionState in ("failed", "closed"):
+    def _on_connection(self, peer: RTCPeerConnection) -> None:
+        if peer is self.peer and peer.connectionState in ("failed", "closed"):
             self.lost = self.lost or CLOSED
             self._run(self._tell())
 
@@ -386,11 +402,11 @@ class Call:
         async with self._news:
             self._news.notify_all()
 
-    async def _live(self) -> None:
+    async def _live(self, channel: RTCDataChannel) -> None:
         """Ping, and notice when nothing comes any more: a server that died says nothing of it."""
         self._heard_s = looked_s = time.monotonic()
         pinged_s = 0.0
-        while self.channel.readyState == "open":
+        while channel.readyState == "open" and channel is self.channel:
             now_s = time.monotonic()
             if now_s - looked_s > 1.0:
                 self._heard_s = now_s  # it was us who stood still; what came meanwhile is not read yet
@@ -401,7 +417,7 @@ class Call:
                 return
             if now_s - pinged_s >= PING_EVERY_S:
                 pinged_s = now_s
-                self.send(wire.Ping(t=now_s))
+                self.send(v.Ping(t=now_s))
             await asyncio.sleep(LISTEN_EVERY_S)
 
 
@@ -435,7 +451,7 @@ async def say(
     chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
     call = await _join(url, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
     call.on_event = lambda event: _tell_wait(event, on_wait)
-    for hello in call.received(wire.SessionCreated):
+    for hello in call.received(v.SessionCreated):
         _tell_wait(hello, on_wait)
     try:
         for text in lines:
@@ -459,11 +475,11 @@ async def say(
     return summary
 
 
-def _tell_wait(event: wire.ServerEvent, on_wait: Callable[[str], None]) -> None:
+def _tell_wait(event: v.Event, on_wait: Callable[[str], None]) -> None:
     """What the server says of answers that take their time."""
-    if isinstance(event, wire.SessionCreated) and event.notice is not None:
+    if isinstance(event, v.SessionCreated) and event.notice is not None:
         on_wait(event.notice)
-    elif isinstance(event, wire.AvatarState) and event.ready_in_ms is not None:
+    elif isinstance(event, v.AvatarState) and event.ready_in_ms is not None:
         on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
 
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
 
-from avatar_rtc.offer import has_address, read_offer
+from avatar_rtc.outputs.offer import has_address, read_offer
 from tests.support.calls import serving
 
 SDP = {"Content-Type": "application/sdp"}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from aiortc import RTCRtpSender
 
-from avatar_rtc.bot import VOICED_LEVEL, Call
+from avatar_rtc.client import VOICED_LEVEL, Call
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash, read_mouth, read_tone_hz, word_tone_hz
-from signaling.messages import (
+from signaling.vocabulary import (
     AudioCleared,
     AudioStarted,
     AvatarState,
@@ -121,7 +121,7 @@ async def interrupt(call: Call, onlooker: Onlooker, late: Lateness, reply_id: st
 
 async def test_a_line_is_said_with_captions_at_playout() -> None:
     async with serving() as server, calling(server) as call, lateness() as late:
-        (session,) = server.registry._sessions.values()
+        (session,) = server.registry.live
         captions: list[tuple[float, float]] = []  # when each word is played, and how much was played when its caption came
 
         def on_event(event: object) -> None:
@@ -160,10 +160,14 @@ async def test_a_line_is_said_with_captions_at_playout() -> None:
 async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_through() -> None:
     # A chunk takes three naps of a quarter of block_s, for 0.32 s of media.
     async with serving(InstantEngine(block_s=0.6)) as server, calling(server) as call, lateness() as late:
-        (session,) = server.registry._sessions.values()
-        await call.wait_for(lambda: session._demand.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
+        (session,) = server.registry.live
+        await call.wait_for(
+            lambda: session.performance.playout.policy.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast"
+        )
         held: list[int] = []
-        call.on_event = lambda event: held.append(session._buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        call.on_event = lambda event: (
+            held.append(session.performance.playout.buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        )
         asked_s = time.monotonic()
         line = await call.speak("one two three four five six seven eight nine ten.")
         assert line.status == "completed"
@@ -202,14 +206,19 @@ async def test_a_new_look_says_its_first_word_itself(block_s: float) -> None:
 
 
 async def test_a_long_reply_on_a_slow_engine_is_said_sentence_by_sentence() -> None:
-    async with serving(InstantEngine(block_s=0.6), media={"max_wait_ms": 2000}) as server, calling(server) as call:
-        (session,) = server.registry._sessions.values()
-        await call.wait_for(lambda: session._demand.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
+    engine = InstantEngine(block_s=0.6)
+    async with serving(engine, media={"max_wait_ms": 2000}) as server, calling(server) as call:
+        (session,) = server.registry.live
+        await call.wait_for(
+            lambda: session.performance.playout.policy.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast"
+        )
         held: list[int] = []
-        call.on_event = lambda event: held.append(session._buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        call.on_event = lambda event: (
+            held.append(session.performance.playout.buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
+        )
         line = await call.speak("One two three. Four five six. Seven eight nine. Ten eleven twelve.")
         assert line.heard_text == "One two three. Four five six. Seven eight nine. Ten eleven twelve."
-        assert session._engine.streams[0].pushed == [
+        assert engine.streams[0].pushed == [
             "One two three.",
             "Four five six.",
             "Seven eight nine.",
@@ -403,15 +412,15 @@ async def test_a_crash_of_the_engine_fails_the_reply_and_the_call_goes_on() -> N
 async def test_what_stood_still_was_not_heard() -> None:
     engine = InstantEngine()
     async with serving(engine) as server, calling(server) as call:
-        (session,) = server.registry._sessions.values()
+        (session,) = server.registry.live
         call.send(ResponseCreate(input=LONG, id="completed"))
         await wait_voice(call, "completed")
-        before = session._buffer.num_held_frames
+        before = session.performance.playout.buffer.num_held_frames
         engine.block_s = 6.0  # as if its process were stopped in the middle of a block
         await asyncio.sleep(2.0)
         engine.block_s = 0.0
         completed = await wait_done(call, "completed")
-        held_s = (session._buffer.num_held_frames - before) * FRAME_S
+        held_s = (session.performance.playout.buffer.num_held_frames - before) * FRAME_S
         assert held_s > 0.5
         end_s = call.received(TranscriptDelta, "completed")[-1].end_ms / 1000
         assert completed.heard_ms / 1000 == pytest.approx(end_s - held_s, abs=0.045)
@@ -420,8 +429,8 @@ async def test_what_stood_still_was_not_heard() -> None:
         call.send(ResponseCreate(input=LONG, id="failed"))
         await wait_voice(call, "failed")
         engine.block_s = 60.0
-        held = session._buffer.num_held_frames
-        await call.wait_for(lambda: session._buffer.num_held_frames > held + 25, TIMEOUT_S, "it goes on")
+        held = session.performance.playout.buffer.num_held_frames
+        await call.wait_for(lambda: session.performance.playout.buffer.num_held_frames > held + 25, TIMEOUT_S, "it goes on")
         engine.crash()
         failed = await wait_done(call, "failed")
         words_s = call.received(TranscriptDelta, "failed")[-1].end_ms / 1000
@@ -442,8 +451,8 @@ async def test_seats_are_limited_and_come_back() -> None:
         assert server.registry.num_sessions == 0
 
 
-async def test_the_seat_of_a_client_that_vanishes_is_free_within_three_seconds() -> None:
-    async with serving() as server, calling(server) as call, lateness() as late:
+async def test_the_seat_of_a_client_that_vanishes_is_free_when_its_time_of_grace_is_over() -> None:
+    async with serving(limits={"grace_s": 4.0}) as server, calling(server) as call, lateness() as late:
         ice = call.peer.getTransceivers()[0].receiver.transport.transport
         # As kill -9 would: nothing arrives any more, and nothing says so.
         for protocol in ice._connection._protocols:
@@ -452,7 +461,9 @@ async def test_the_seat_of_a_client_that_vanishes_is_free_within_three_seconds()
         async with asyncio.timeout(TIMEOUT_S):
             while server.registry.num_sessions:  # noqa: ASYNC110 - the seat tells nobody that it is free
                 await asyncio.sleep(0.02)
-        assert time.monotonic() - vanished_s - late.total_s(vanished_s) < 3
+        took_s = time.monotonic() - vanished_s
+        assert took_s > 3.9
+        assert took_s - late.total_s(vanished_s) < 4.5
         call.resource = ""
 
 

@@ -7,24 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signaling.messages import (
-    MAX_MESSAGE_BYTES,
-    EventError,
-    Ping,
-    ResponseCreate,
-    ResponseDone,
-    SessionUpdate,
-    Timings,
-    dump,
-    parse_client,
-    parse_server,
-)
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command, parse_event
+from signaling.vocabulary import EventError, Ping, ResponseCreate, ResponseDone, SessionUpdate, Timings
 
 
 def test_a_bare_text_frame_means_say_this() -> None:
-    assert parse_client("Hello, you.") == ResponseCreate(input="Hello, you.", mode="replace")
-    assert parse_client("[1, 2] is a list") == ResponseCreate(input="[1, 2] is a list")
-    assert parse_client("Grüß dich".encode()) == ResponseCreate(input="Grüß dich")
+    assert parse_command("Hello, you.") == ResponseCreate(input="Hello, you.", mode="replace")
+    assert parse_command("[1, 2] is a list") == ResponseCreate(input="[1, 2] is a list")
+    assert parse_command("Grüß dich".encode()) == ResponseCreate(input="Grüß dich")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +39,7 @@ def test_a_bare_text_frame_means_say_this() -> None:
 )
 def test_a_bad_frame_is_a_structured_error(frame: str | bytes, code: str, says: str) -> None:
     with pytest.raises(EventError) as caught:
-        parse_client(frame)
+        parse_command(frame)
     assert caught.value.code == code
     assert says in caught.value.message
     assert len(caught.value.message) < 400
@@ -57,12 +47,12 @@ def test_a_bad_frame_is_a_structured_error(frame: str | bytes, code: str, says: 
 
 def test_the_event_id_survives_into_the_error() -> None:
     with pytest.raises(EventError) as caught:
-        parse_client('{"type": "response.create", "event_id": "e7"}')
+        parse_command('{"type": "response.create", "event_id": "e7"}')
     assert caught.value.event_id == "e7"
 
 
 def test_the_last_piece_may_be_empty() -> None:
-    assert parse_client('{"type": "response.create", "mode": "append", "id": "r", "input": ""}') == ResponseCreate(
+    assert parse_command('{"type": "response.create", "mode": "append", "id": "r", "input": ""}') == ResponseCreate(
         input="", mode="append", id="r"
     )
 
@@ -70,7 +60,7 @@ def test_the_last_piece_may_be_empty() -> None:
 @given(st.text(max_size=200))
 def test_any_text_frame_is_an_event_or_an_event_error(frame: str) -> None:
     with contextlib.suppress(EventError):
-        assert parse_client(frame).type
+        assert name_of(parse_command(frame))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +72,7 @@ def test_any_text_frame_is_an_event_or_an_event_error(frame: str) -> None:
     ],
 )
 def test_client_events_survive_the_wire(event: ResponseCreate | SessionUpdate | Ping) -> None:
-    assert parse_client(dump(event)) == event
+    assert parse_command(dump(event)) == event
 
 
 def test_null_stays_where_it_is_an_answer() -> None:
@@ -96,4 +86,4 @@ def test_null_stays_where_it_is_an_answer() -> None:
     data = json.loads(dump(done))
     assert data["timings"]["first_audio_ms"] is None
     assert "code" not in data
-    assert parse_server(dump(done)) == done
+    assert parse_event(dump(done, 12)) == (done, 12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,15 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from aiortc.mediastreams import MediaStreamError
 
 from avatar_rtc.media.buffer import PlayBuffer
-from avatar_rtc.media.demand import Demand
-from avatar_rtc.media.timeline import Timeline
-from avatar_rtc.media.tracks import AudioTrack, Playout, VideoTrack
-from avatar_rtc.pace import Pace
+from avatar_rtc.media.clock import MediaClock
+from avatar_rtc.media.playout import Playout
 from tests.support.chunks import INFO, speaking_chunk
 from tests.support.clock import SimulatedClock
+from tests.support.slow_stream import SlowStream
 
 LOW_WATER_S = 0.32
 
@@ -34,11 +33,12 @@ class Sent:
 @dataclass
 class Rig:
     clock: SimulatedClock
-    buffer: PlayBuffer
     playout: Playout
-    video: VideoTrack
-    audio: AudioTrack
     sent: Sent
+
+    @property
+    def buffer(self) -> PlayBuffer:
+        return self.playout.buffer
 
     async def run(self, duration_s: float) -> None:
         await self.clock.run_until(self.clock.time_s + duration_s)
@@ -46,39 +46,26 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    encode_s: Callable[[], float] = lambda: 0.0, block_s: Callable[[], float] = lambda: 0.1, delay_ms: int = 0
+    encode_s: Callable[[], float] = lambda: 0.0, block_s: Callable[[], float] = lambda: 0.1, delay_s: float = 0.0
 ) -> AsyncIterator[Rig]:
-    """A source that makes a block in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
+    """A source that makes a chunk in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
     clock = SimulatedClock()
-    buffer = PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.42)
-    playout = Playout(buffer, Timeline(clock.now, sleep=clock.sleep))
-    made = Rig(clock, buffer, playout, VideoTrack(playout, delay_ms), AudioTrack(playout), Sent())
+    playout = Playout(INFO, low_water_s=LOW_WATER_S, video_delay_s=delay_s, clock=MediaClock(clock.now, sleep=clock.sleep))
+    made = Rig(clock, playout, Sent())
     start_s = clock.time_s
 
     async def feed() -> None:
-        index = 0
-        demand = Demand(LOW_WATER_S, INFO.block_duration_s, Pace(1))
-        while True:
-            spare_s = demand.spare_s(buffer.buffered_s)
-            if spare_s > 0:
-                await clock.sleep(max(spare_s, 0.01))
-                continue
-            asked_s = clock.time_s
-            await clock.sleep(block_s())
-            demand.on_chunk(clock.time_s - asked_s, INFO.block_duration_s, buffer.num_underruns)
-            buffer.put(speaking_chunk(index))
-            playout.notify()
-            index += 1
+        numbers = itertools.count()
+        async for _ in playout.pull(SlowStream(clock, lambda: speaking_chunk(next(numbers)), lambda _: block_s())):
+            pass
 
     async def send_video() -> None:
-        while True:
-            frame = await made.video.recv()
+        async for frame in playout.pictures():
             made.sent.video.append((clock.time_s - start_s, float(frame.pts * frame.time_base), int(frame.to_ndarray()[0, 0])))
             await clock.sleep(encode_s())
 
     async def send_audio() -> None:
-        while True:
-            frame = await made.audio.recv()
+        async for frame in playout.sound():
             made.sent.audio.append((clock.time_s - start_s, float(frame.pts * frame.time_base), frame.to_ndarray()[0]))
 
     tasks = [asyncio.create_task(life()) for life in (feed, send_video, send_audio)]
@@ -148,7 +135,7 @@ async def test_neither_track_is_ever_ahead_of_the_other() -> None:
 async def test_a_slow_encoder_drops_pictures_and_not_sync() -> None:
     async with rig(encode_s=lambda: 0.1) as made:
         await made.run(20)
-        sent, dropped = made.sent, made.video.num_dropped
+        sent, dropped = made.sent, made.playout.num_dropped
     assert dropped > 200
     assert all(at - pts < 0.35 for at, pts, _ in sent.video)
     assert np.allclose(np.diff([pts for _, pts, _ in sent.audio]), 0.02)
@@ -156,13 +143,13 @@ async def test_a_slow_encoder_drops_pictures_and_not_sync() -> None:
 
 
 async def test_late_video_keeps_its_time_stamps() -> None:
-    async with rig(delay_ms=200) as made:
+    async with rig(delay_s=0.2) as made:
         await made.run(10)
         sent = made.sent
     lead_s = sent.audio[0][0]
     assert all(at - lead_s - pts == pytest.approx(0.2, abs=1e-6) for at, pts, _ in sent.video)
     assert all(at - lead_s - pts == pytest.approx(0, abs=1e-6) for at, pts, _ in sent.audio)
-    assert made.video.num_dropped == 0
+    assert made.playout.num_dropped == 0
     check_content_in_sync(sent)
 
 
@@ -178,15 +165,25 @@ async def test_a_stall_of_the_machine_is_not_caught_up_in_a_burst() -> None:
     assert np.allclose(np.diff([pts for _, pts, _ in sent.audio]), 0.02)
 
 
-async def test_recv_after_the_end_raises_media_stream_error_and_nothing_else() -> None:
-    clock = SimulatedClock()
-    playout = Playout(PlayBuffer(INFO, lambda played: None, kept_after_cancel_s=0.4), Timeline(clock.now, sleep=clock.sleep))
-    video, audio = VideoTrack(playout), AudioTrack(playout)
-    waiting = [asyncio.create_task(video.recv()), asyncio.create_task(audio.recv())]
-    await asyncio.sleep(0)
-    playout.close()
-    for result in await asyncio.gather(*waiting, return_exceptions=True):
-        assert isinstance(result, MediaStreamError)
-    video.stop()
-    with pytest.raises(MediaStreamError):
-        await video.recv()
+async def test_what_nobody_hears_is_not_played_and_what_nobody_heard_is_played_again() -> None:
+    """The connection breaks; the clock is stopped half a second later, and goes on after ten."""
+    async with rig() as made:
+        await made.run(5)
+        before = len(made.sent.audio)
+        made.playout.hold(unheard_s=0.52)
+        pulled = made.buffer.buffered_s
+        await made.run(10)
+        assert len(made.sent.audio) <= before + 2, "nothing is played meanwhile"
+        assert made.buffer.buffered_s == pulled, "and nothing is made"
+        made.playout.go_on()
+        await made.run(5)
+        sent = made.sent
+    values = [int(samples[0]) for _, _, samples in sent.audio]
+    heard, again = values[: before - 26], values[before + 2 :]
+    step = {0, 1, -199}  # frame n has the value n % 200 + 1
+    assert {b - a for a, b in itertools.pairwise(again)} <= step
+    assert again[0] - heard[-1] in (0, 1, 2), "it goes on where it was heard last"
+    assert np.allclose(np.diff([pts for _, pts, _ in sent.audio]), 0.02), "media time has no gap"
+    assert np.allclose(np.diff([pts for _, pts, _ in sent.video]), 0.04)
+    assert made.playout.num_dropped == 0
+    check_content_in_sync(sent)

@@ -17,8 +17,8 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import bot
-from avatar_rtc.bot import say
+from avatar_rtc import client
+from avatar_rtc.client import say
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
 from tests.avatar_rtc.test_recording import playable_s
@@ -77,7 +77,7 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
 
 
 async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bot, "ABSENT_PATIENCE_S", 0.0)
+    monkeypatch.setattr(client, "ABSENT_PATIENCE_S", 0.0)
     with pytest.raises(CallError, match="avatar-rtc serve"):
         await say(f"http://127.0.0.1:{unused_tcp_port}", ["Hello."])
     async with serving() as server:
@@ -89,7 +89,7 @@ async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int
 
 
 async def test_say_waits_for_a_server_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bot, "READY_EVERY_S", 0.01)
+    monkeypatch.setattr(client, "READY_EVERY_S", 0.01)
     engine, told, starts = InstantEngine(), [], []
 
     def on_wait(text: str) -> None:
@@ -107,7 +107,7 @@ async def test_say_waits_for_a_server_that_is_starting(monkeypatch: pytest.Monke
 
 async def test_say_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
     for name, value in (("READY_EVERY_S", 0.01), ("START_PATIENCE_S", 0.05), ("ABSENT_PATIENCE_S", 0.05)):
-        monkeypatch.setattr(bot, name, value)
+        monkeypatch.setattr(client, name, value)
     told: list[str] = []
     engine = InstantEngine()
     async with serving(engine) as server:
@@ -139,7 +139,7 @@ async def test_say_does_not_wait_where_that_does_not_help() -> None:
 async def test_a_line_that_is_cut_off_is_no_success(tmp_path: Path) -> None:
     async with serving() as server:
         saying = asyncio.create_task(say(server.address, ["one two three four five six seven eight."], record=tmp_path / "a.mp4"))
-        (session,) = await until(lambda: list(server.registry._sessions.values()))
+        (session,) = await until(lambda: server.registry.live)
         await until(lambda: session.state == "speaking")
         await asyncio.sleep(0.5)
         await server.close()
@@ -181,7 +181,7 @@ async def test_what_ends_without_a_word_is_noticed_and_its_recording_stays(tmp_p
 async def test_no_empty_file_is_left_and_none_is_lost(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bot, "ABSENT_PATIENCE_S", 0.0)
+    monkeypatch.setattr(client, "ABSENT_PATIENCE_S", 0.0)
     (tmp_path / "old.mp4").write_bytes(b"of yesterday")
     for name in ("new.mp4", "old.mp4"):
         with pytest.raises(CallError):

@@ -11,8 +11,8 @@ import aioice.ice
 import pytest
 from aiortc.rtcsctptransport import DataChunk
 
-from avatar_rtc.media import transport
-from signaling.messages import Ping, Pong
+from avatar_rtc.outputs import aiortc_patches
+from signaling.vocabulary import Ping, Pong
 from tests.support.calls import calling, serving
 from tests.support.lateness import lateness
 
@@ -64,7 +64,7 @@ async def test_a_round_trip_that_has_become_longer_is_waited_for() -> None:
 async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     # Six checks, a tenth of a second apart instead of five, each answered later than aioice waits for.
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)
-    monkeypatch.setattr(transport, "CONSENT_EVERY_S", 0.1)
+    monkeypatch.setattr(aiortc_patches, "CONSENT_EVERY_S", 0.1)
     async with serving() as server, calling(server) as call:
         insides: Any = call.peer.getTransceivers()[0].receiver.transport.transport._connection
         receive, num_late = insides.request_received, 0

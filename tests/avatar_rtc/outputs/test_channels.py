@@ -12,9 +12,9 @@ import pytest
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection
 from aiortc.rtcsctptransport import WEBRTC_DCEP, WEBRTC_STRING
 
-from avatar_rtc.bot import Call
-from avatar_rtc.session import Session
-from signaling.messages import (
+from avatar_rtc.client import Call
+from avatar_rtc.sessions.conversation import Conversation
+from signaling.vocabulary import (
     AvatarState,
     Error,
     Pong,
@@ -88,12 +88,12 @@ async def test_no_event_ends_a_call_or_a_track() -> None:
 
 
 async def test_an_error_of_ours_costs_the_event_and_not_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("as the test says")
 
     async with serving() as server, calling(server) as call, aiohttp.ClientSession() as http:
         with monkeypatch.context() as broken:
-            broken.setattr(Session, "_cancel", fail)
+            broken.setattr(Conversation, "receive", fail)
             call.send('{"type":"response.cancel","event_id":"e"}')
             await call.wait_for(lambda: call.received(Error), TIMEOUT_S, "no error")
             async with http.post(
@@ -138,7 +138,7 @@ async def test_events_are_cut_to_what_the_client_takes(max_bytes: int) -> None:
                 await check_alive(call)
             else:
                 # Not even an event without its texts would fit.
-                (session,) = server.registry._sessions.values()
+                (session,) = server.registry.live
                 await until(lambda: session.state == "speaking")
                 await session.handle(ResponseCancel())
                 pictures, sounds = len(call.video.pts), len(call.audio.pts)

@@ -11,7 +11,7 @@ PACE_OVER_S = 4.0
 """Over so much media the real-time factor is looked at."""
 
 
-class Demand:
+class PullPolicy:
     """How much media must be left when a chunk is asked for.
 
     At least ``low_water_s``; more where chunks took longer of late: an engine that has several sessions, or that had to begin a

@@ -1,0 +1,318 @@
+"""What aiortc must do otherwise, for one call at a time. Everything that touches its insides is in this file, on instances, never
+on modules.
+
+Of transports: bounded gathering, a port range, signs of life, quick retransmission, and messages that neither raise nor get lost.
+Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
+sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
+Ours say which media time belongs to which RTP time stamp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aioice import Candidate, stun
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import StunProtocol
+from aiortc import (
+    MediaStreamTrack,
+    RTCDataChannel,
+    RTCDataChannelParameters,
+    RTCIceGatherer,
+    RTCIceTransport,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    RTCSctpTransport,
+)
+from aiortc.codecs.base import Encoder
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, SCTP_RTO_MAX, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
+from aiortc.rtp import RtcpSrPacket
+
+from avatar_rtc.media.broadcast import Reader, ReaderClosed
+from avatar_rtc.media.clock import MediaClock
+from avatar_rtc.media.encode import Encoded
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES
+
+GATHER_TIMEOUT_S = 1
+RECEIVE_BUFFER_BYTES = 1 << 20
+CONSENT_EVERY_S = 5.0
+CONSENT_RETRANSMISSIONS = 5
+"""At 0.5, 1, 2, 4, 8 and 16 s each: 31.5 s in all."""
+MIN_RETRANSMIT_S = 0.1
+INITIAL_RETRANSMIT_S = 0.5
+MAX_STREAM_ID = 65534
+
+
+def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None) -> None:
+    """Let a gatherer wait at most one second for STUN and TURN, and take host ports from ``port_range`` (both ends included)."""
+    connection: Any = gatherer._connection
+    gather = connection.get_component_candidates
+
+    async def get_component_candidates(component: int, addresses: list[str], **_: Any) -> list[Candidate]:
+        if port_range is None:
+            return list(await gather(component, addresses, timeout=GATHER_TIMEOUT_S))
+        hosts = [candidate for a in addresses if (candidate := await _bind(connection, component, a, port_range)) is not None]
+        # Without addresses of its own it asks the TURN server only.
+        return hosts + list(await gather(component, [], timeout=GATHER_TIMEOUT_S))
+
+    connection.get_component_candidates = get_component_candidates
+
+
+def be_patient(gatherer: RTCIceGatherer) -> None:
+    """Give up a peer only if one and the same check of its consent (RFC 7675) has no answer within half a minute.
+
+    aioice sends each check once and takes an answer after half a second for none; six such, and a call on a busy machine is over.
+    """
+    connection: Any = gatherer._connection
+
+    async def query_consent() -> None:
+        while True:
+            await asyncio.sleep(CONSENT_EVERY_S * random.uniform(0.8, 1.2))
+            if connection._nominated and not await _answers(connection, CONSENT_RETRANSMISSIONS):
+                connection._query_consent_task = None  # it is this one, and not to be cancelled by closing
+                await connection.close()
+                return
+
+    connection.query_consent = query_consent
+
+
+def quicken_retransmission(sctp: RTCSctpTransport) -> None:
+    """Resend lost data channel packets after the round trip, not after a second (RFC 9260 allows other minimums).
+
+    Each time that nothing is answered the wait doubles (section 6.3.3, rule E2, which aiortc leaves out). Of packets that were
+    sent again no round trip is measured, so a wait that has become too short would stay so: all would be sent many times, and
+    on a busy machine that alone keeps round trips long.
+    """
+    insides: Any = sctp
+    insides._rto = INITIAL_RETRANSMIT_S
+    update, expire = sctp._update_rto, sctp._t3_expired
+
+    def update_rto(round_trip_s: float) -> None:
+        update(round_trip_s)
+        insides._rto = min(insides._rto, max(MIN_RETRANSMIT_S, insides._srtt + 4 * insides._rttvar))
+
+    def t3_expired() -> None:
+        insides._rto = min(2 * insides._rto, SCTP_RTO_MAX)
+        expire()
+
+    insides._update_rto, insides._t3_expired = update_rto, t3_expired
+
+
+def hear(ice: RTCIceTransport, on_heard: Callable[[], None]) -> None:
+    """Have each datagram of the peer told, whatever is in it. To be called when candidates are gathered."""
+    connection: Any = ice._connection
+    for protocol in connection._protocols:
+        received = protocol.datagram_received
+
+        def datagram_received(data: bytes, addr: tuple[Any, ...], received: Any = received) -> None:
+            if any(pair.remote_addr == (addr[0], addr[1]) for pair in connection._nominated.values()):
+                on_heard()
+            received(data, addr)
+
+        protocol.datagram_received = datagram_received
+
+
+def probe(ice: RTCIceTransport) -> None:
+    """Ask the peer whether it lives, by a check of its consent (RFC 7675), which it answers also where there is nothing to
+    report."""
+    connection: Any = ice._connection
+    for pair in list(connection._nominated.values()):
+        request = connection.build_request(pair, nominate=False)
+        request.add_message_integrity(connection.remote_password.encode())
+        with contextlib.suppress(OSError):
+            pair.protocol.send_stun(request, pair.remote_addr)
+
+
+async def _answers(connection: Any, retransmissions: int) -> bool:
+    for pair in list(connection._nominated.values()):
+        request = connection.build_request(pair, nominate=False)
+        key = connection.remote_password.encode()
+        with contextlib.suppress(stun.TransactionError):
+            await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=retransmissions)
+            return True
+    return False
+
+
+def take_every_message(sctp: RTCSctpTransport) -> None:
+    """Let nothing that a client sends raise inside the transport, which would end the connection, and lose no message.
+
+    A message on a stream without a channel belongs to one that is ``negotiated``: both sides were to create it, so it is created
+    now. Text that is not UTF-8 is taken as bytes. A channel that is opened twice, or whose label is not text, is left as it is.
+    """
+    insides: Any = sctp
+    receive = sctp._data_channel_receive
+
+    async def data_channel_receive(stream_id: int, pp_id: int, data: bytes) -> None:
+        is_known = stream_id in insides._data_channels
+        if pp_id == WEBRTC_DCEP:
+            is_opening = data[:1] == bytes([DATA_CHANNEL_OPEN])
+            if is_opening != is_known:
+                with contextlib.suppress(UnicodeDecodeError):
+                    await receive(stream_id, pp_id, data)
+            return
+        if not is_known and stream_id <= MAX_STREAM_ID:
+            channel = RTCDataChannel(sctp, RTCDataChannelParameters(negotiated=True, id=stream_id))
+            sctp.emit("datachannel", channel)
+        if pp_id == WEBRTC_STRING and not _is_text(data):
+            pp_id = WEBRTC_BINARY
+        await receive(stream_id, pp_id, data)
+
+    insides._data_channel_receive = data_channel_receive
+
+
+def max_message_bytes(channel: RTCDataChannel) -> int:
+    """The largest message that is sent: what the peer takes by its ``max-message-size`` (0: any), and at most 64 KiB."""
+    peer_bytes = int(channel.transport._remote_max_message_size)
+    return min(peer_bytes or MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+async def _bind(connection: Any, component: int, address: str, port_range: tuple[int, int]) -> Candidate | None:
+    """A host candidate on the first free port, starting at a random one; None if all are taken or the address cannot be used."""
+    first, last = port_range
+    ports = list(range(first, last + 1))
+    start = random.randrange(len(ports))
+    loop = asyncio.get_running_loop()
+    for port in ports[start:] + ports[:start]:
+        try:
+            transport, protocol = await loop.create_datagram_endpoint(
+                lambda: StunProtocol(connection), local_addr=(address, port)
+            )
+        except OSError:
+            continue
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        host = transport.get_extra_info("sockname")[0]
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=component,
+            transport="udp",
+            priority=candidate_priority(component, "host"),
+            host=host,
+            port=port,
+            type="host",
+        )
+        connection._protocols.append(protocol)
+        return protocol.local_candidate
+    return None
+
+
+def codec_name(transceiver: RTCRtpTransceiver) -> str:
+    """The codec that was negotiated, by its name in SDP."""
+    return str(transceiver._codecs[0].name)
+
+
+class _Packer(Encoder):
+    """Stands where aiortc has an encoder: what comes is packetised already. It remembers the last time stamp that it gave out."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.last_timestamp: int | None = None
+
+    @property
+    def target_bitrate(self) -> int:
+        return self._reader.estimate_bps or 0
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        self._reader.report_estimate(bitrate)
+
+    def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], int]:
+        raise TypeError("a viewer's track gives what is encoded already")
+
+    def pack(self, packet: Any) -> tuple[list[bytes], int]:
+        assert isinstance(packet, Encoded)
+        self.last_timestamp = packet.timestamp
+        return list(packet.payloads), packet.timestamp
+
+
+class ReaderTrack(MediaStreamTrack):
+    """A track of aiortc's that gives what a reader of a broadcast gets."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.reader: Reader | None = None
+
+    async def recv(self) -> Any:
+        if self.readyState != "live" or self.reader is None:
+            raise MediaStreamError
+        try:
+            return await self.reader.get()
+        except ReaderClosed:
+            raise MediaStreamError from None
+
+
+def media_clock_report(report: RtcpSrPacket, origin: int, clock: MediaClock, clock_hz: int) -> None:
+    """Rewrite a sender report: its RTP time stamp stays, its NTP time becomes the media time of that time stamp.
+
+    Args:
+        origin: RTP time stamp of media time 0.
+    """
+    elapsed = (report.sender_info.rtp_timestamp - origin) & 0xFFFFFFFF
+    # The time stamp wraps after 13 h of video; the clock says in which round we are.
+    rounds = round((clock.media_s() * clock_hz - elapsed) / (1 << 32))
+    report.sender_info.ntp_timestamp = clock.ntp((elapsed + rounds * (1 << 32)) / clock_hz)
+
+
+def prepare_sender(sender: RTCRtpSender, reader: Reader, clock: MediaClock, clock_hz: int) -> None:
+    """Make a sender send what ``reader`` gets, and report the media clock. To be called between negotiation and the first
+    packet."""
+    packer = _Packer(reader)
+    insides: Any = sender
+    insides._RTCRtpSender__encoder = packer
+    insides._send_keyframe = reader.request_keyframe
+    origin: int | None = None
+    next_encoded_frame: Callable[[Any], Awaitable[Any]] = sender._next_encoded_frame
+    send_rtcp: Callable[[list[Any]], Awaitable[None]] = sender._send_rtcp
+
+    async def next_encoded_frame_learning_origin(codec: Any) -> Any:
+        # The sender adds a random origin that it keeps to itself. aiortc asks for the next frame when all packets of the one
+        # before are sent.
+        nonlocal origin
+        if origin is None and packer.last_timestamp is not None and insides._RTCRtpSender__packet_count:
+            origin = (insides._RTCRtpSender__rtp_timestamp - packer.last_timestamp) & 0xFFFFFFFF
+        return await next_encoded_frame(codec)
+
+    async def send_rtcp_of_media_clock(packets: list[Any]) -> None:
+        for packet in packets:
+            if isinstance(packet, RtcpSrPacket):
+                if origin is None:
+                    return  # nothing was sent yet, so there is nothing to report
+                media_clock_report(packet, origin, clock, clock_hz)
+                # Receivers echo the middle of the NTP time; the sender must know it again to measure round trips.
+                insides._RTCRtpSender__lsr = (packet.sender_info.ntp_timestamp >> 16) & 0xFFFFFFFF
+        await send_rtcp(packets)
+
+    insides._next_encoded_frame = next_encoded_frame_learning_origin
+    insides._send_rtcp = send_rtcp_of_media_clock
+
+
+def learn_clock(receiver: RTCRtpReceiver, clock_hz: int, on_clock: Callable[[float], None]) -> None:
+    """Have told, from each sender report, at which wall time of the sender (NTP seconds) time stamp 0 of a receiver lies."""
+    insides: Any = receiver
+    handle = receiver._handle_rtcp_packet
+
+    async def handle_rtcp_packet(packet: Any) -> None:
+        await handle(packet)
+        origin = insides._RTCRtpReceiver__timestamp_mapper._origin
+        if isinstance(packet, RtcpSrPacket) and origin is not None:
+            info = packet.sender_info
+            elapsed = (info.rtp_timestamp - origin + (1 << 31)) % (1 << 32) - (1 << 31)
+            on_clock(info.ntp_timestamp / (1 << 32) - elapsed / clock_hz)
+
+    insides._handle_rtcp_packet = handle_rtcp_packet

@@ -1,0 +1,489 @@
+"""Conversation: what is said in a session, as a value with neither I/O nor clock.
+
+Commands and what happens to the stream go in; actions for the engine and events for the clients come out. Whoever drives it
+carries the actions out in their order, and tells what became of them. Each method is told where playing is (``Playhead``).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from avatar_rtc.media.buffer import Played
+from model.errors import ModelError, PromptError
+from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
+from signaling.vocabulary import (
+    AudioCleared,
+    AudioStarted,
+    AvatarState,
+    DoneStatus,
+    Error,
+    Event,
+    EventError,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseCreated,
+    ResponseDone,
+    State,
+    Timings,
+    TranscriptDelta,
+)
+
+PTS_CLOCK_HZ = 90_000
+WORDS_PER_S = 2.5
+"""Usual speech, by which it is guessed how long a reply will last that the engine does not have yet."""
+RETELL_S = 0.5
+RETELL_SHARE = 0.2
+"""A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
+MAX_REMEMBERED_IDS = 1024
+MAX_WAITING_LINES = 256
+ENGINE_FAILED = "The engine stopped and is being restarted. Send the text again."
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Playhead:
+    """Where playing is at a moment.
+
+    Attributes:
+        now_s: of the monotonic clock.
+        media_s: media time of what is being played.
+        held_frames: pictures so far that showed nothing new.
+        underruns: times so far that nothing was there to be played.
+        is_waiting: the next line stands at its gate, or has not come.
+    """
+
+    now_s: float
+    media_s: float = 0.0
+    held_frames: int = 0
+    underruns: int = 0
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True)
+class Push:
+    """Give the engine a line. ``scene`` and ``voice`` are None where they stay as they are."""
+
+    line_id: str
+    text: str
+    scene: str | None = None
+    voice: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Fade the voice out now, and have nothing more of it from the engine."""
+
+
+Action = Push | Silence
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: str
+    scene: str | None = None
+    voice: str | None = None
+    event_id: str | None = None
+
+
+@dataclass
+class _Reply:
+    """What is spoken for one request. Each line of it goes to the engine as a reply of its own, so that it may grow.
+
+    Attributes:
+        waiting: lines that the engine does not have.
+        unfinished_text: pieces that do not end a sentence yet.
+        closed: its last piece has come.
+        num_pushed, num_generated, num_played: lines so far.
+        voice_media_s: media time of its first voiced moment.
+        is_cut: it was silenced, and where it ended is settled.
+    """
+
+    reply_id: str
+    accepted_s: float
+    underruns_before: int
+    waiting: deque[_Line] = field(default_factory=deque)
+    unfinished_text: str = ""
+    closed: bool = True
+    pushed: bool = False
+    num_pushed: int = 0
+    num_generated: int = 0
+    num_played: int = 0
+    touched_s: float = 0.0
+    voice_media_s: float | None = None
+    voice_held_frames: int = 0
+    first_audio_ms: int | None = None
+    end_media_s: float = 0.0
+    end_held_frames: int = 0
+    is_cut: bool = False
+    heard: list[str] = field(default_factory=list)
+    error: ModelError | None = None
+
+    @property
+    def generated(self) -> bool:
+        """Whether nothing more will come out of the engine for it."""
+        return self.closed and not self.waiting and self.num_generated >= self.num_pushed
+
+    @property
+    def played(self) -> bool:
+        return self.closed and not self.waiting and self.num_played >= self.num_pushed
+
+
+class Conversation:
+    """The replies of one session: those that wait, that the engine has, and that are heard.
+
+    Args:
+        fps: pictures a second; by them it is reckoned how long the picture stood still.
+        max_queued_replies: that may wait behind the first one.
+        open_reply_timeout_s: a reply whose last piece does not come is closed.
+        voices: presets, id to words.
+        is_long: whether so many seconds of speech would have to wait for too long before they play through.
+
+    Attributes:
+        state: what the avatar does.
+        num_replies: accepted so far.
+    """
+
+    def __init__(
+        self,
+        fps: int,
+        *,
+        max_queued_replies: int,
+        open_reply_timeout_s: float,
+        voices: Mapping[str, str],
+        is_long: Callable[[float], bool],
+    ) -> None:
+        self.state: State = "initializing"
+        self.num_replies = 0
+        self._fps = fps
+        self._max_queued_replies = max_queued_replies
+        self._open_reply_timeout_s = open_reply_timeout_s
+        self._voices = voices
+        self._is_long = is_long
+        self._replies: deque[_Reply] = deque()
+        self._by_line: dict[str, _Reply] = {}
+        self._used_ids: OrderedDict[str, None] = OrderedDict()
+        self._events: list[Event] = []
+        self._forgotten: list[str] = []
+        self._must_silence = False
+        self._current: _Reply | None = None
+        self._told_ready_s: float | None = None
+
+    # What comes out.
+
+    def take_events(self) -> list[Event]:
+        """What clients are to be told, in order; each once."""
+        events, self._events = self._events, []
+        return events
+
+    def take_forgotten(self) -> list[str]:
+        """Lines that were played to their end or are not to be heard any more; each once."""
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
+
+    def next_action(self, *, can_push: bool) -> Action | None:
+        """What is to be carried out next; None if nothing is.
+
+        A line may go to the engine as soon as nothing is left to be generated of the replies before its own.
+
+        Args:
+            can_push: the engine is there; else lines go on waiting.
+        """
+        if self._must_silence:
+            self._must_silence = False
+            return Silence()
+        reply = next((r for r in self._replies if not r.generated), None)
+        if not can_push or reply is None or not reply.waiting:
+            return None
+        line = reply.waiting.popleft()
+        line_id = f"{reply.reply_id}#{reply.num_pushed}"
+        self._by_line[line_id] = reply
+        reply.pushed = True
+        reply.num_pushed += 1
+        return Push(line_id, line.text, line.scene, line.voice, line.event_id)
+
+    # Commands.
+
+    def receive(self, command: ResponseCreate | ResponseCancel, at: Playhead) -> None:
+        """Take a command; its actions are due then, and after them ``settle``.
+
+        Raises:
+            EventError: it cannot be carried out, and nothing has changed.
+        """
+        match command:
+            case ResponseCreate(mode="append"):
+                self._append(command, at)
+            case ResponseCreate():
+                self._create(command, at)
+            case ResponseCancel():
+                self._cancel(command, at)
+
+    def settle(self) -> None:
+        """The actions of the latest command are carried out.
+
+        Raises:
+            EventError: a line of it cannot be spoken.
+        """
+        reply, self._current = self._current, None
+        if reply is not None and reply.error is not None:
+            raise EventError(reply.error.code, str(reply.error))
+
+    def refused(self, push: Push, error: ModelError, at: Playhead) -> None:
+        """The engine cannot speak a line: it is left out; a reply without any line that can be spoken is failed."""
+        reply = self._by_line.pop(push.line_id)
+        self._forgotten.append(push.line_id)
+        reply.num_pushed -= 1
+        reply.error = error
+        if reply is not self._current:
+            self._events.append(Error(code=error.code, message=str(error), event_id=push.event_id))
+        self._finish_if_played(reply, at)
+
+    def expire(self, at: Playhead) -> bool:
+        """Close replies whose last piece has not come for too long. Returns whether there were any: they may have actions."""
+        late = [r for r in self._replies if not r.closed and at.now_s - r.touched_s > self._open_reply_timeout_s]
+        for reply in late:
+            reply.closed = True
+            self._split_sentences(reply)
+            self._finish_if_played(reply, at)
+        return bool(late)
+
+    def close(self, at: Playhead) -> None:
+        """The session ends: so do all replies."""
+        for reply in list(self._replies):
+            self._finish(reply, at, "cancelled")
+
+    # What happens to the stream.
+
+    def knows(self, line_id: str) -> bool:
+        """Whether a line is with the engine and wanted still."""
+        return line_id in self._by_line
+
+    def generated(self, line_id: str) -> None:
+        """The end of a line has come out of the engine."""
+        if (reply := self._by_line.get(line_id)) is not None:
+            reply.num_generated += 1
+
+    def came(self) -> None:
+        """Pictures come: the first ones, or again after the engine was away."""
+        if self.state in ("initializing", "idle"):
+            self._set_state("thinking" if self._replies else "listening")
+
+    def reached(self, played: Played, at: Playhead) -> None:
+        """A moment of a line is being played."""
+        mark = played.mark
+        reply = self._by_line.get(mark.reply_id)
+        if reply is None:
+            return
+        reply.end_media_s, reply.end_held_frames = played.media_s, at.held_frames
+        if mark.kind in ("start", "word") and reply.voice_media_s is None:
+            reply.voice_media_s, reply.voice_held_frames = played.media_s, at.held_frames
+            reply.first_audio_ms = round((at.now_s - reply.accepted_s) * 1000)
+            self._events.append(AudioStarted(response_id=reply.reply_id, pts=round(played.media_s * PTS_CLOCK_HZ)))
+        if mark.kind == "end":
+            self._forget(mark.reply_id)
+            reply.num_played += 1
+            if reply.played:
+                self._finish_if_played(reply, at)
+            elif at.is_waiting or (not reply.waiting and reply.num_played >= reply.num_pushed):
+                self._set_state("thinking")
+            return
+        self._set_state("speaking")
+        if mark.kind == "word":
+            assert reply.voice_media_s is not None
+            reply.heard.append(mark.text)
+            self._events.append(
+                TranscriptDelta(
+                    response_id=reply.reply_id,
+                    text=mark.text,
+                    start_ms=round((played.media_s - reply.voice_media_s) * 1000),
+                    end_ms=round((played.end_media_s - reply.voice_media_s) * 1000),
+                )
+            )
+
+    def waits(self, wait_s: float | None, now_s: float) -> None:
+        """The next line begins in about so long, None if at once. Told where that takes its time; again if it was wrong."""
+        if wait_s is None or self.state != "thinking":
+            return
+        ready_s = now_s + wait_s
+        if self._told_ready_s is None or abs(ready_s - self._told_ready_s) > max(RETELL_S, RETELL_SHARE * wait_s):
+            self._told_ready_s = ready_s
+            self._events.append(AvatarState(state="thinking", ready_in_ms=round(wait_s * 1000)))
+
+    def stream_lost(self, at: Playhead) -> None:
+        """The engine died: replies that it had end as failed; those that wait go on waiting."""
+        for reply in [reply for reply in self._replies if reply.pushed]:
+            self._finish(reply, at, "failed", "engine_failed", ENGINE_FAILED)
+        self._set_state("idle")
+
+    # Inside.
+
+    def _create(self, command: ResponseCreate, at: Playhead) -> None:
+        if command.more:
+            _check_piece(command.input)
+        lines, rest = ([], command.input) if command.more else (self._parse(command.input, command.event_id), "")
+        if command.mode != "replace" and len(self._replies) > self._max_queued_replies:
+            raise EventError("queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace.")
+        reply_id = self._new_id(command.id)
+        if command.mode == "replace":
+            self._stop(list(self._replies), at)
+        reply = _Reply(reply_id, at.now_s, at.underruns, touched_s=at.now_s)
+        self._events.append(
+            ResponseCreated(response_id=reply_id, mode=command.mode, position=len(self._replies), event_id=command.event_id)
+        )
+        self._replies.append(reply)
+        self.num_replies += 1
+        if self.state == "listening":
+            self._set_state("thinking")
+        reply.waiting.extend(lines)
+        reply.unfinished_text = rest
+        reply.closed = not command.more
+        self._go_on(reply, at)
+
+    def _append(self, command: ResponseCreate, at: Playhead) -> None:
+        """A further piece, or the first one of a reply behind all others."""
+        if command.id:
+            reply = next((r for r in self._replies if r.reply_id == command.id), None)
+        else:
+            reply = next((r for r in self._replies if not r.closed), None)
+        if reply is None:
+            if command.id in self._used_ids:
+                raise EventError("reply_closed", f"Reply {command.id!r} has ended. Start another one.")
+            if not command.input.strip() and not command.more:
+                raise EventError("unknown_reply", "There is no open reply to end. Start one with text.")
+            self._create(command, at)
+            return
+        if reply.closed:
+            raise EventError("reply_closed", f"Reply {reply.reply_id!r} had its last piece. Start another one.")
+        if len(reply.waiting) >= MAX_WAITING_LINES:
+            raise EventError("queue_full", f"{len(reply.waiting)} sentences wait already. Send the rest when some were heard.")
+        _check_piece(reply.unfinished_text + command.input)
+        reply.unfinished_text += command.input
+        reply.closed = not command.more
+        reply.touched_s = at.now_s
+        self._go_on(reply, at)
+
+    def _go_on(self, reply: _Reply, at: Playhead) -> None:
+        """A reply has more text, or its last."""
+        reply.error = None
+        self._current = reply
+        self._split_sentences(reply)
+        self._finish_if_played(reply, at)
+
+    def _cancel(self, command: ResponseCancel, at: Playhead) -> None:
+        if command.id is None:
+            self._stop(list(self._replies), at)
+            return
+        reply = next((r for r in self._replies if r.reply_id == command.id), None)
+        if reply is not None:
+            self._stop([reply], at)
+        elif command.id not in self._used_ids:  # else it ended by itself meanwhile
+            raise EventError("unknown_reply", f"There is no reply {command.id!r}. Leave out the id to stop everything.")
+
+    def _stop(self, replies: list[_Reply], at: Playhead) -> None:
+        """End replies. If one of them is with the engine, all that are with it are cut: their sound is one stream."""
+        if any(reply.pushed for reply in replies):
+            replies = [reply for reply in self._replies if reply in replies or reply.pushed]
+            self._must_silence = True
+            for reply in replies:
+                reply.end_media_s, reply.end_held_frames, reply.is_cut = at.media_s, at.held_frames, True
+        for reply in replies:
+            self._finish(reply, at, "cancelled")
+
+    def _split_sentences(self, reply: _Reply) -> None:
+        """Move whole sentences, and at the end everything, from the text that came in pieces to the lines that wait."""
+        *sentences, rest = _SENTENCE_END.split(reply.unfinished_text)
+        if reply.closed:
+            sentences, rest = [*sentences, rest], ""
+        reply.waiting.extend(_Line(" ".join(sentence.split())) for sentence in sentences if sentence.strip())
+        reply.unfinished_text = rest
+
+    def _parse(self, text: str, event_id: str | None) -> list[_Line]:
+        """The lines of a prompt; sentence by sentence where it would have to wait for too long before it plays through."""
+        try:
+            prompt = parse_prompt(text)
+        except PromptError as error:
+            raise EventError(error.code, str(error)) from None
+        first, *others = prompt.lines
+        voice = self._voices.get(prompt.voice, prompt.voice) if prompt.voice else None
+        lines = [_Line(first, prompt.scene, voice, event_id), *(_Line(line) for line in others)]
+        if not self._is_long(sum(len(line.text.split()) for line in lines) / WORDS_PER_S):
+            return lines
+        sentences = [[" ".join(s.split()) for s in _SENTENCE_END.split(line.text) if s.strip()] for line in lines]
+        return [
+            replace(line, text=text) if index == 0 else _Line(text)
+            for line, own in zip(lines, sentences, strict=True)
+            for index, text in enumerate(own)
+        ]
+
+    def _new_id(self, wanted: str | None) -> str:
+        if wanted in self._used_ids:
+            raise EventError("duplicate_reply", f"The id {wanted!r} was used before. Give each reply its own.")
+        reply_id = wanted or f"reply-{secrets.token_hex(4)}"
+        self._used_ids[reply_id] = None
+        if len(self._used_ids) > MAX_REMEMBERED_IDS:
+            self._used_ids.popitem(last=False)
+        return reply_id
+
+    def _forget(self, line_id: str) -> None:
+        del self._by_line[line_id]
+        self._forgotten.append(line_id)
+
+    def _set_state(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._told_ready_s = None
+            self._events.append(AvatarState(state=state))
+
+    def _finish_if_played(self, reply: _Reply, at: Playhead) -> None:
+        if not reply.played or reply not in self._replies:
+            return
+        if reply.num_played == 0 and reply.error is not None:
+            self._finish(reply, at, "failed", reply.error.code, str(reply.error))
+        else:
+            self._finish(reply, at, "completed")
+
+    def _finish(
+        self, reply: _Reply, at: Playhead, status: DoneStatus, code: str | None = None, message: str | None = None
+    ) -> None:
+        """The one place where a reply ends; it leaves ``_replies``, so it cannot end twice."""
+        self._replies.remove(reply)
+        for line_id in [line_id for line_id, owner in self._by_line.items() if owner is reply]:
+            self._forget(line_id)
+        heard_ms = 0
+        if reply.voice_media_s is not None:
+            if status != "completed" and not reply.is_cut:
+                reply.end_media_s, reply.end_held_frames = at.media_s, at.held_frames
+            # Pictures that stood still came with silence.
+            held_s = (reply.end_held_frames - reply.voice_held_frames) / self._fps
+            heard_ms = max(0, round((reply.end_media_s - held_s - reply.voice_media_s) * 1000))
+            if status != "completed":
+                self._events.append(AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
+        self._events.append(
+            ResponseDone(
+                response_id=reply.reply_id,
+                status=status,
+                heard_ms=heard_ms,
+                heard_text=" ".join(reply.heard),
+                timings=Timings(
+                    first_audio_ms=reply.first_audio_ms,
+                    total_ms=round((at.now_s - reply.accepted_s) * 1000),
+                    underruns=at.underruns - reply.underruns_before,
+                ),
+                code=code,
+                message=message,
+            )
+        )
+        if self.state in ("speaking", "thinking"):
+            self._set_state("thinking" if self._replies else "listening")
+
+
+def _check_piece(text: str) -> None:
+    if len(text) > MAX_PROMPT_CHARS:
+        raise EventError(
+            "bad_prompt",
+            f"A piece and the sentence that it goes on with have {MAX_PROMPT_CHARS} characters at most. Send less at once.",
+        )

@@ -1,0 +1,370 @@
+"""Performance: what is said and shown in one session, whoever watches.
+
+It carries out commands one after the other: what the conversation decides goes to the engine, what comes from the engine into the
+playout, and what the playout plays is told to the conversation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine, EngineFailure, EngineStream
+from avatar_rtc.errors import StillError
+from avatar_rtc.logs import SessionLog
+from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.playout import Playout, Pulled
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
+from avatar_rtc.sessions.event_log import EventLog
+from avatar_rtc.stills import decode_base64
+from model.chunk import Still, StreamSettings
+from model.errors import ModelError
+from model.text.prompt import MAX_PROMPT_CHARS
+from signaling.vocabulary import (
+    ClientStats,
+    Command,
+    Error,
+    EventError,
+    Ping,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseDone,
+    SessionUpdate,
+    SessionUpdated,
+    State,
+)
+
+MAX_REMEMBERED_OUTCOMES = 1024
+MAX_WAITING_COMMANDS = 256
+REOPEN_EVERY_S = 0.25
+
+OnOutcome = Callable[[EventError | None], None]
+"""Hears how a command ended: None if it was carried out."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Something that waits for its turn, and who hears how it ended."""
+
+    act: Callable[[], Awaitable[EventError | None]]
+    on_outcome: OnOutcome
+
+
+class Performance:
+    """One stream of the engine, what is said in it, and when it is played.
+
+    Args:
+        settings: who is seen and heard at first.
+        events: of the session; what happens is appended to it.
+
+    Attributes:
+        settings: who is seen and heard now.
+        playout: gives what is due to whoever encodes it.
+    """
+
+    def __init__(
+        self, config: ServerConfig, engine: Engine, settings: StreamSettings, events: EventLog, metrics: Metrics, log: SessionLog
+    ) -> None:
+        self.settings = settings
+        self._config = config
+        self._engine = engine
+        self._events = events
+        self._metrics = metrics
+        self._log = log
+        media, limits = config.media, config.limits
+        self._voices = {voice.id: voice.voice for voice in config.voices}
+        self._conversation = Conversation(
+            engine.info.fps,
+            max_queued_replies=limits.max_queued_replies,
+            open_reply_timeout_s=limits.open_reply_timeout_s,
+            voices=self._voices,
+            is_long=lambda length_s: self.playout.policy.wait_s(length_s, 0.0, begun=False) * 1000 > media.max_wait_ms,
+        )
+        self.playout = Playout(
+            engine.info,
+            low_water_s=media.low_water_ms / 1000,
+            rtf=engine.stats().rtf_p50,
+            on_played=self._on_played,
+            is_wanted=self._conversation.knows,
+            video_delay_s=media.video_delay_ms / 1000,
+        )
+        self._stream: EngineStream | None = None
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._outcomes: OrderedDict[str, EventError | None] = OrderedDict()
+        self._is_over = False
+
+    @property
+    def state(self) -> State:
+        """What the avatar does."""
+        return self._conversation.state
+
+    @property
+    def num_replies(self) -> int:
+        return self._conversation.num_replies
+
+    # Commands.
+
+    def submit(self, command: Command, on_outcome: OnOutcome) -> None:
+        """Let a command wait for its turn; bounded.
+
+        Raises:
+            EventError: it cannot wait.
+        """
+        if self._is_over:
+            raise session_over()
+        if self._jobs.qsize() >= MAX_WAITING_COMMANDS:
+            raise EventError("queue_full", "Too many events wait to be carried out. Send fewer.", command.event_id)
+        self._jobs.put_nowait(_Job(lambda: self._carry_out(command), on_outcome))
+
+    async def _carry_out(self, command: Command) -> EventError | None:
+        """Once for each ``event_id``; a repeated one has the outcome of the first."""
+        event_id = command.event_id
+        if event_id is not None and event_id in self._outcomes:
+            return self._outcomes[event_id]
+        outcome: EventError | None = None
+        try:
+            await self._act(command)
+        except EventError as error:
+            outcome = EventError(error.code, error.message, event_id)
+        except Exception:
+            outcome = self.surprised(event_id)
+        self._tell()
+        if event_id is not None:
+            self._outcomes[event_id] = outcome
+            if len(self._outcomes) > MAX_REMEMBERED_OUTCOMES:
+                self._outcomes.popitem(last=False)
+        return outcome
+
+    def surprised(self, event_id: str | None) -> EventError:
+        """A command has met an error of ours, which is being handled: whoever sent it hears so, and the session goes on."""
+        self._log.exception("an event failed")
+        return EventError("internal_error", "The server failed to carry this out; its log says why.", event_id)
+
+    async def _act(self, command: Command) -> None:
+        match command:
+            case ResponseCreate() | ResponseCancel():
+                self._conversation.receive(command, self._playhead())
+                await self._execute()
+                self._conversation.settle()
+            case SessionUpdate():
+                await self._update(command)
+            case ClientStats():
+                if command.first_frame_ms is not None:
+                    self._metrics.join_s.labels("first_frame_shown").observe(command.first_frame_ms / 1000)
+            case Ping():
+                pass  # over HTTP the answer is one
+
+    async def _update(self, command: SessionUpdate) -> None:
+        scene, voice = command.scene, self._voices.get(command.voice, command.voice) if command.voice else None
+        if command.avatar is not None:
+            avatar = next((a for a in self._config.avatars if a.id == command.avatar), None)
+            if avatar is None:
+                known = ", ".join(a.id for a in self._config.avatars)
+                raise EventError("unknown_avatar", f"There is no avatar {command.avatar!r:.80}. Choose one of {known}.")
+            scene, voice = scene or avatar.scene, voice or self._voices[avatar.voice]
+        for name, text in (("scene", scene), ("voice", voice)):
+            if text is not None and (not text.strip() or len(text) > MAX_PROMPT_CHARS):
+                raise EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
+        try:
+            still = None if command.image is None else decode_base64(command.image)
+            await self._change_settings(scene, voice, command.event_id, still)
+        except (ModelError, StillError) as error:
+            raise EventError(error.code, str(error)) from None
+
+    async def _change_settings(
+        self, scene: str | None, voice: str | None, event_id: str | None, still: Still | None = None
+    ) -> None:
+        old = self.settings
+        if still is None and scene is None:
+            still = old.still
+        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed, still)
+        stream = self._stream
+        if stream is not None and self.settings != old:
+            try:
+                self.playout.change_look()
+                await stream.update(self.settings)
+            except ModelError:
+                self.settings = old
+                raise
+            except EngineFailure as failure:
+                self._lose_stream(stream, failure)  # the one that is opened next has the new settings
+        self._events.append(SessionUpdated(scene=self.settings.scene, voice=self.settings.voice, event_id=event_id))
+
+    async def _execute(self) -> None:
+        """Carry out what the conversation wants now."""
+        while (action := self._conversation.next_action(can_push=self._stream is not None)) is not None:
+            self._tell()
+            stream = self._stream
+            try:
+                if isinstance(action, Push):
+                    await self._push(action)
+                    continue
+                self.playout.silence()
+                self._metrics.interrupt_s.observe(self.playout.buffer.buffered_s)
+                if stream is not None:
+                    await stream.cancel()
+                    self.playout.policy.on_line()
+                    # Chunks that were asked for before the engine knew count as old, too.
+                    self.playout.silence()
+            except EngineFailure as failure:
+                if stream is not None:
+                    self._lose_stream(stream, failure)
+        self._tell()
+
+    async def _push(self, push: Push) -> None:
+        stream = self._stream
+        assert stream is not None
+        try:
+            if push.scene is not None or push.voice is not None:
+                await self._change_settings(push.scene, push.voice, push.event_id)
+            self.playout.lines.push(push.line_id, await stream.push(push.line_id, push.text))
+            self._tell_wait()
+        except ModelError as error:
+            self._conversation.refused(push, error, self._playhead())
+
+    def _execute_soon(self) -> None:
+        async def execute() -> None:
+            await self._execute()
+
+        self._jobs.put_nowait(_Job(execute, lambda outcome: None))
+
+    # Life.
+
+    async def run(self) -> None:
+        """Feed the playout and carry out commands until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feed())
+            group.create_task(self._work())
+
+    async def close(self) -> None:
+        """End all replies and the stream. To be called when ``run`` has ended."""
+        self._is_over = True
+        self._conversation.close(self._playhead())
+        self._tell()
+        while not self._jobs.empty():
+            self._jobs.get_nowait().on_outcome(session_over())
+        if self._stream is not None:
+            await self._stream.close()
+
+    def expire(self) -> None:
+        """To be called now and then: what waits for too long is closed."""
+        if self._conversation.expire(self._playhead()):
+            self._execute_soon()
+        self._tell()
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            outcome: EventError | None = session_over()  # also when it ends in the middle: nobody waits for ever
+            try:
+                outcome = await job.act()
+            finally:
+                job.on_outcome(outcome)
+
+    async def _feed(self) -> None:
+        while True:
+            stream = await self._open_stream()
+            try:
+                async with contextlib.aclosing(self.playout.pull(stream)) as chunks:
+                    async for pulled in chunks:
+                        if self._stream is not stream:
+                            break
+                        self._take(pulled)
+            except EngineFailure as failure:
+                self._lose_stream(stream, failure)
+
+    async def _open_stream(self) -> EngineStream:
+        while True:
+            asked = self.settings
+            try:
+                stream = await self._engine.open(asked)
+            except EngineFailure:
+                await asyncio.sleep(REOPEN_EVERY_S)
+                continue
+            except ModelError as error:
+                # A scene or a voice in words that the model cannot use, from the address of the call.
+                fallback = self._config.avatars[0]
+                settings = StreamSettings(fallback.scene, self._voices[fallback.voice], self.settings.seed)
+                if settings == asked:
+                    raise
+                self._events.append(Error(code=error.code, message=str(error)))
+                self.settings = settings
+                self._events.append(SessionUpdated(scene=settings.scene, voice=settings.voice))
+                continue
+            if self.settings != asked:
+                await stream.close()  # they were changed meanwhile
+                continue
+            self._stream = stream
+            self._execute_soon()
+            return stream
+
+    def _take(self, pulled: Pulled) -> None:
+        if pulled.rtf is not None:
+            self._metrics.rtf.observe(pulled.rtf)
+        self._metrics.buffer_s.observe(self.playout.buffer.buffered_s)
+        self._conversation.came()
+        ended = [mark.reply_id for mark in pulled.chunk.marks if mark.kind == "end"]
+        for line_id in ended:
+            self._conversation.generated(line_id)
+        if ended:
+            self._execute_soon()
+        self._tell_wait()
+        self._tell()
+
+    def _lose_stream(self, stream: EngineStream, failure: EngineFailure) -> None:
+        """The engine died: replies that it had end as failed, the last picture is held, those that wait go on waiting."""
+        if self._stream is not stream:
+            return
+        self._stream = None
+        self._metrics.engine_failures.inc()
+        self._log.warning("engine failed: %s", failure)
+        self.playout.silence()
+        self._conversation.stream_lost(self._playhead())
+        self._tell()
+
+    def _on_played(self, played: Played) -> None:
+        """A moment of a line is being played."""
+        if played.mark.kind == "end":
+            self.playout.lines.forget(played.mark.reply_id)  # whether the next one waits is asked below
+        self._conversation.reached(played, self._playhead())
+        if played.mark.kind == "end":
+            self._tell_wait()
+        self._tell()
+
+    def _playhead(self) -> Playhead:
+        buffer = self.playout.buffer
+        return Playhead(
+            self.playout.clock.now(),
+            self.playout.played_s(),
+            buffer.num_held_frames,
+            buffer.num_underruns,
+            self.playout.lines.is_waiting,
+        )
+
+    def _tell_wait(self) -> None:
+        self._conversation.waits(self.playout.lines.wait_s(), self.playout.clock.now())
+
+    def _tell(self) -> None:
+        """Hand on what the conversation has to say."""
+        for line_id in self._conversation.take_forgotten():
+            self.playout.lines.forget(line_id)
+        for event in self._conversation.take_events():
+            self._events.append(event)
+            if isinstance(event, ResponseDone):
+                self._metrics.replies.labels(event.status).inc()
+                first_ms = event.timings.first_audio_ms
+                if first_ms is not None:
+                    self._metrics.first_audio_s.observe(first_ms / 1000)
+                self._log.info(
+                    "reply %s %s: voice after %s ms, heard %d ms", event.response_id, event.status, first_ms, event.heard_ms
+                )
+
+
+def session_over() -> EventError:
+    """A command came too late."""
+    return EventError("session_over", "The session is over. Start a new one.")

@@ -1,0 +1,297 @@
+"""Who has a seat. The registry implements ``signaling.service.SessionService`` and owns the sessions and their tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from avatar_rtc import pace, resources
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine, speed_of
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.sessions.session import Session
+from model.chunk import StreamSettings
+from model.text.prompt import MAX_PROMPT_CHARS
+from signaling.errors import Conflict, SignalingError, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
+from signaling.ice import IceFragment, IceServer
+from signaling.service import Answer, NewSession
+from signaling.vocabulary import Command, Event
+
+MAX_ENDED = 1024
+"""So many sessions are remembered after their end."""
+STATES = ("initializing", "idle", "listening", "thinking", "speaking")
+MAX_VIEWERS = 64
+"""Of one session."""
+MAX_UNREAD_EVENTS = 1024
+"""A reader of events that does not keep up is let go; it knows where to go on."""
+
+
+class Registry:
+    """Seats and their sessions."""
+
+    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+        self._sessions: dict[str, Session] = {}
+        self._viewers: OrderedDict[str, str] = OrderedDict()  # of a viewer the id of its session, also after it has gone
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._lives: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._encoding = ThreadPoolExecutor(max_workers=max(4, resources.num_cores()), thread_name_prefix="encode")
+
+    @property
+    def ice_servers(self) -> tuple[IceServer, ...]:
+        return self._config.ice.wire_servers()
+
+    @property
+    def live(self) -> list[Session]:
+        """The sessions that have a seat."""
+        return list(self._sessions.values())
+
+    @property
+    def num_sessions(self) -> int:
+        return len(self._sessions)
+
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+        session = self._admit(NewSession(avatar=avatar, voice=voice), is_named=False)
+        # The first viewer has the id of the session: whoever calls needs to know one only.
+        return await self._connect(session, session.session_id, offer, may_speak=True, after=None)
+
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+        session = self._session(session_id)
+        if len(session.viewers) >= MAX_VIEWERS:
+            raise Unavailable(
+                f"{MAX_VIEWERS} viewers watch this session, and no more can.",
+                code="full",
+                retry_after_s=self._config.limits.retry_after_s,
+            )
+        return await self._connect(session, secrets.token_hex(16), offer, may_speak=may_speak, after=after)
+
+    async def _connect(self, session: Session, viewer_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+        viewer = session.viewer(viewer_id, may_speak=may_speak, after=after)
+        try:
+            answer = await viewer.negotiate(offer)
+        except BaseException as error:
+            leaving = session.leave(viewer, "refused")
+            if leaving is not None:
+                await leaving
+            if session.reason:
+                await session.finished()  # when the client hears of it, the seat is free again
+            if isinstance(error, SignalingError):
+                self._metrics.admission.labels("refused", error.code).inc()
+            raise
+        self._viewers[viewer_id] = session.session_id
+        if len(self._viewers) > MAX_ENDED:
+            self._viewers.popitem(last=False)
+        self._metrics.admission.labels("admitted", "").inc()
+        return Answer(viewer_id, viewer.etag, answer, session.session_id)
+
+    async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
+        session = self._session(self._viewers.get(viewer_id, viewer_id))
+        viewer = session.viewers.get(viewer_id)
+        if viewer is None:
+            raise UnknownSession(f"This viewer has left. Come back with POST /whep?session={session.session_id}.")
+        if not {"*", viewer.etag}.intersection(etags):
+            raise StaleETag("If-Match is not the ETag of this session's answer.")
+        if viewer.is_other_ice_session(fragment):
+            raise Unprocessable(
+                f"An ICE restart is not possible. Go on with POST /whep?session={session.session_id}.", code="ice_restart"
+            )
+        await viewer.trickle(fragment)
+
+    async def leave(self, viewer_id: str) -> None:
+        # A client that hangs up is often heard over its connection first, so one that has gone already is no error.
+        session = self._sessions.get(self._viewers.get(viewer_id, viewer_id))
+        if session is None:
+            if viewer_id not in self._viewers and viewer_id not in self._ended:
+                raise UnknownSession("There is no such session, or it has ended. Start a new one.")
+            return
+        viewer = session.viewers.get(viewer_id)
+        leaving = None if viewer is None else session.leave(viewer, "deleted")
+        if leaving is not None:
+            await leaving
+        if session.reason:
+            await session.finished()
+
+    def create(self, wanted: NewSession) -> dict[str, Any]:
+        if any(session.name == wanted.name for session in self._sessions.values() if wanted.name):
+            raise Conflict(f"A session with the name {wanted.name!r:.80} lives already. Choose another name, or end that one.")
+        return self._admit(wanted, is_named=True).stats()
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return [session.stats() for session in self._sessions.values()]
+
+    async def end(self, session_id: str) -> None:
+        if session_id in self._ended:
+            return
+        session = self._session(session_id, ending=True)
+        session.end("deleted")
+        await session.finished()
+
+    async def handle(self, session_id: str, command: Command) -> None:
+        await self._session(session_id).handle(command)
+
+    async def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
+        session = self._session(session_id)
+        log = session.events
+        queue: asyncio.Queue[tuple[Event, int]] = asyncio.Queue()
+        for item in log.since(log.last_seq if after is None else after):
+            queue.put_nowait(item)
+        stop = log.listen(lambda event, seq: queue.put_nowait((event, seq)))
+        over = asyncio.ensure_future(session.finished())
+        try:
+            while queue.qsize() <= MAX_UNREAD_EVENTS:
+                news = asyncio.ensure_future(queue.get())
+                await asyncio.wait((news, over), return_when=asyncio.FIRST_COMPLETED)
+                if not news.done():
+                    news.cancel()
+                    return
+                yield news.result()
+        finally:
+            stop()
+            over.cancel()
+
+    async def stats(self, session_id: str) -> dict[str, Any]:
+        return self._session(session_id).stats()
+
+    def avatars(self) -> dict[str, Any]:
+        voices = {voice.id: voice.voice for voice in self._config.voices}
+        return {
+            "avatars": [{"id": a.id, "name": a.name, "scene": a.scene, "voice": voices[a.voice]} for a in self._config.avatars],
+            "voices": [voice.model_dump() for voice in self._config.voices],
+        }
+
+    def models(self) -> dict[str, Any]:
+        if self._engine.stats().state in ("new", "starting"):
+            return {"models": []}
+        info = self._engine.info
+        return {
+            "models": [
+                {
+                    "id": info.model,
+                    "width": info.width_px,
+                    "height": info.height_px,
+                    "fps": info.fps,
+                    "sample_rate_hz": info.sample_rate_hz,
+                    "block_ms": round(info.block_duration_s * 1000),
+                }
+            ]
+        }
+
+    def not_ready(self) -> list[str]:
+        reasons = []
+        if self._draining:
+            reasons.append("The server is shutting down.")
+        stats = self._engine.stats()
+        if stats.state != "ready":
+            reasons.append(f"The engine is {stats.state}: {stats.message}.")
+        return reasons
+
+    def speed(self) -> dict[str, Any]:
+        return speed_of(self._engine)
+
+    @property
+    def num_seats(self) -> int:
+        limit = self._config.limits.max_sessions
+        return pace.num_calls(self._engine.stats().rtf_p50) if limit == "auto" else limit
+
+    def metrics(self) -> tuple[bytes, str]:
+        states: Counter[str] = Counter(session.state for session in self._sessions.values())
+        for state in STATES:
+            self._metrics.sessions.labels(state).set(states[state])
+        self._metrics.seats.labels("taken").set(len(self._sessions))
+        self._metrics.seats.labels("free").set(max(0, self.num_seats - len(self._sessions)))
+        stats = self._engine.stats()
+        for stage, seconds in stats.stage_s.items():
+            self._metrics.stage_s.labels(stage).set(seconds)
+        for percentile, factor in (("50", stats.rtf_p50), ("95", stats.rtf_p95)):
+            self._metrics.engine_rtf.labels(percentile).set(factor)
+        return self._metrics.render()
+
+    async def close(self) -> None:
+        """Stop admission, tell the peers, end all sessions; returns when nothing is left."""
+        self._draining = True
+        for session in list(self._sessions.values()):
+            session.end("shutdown")
+        while self._lives:
+            await asyncio.wait(self._lives)
+        self._encoding.shutdown(wait=False)
+
+    def _admit(self, wanted: NewSession, *, is_named: bool) -> Session:
+        try:
+            return self._seat(wanted, is_named=is_named)
+        except SignalingError as error:
+            self._metrics.admission.labels("refused", error.code).inc()
+            raise
+
+    def _seat(self, wanted: NewSession, *, is_named: bool) -> Session:
+        """A new session in a seat of its own. No await between the check and the seat: none is promised twice."""
+        settings = self._settings(wanted)
+        retry_after_s = self._config.limits.retry_after_s
+        if self._draining:
+            raise Unavailable("The server is shutting down. Call again later.", code="draining", retry_after_s=retry_after_s)
+        stats = self._engine.stats()
+        if stats.state != "ready":
+            raise Unavailable(
+                f"The engine is {stats.state}: {stats.message}. Try again in {retry_after_s} s.",
+                code="engine_unavailable",
+                retry_after_s=retry_after_s,
+            )
+        if len(self._sessions) >= self.num_seats:
+            seats = "The only seat is taken" if self.num_seats == 1 else f"All {self.num_seats} seats are taken"
+            raise Unavailable(
+                f"{seats}. Try again in {retry_after_s} s.",
+                code="full",
+                retry_after_s=retry_after_s,
+            )
+        session = Session(
+            secrets.token_hex(16),
+            self._config,
+            self._engine,
+            settings,
+            self._metrics,
+            self._encoding,
+            name=wanted.name or "",
+            is_named=is_named,
+            idle_s=wanted.idle_s,
+        )
+        self._sessions[session.session_id] = session
+        self._start(session)
+        return session
+
+    def _start(self, session: Session) -> None:
+        life = asyncio.create_task(session.run(), name=f"session {session.session_id[:8]}")
+        self._lives.add(life)
+
+        def free_seat(done: asyncio.Task[None]) -> None:
+            self._lives.discard(done)
+            del self._sessions[session.session_id]
+            self._ended[session.session_id] = None
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
+
+        life.add_done_callback(free_seat)
+
+    def _settings(self, wanted: NewSession) -> StreamSettings:
+        avatars = {avatar.id: avatar for avatar in self._config.avatars}
+        voices = {voice.id: voice.voice for voice in self._config.voices}
+        avatar = avatars.get(wanted.avatar) if wanted.avatar else self._config.avatars[0]
+        if avatar is None:
+            raise UnknownAvatar(f"There is no avatar {wanted.avatar!r:.80}. Choose one of {', '.join(avatars)}.")
+        scene = wanted.scene or avatar.scene
+        voice = voices.get(wanted.voice, wanted.voice) if wanted.voice else voices[avatar.voice]
+        for what, text in (("scene", scene), ("voice", voice)):
+            if not text.strip() or len(text) > MAX_PROMPT_CHARS:
+                raise Unprocessable(f"The {what} must have 1 to {MAX_PROMPT_CHARS} characters.", code="bad_prompt")
+        return StreamSettings(scene, voice, seed=secrets.randbits(31))
+
+    def _session(self, session_id: str, *, ending: bool = False) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None or (session.reason and not ending):
+            raise UnknownSession("There is no such session, or it has ended. Start a new one.")
+        return session

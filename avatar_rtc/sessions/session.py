@@ -1,0 +1,365 @@
+"""Session: the life of one generated stream, whoever sees it and whether anybody does.
+
+It waits until its first viewer is connected, lives while somebody watches, is held when nobody does (its clock stands still,
+nothing is said), and ends by whoever owns it, or because nobody came back. What is said in it is the conversation's, when it is
+played the playout's; it carries out what the one decides and tells it what the other plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Literal
+
+from avatar_rtc.config import ServerConfig
+from avatar_rtc.engine import Engine, speed_of
+from avatar_rtc.logs import SessionLog
+from avatar_rtc.media.broadcast import Broadcast
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.outputs.webrtc import Departure, Viewer
+from avatar_rtc.sessions.event_log import EventLog
+from avatar_rtc.sessions.performance import Performance
+from model.chunk import StreamSettings
+from model.text.prompt import MAX_PROMPT_CHARS
+from signaling.dialects import avatar as dialect
+from signaling.vocabulary import (
+    AvatarState,
+    ClientStats,
+    Command,
+    Event,
+    EventError,
+    Limits,
+    Ping,
+    Pong,
+    SessionClosing,
+    SessionCreated,
+)
+
+WATCH_EVERY_S = 0.1
+COUNT_EVERY_S = 1.0
+MAX_BLIND_S = 0.5
+UNHEARD_AFTER_S = 1.2
+"""Playing stops when nothing has come from any viewer for so long, and goes back to when something came last."""
+REPLACED_AFTER_S = 0.5
+"""A viewer that is silent for so long is taken to be the one that comes back by another connection."""
+CLOSING_NOTICE_S = 0.2
+CLOSE_STEP_TIMEOUT_S = 3.0
+
+Phase = Literal["waiting", "live", "held", "ended"]
+
+
+class Session:
+    """One stream, its conversation and its viewers.
+
+    Args:
+        settings: who is seen and heard at first.
+        executor: encodes.
+        is_named: it was made without a viewer: it waits for one, and for the next one, until ``idle_s``; one that came with a
+            call ends with it.
+
+    Attributes:
+        phase: where in its life it is.
+        reason: why it ended; empty while it lives.
+        events: what has happened in it.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        config: ServerConfig,
+        engine: Engine,
+        settings: StreamSettings,
+        metrics: Metrics,
+        executor: Executor,
+        *,
+        name: str = "",
+        is_named: bool = False,
+        idle_s: float | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.name = name
+        self.reason = ""
+        self.phase: Phase = "waiting"
+        self.events = EventLog()
+        self.viewers: dict[str, Viewer] = {}
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+        self._log = SessionLog(session_id)
+        self.performance = Performance(config, engine, settings, self.events, metrics, self._log)
+        self._playout = self.performance.playout
+        self.clock = self._playout.clock
+        self.broadcast = Broadcast(self._playout, config.media.rates(engine.info.fps), config.media.audio_bps, executor)
+        self.born_s = self._left_s = self.clock.now()
+        self._is_named = is_named
+        self._hold_s = (idle_s or config.limits.idle_s) if is_named else config.limits.grace_s
+        self._over = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._seen = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._counters = metrics.session_counters()
+
+    @property
+    def state(self) -> str:
+        """What the avatar does."""
+        return self.performance.state
+
+    # Viewers.
+
+    def viewer(self, viewer_id: str, *, may_speak: bool, after: int | None) -> Viewer:
+        """A new viewer, which has not negotiated yet.
+
+        Args:
+            after: number of the last event that it knows; None if it was not there before.
+        """
+        is_first = self.phase == "waiting" and not self.viewers
+        known = after if after is not None else 0 if is_first else self.events.last_seq
+        if after is not None:
+            # Whoever comes back does so because nothing arrives any more.
+            self._leave_silent()
+        viewer = Viewer(
+            viewer_id,
+            self,
+            self._config,
+            self._metrics,
+            self._log,
+            may_speak=may_speak,
+            after=known,
+            is_resumed=not is_first,
+        )
+        self.viewers[viewer_id] = viewer
+        return viewer
+
+    def hello(self, viewer: Viewer) -> Sequence[Event]:
+        info = self._engine.info
+        chunk_ms = round(info.block_duration_s * 1000)
+        created = SessionCreated(
+            session_id=self.session_id,
+            model=info.model,
+            fps=info.fps,
+            width=info.width_px,
+            height=info.height_px,
+            chunk_ms=chunk_ms,
+            block_ms=chunk_ms * info.chunks_per_block,
+            scene=self.performance.settings.scene,
+            voice=self.performance.settings.voice,
+            limits=Limits(
+                max_message_bytes=dialect.MAX_MESSAGE_BYTES,
+                max_prompt_chars=MAX_PROMPT_CHARS,
+                max_queued_replies=self._config.limits.max_queued_replies,
+            ),
+            grace_ms=round(self._hold_s * 1000),
+            resumed=True if viewer.is_resumed else None,
+            may_speak=viewer.may_speak,
+            **speed_of(self._engine),
+        )
+        return [created, AvatarState(state=self.performance.state)]
+
+    def on_connected(self, viewer: Viewer) -> None:
+        if viewer.viewer_id not in self.viewers or self.reason:
+            return
+        self._leave_silent(but=viewer)
+        self._set_phase("live")
+
+    def on_gone(self, viewer: Viewer, reason: Departure) -> None:
+        self.leave(viewer, reason)
+
+    def leave(self, viewer: Viewer, reason: Departure) -> asyncio.Task[None] | None:
+        """Hang a viewer up. Returns what does so; None if it has gone already."""
+        if self.viewers.pop(viewer.viewer_id, None) is None:
+            return None
+        self._log.info("viewer %.8s: %s", viewer.viewer_id, reason)
+        if self.phase == "live" and not any(other.connected_s for other in self.viewers.values()):
+            self._playout.hold(viewer.silent_s if reason == "vanished" else 0.0)
+            self._set_phase("held")
+        if not self._is_kept:
+            self._left_s = self.clock.now() - viewer.silent_s
+            if not self._is_named and reason != "vanished":
+                self.end(reason)  # who hangs up does not come back; who vanishes may
+        closing = asyncio.create_task(self._guarded("viewer", viewer.close()))
+        self._leaving.add(closing)
+        closing.add_done_callback(self._leaving.discard)
+        return closing
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether somebody is there whose going would end it: who only watches does not keep a call."""
+        return any(self._is_named or viewer.may_speak for viewer in self.viewers.values())
+
+    def _leave_silent(self, but: Viewer | None = None) -> None:
+        for viewer in list(self.viewers.values()):
+            if viewer is not but and viewer.connected_s is not None and viewer.silent_s > REPLACED_AFTER_S:
+                self.leave(viewer, "vanished")
+
+    # Commands.
+
+    async def handle(self, command: Command) -> None:
+        """Carry out a command that came over HTTP; returns when it is done.
+
+        Raises:
+            signaling.vocabulary.EventError: it could not be carried out.
+        """
+        done: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
+
+        def on_outcome(outcome: EventError | None) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        self.performance.submit(command, on_outcome)
+        if (outcome := await done) is not None:
+            raise outcome
+
+    def on_message(self, viewer: Viewer, frame: str | bytes) -> None:
+        def on_outcome(outcome: EventError | None) -> None:
+            if outcome is not None:
+                viewer.channels.send(outcome.as_event())
+
+        try:
+            command = dialect.parse_command(frame)
+            self._metrics.messages.labels("in", dialect.name_of(command), "ok").inc()
+            if isinstance(command, Ping):
+                viewer.channels.send(Pong(t=command.t))
+            elif viewer.may_speak or isinstance(command, ClientStats):
+                self.performance.submit(command, on_outcome)
+            else:
+                raise EventError("not_allowed", "This connection watches; it may not speak.", command.event_id)
+        except EventError as error:
+            self._metrics.messages.labels("in", "any", error.code).inc()
+            on_outcome(error)
+        except Exception:
+            # The transport has called; an exception would end the connection.
+            on_outcome(self.performance.surprised(None))
+
+    # Life.
+
+    def end(self, reason: str) -> None:
+        """Begin to end; the first reason counts. Returns at once, ``run`` does the rest."""
+        self.reason = self.reason or reason
+        self._over.set()
+
+    async def finished(self) -> None:
+        """Wait until ``run`` has closed everything."""
+        await self._finished.wait()
+
+    async def run(self) -> None:
+        """Live until ``end`` is called or nobody comes back; then close everything. Never raises."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                lives = (self.performance.run(), self._watch(), self._play())
+                tasks = [group.create_task(life) for life in lives]
+                await self._over.wait()
+                for task in tasks:
+                    task.cancel()
+        except Exception:
+            self._log.exception("failed")
+            self.end("internal_error")
+        finally:
+            await self._close()
+
+    async def _play(self) -> None:
+        await self._seen.wait()
+        await self.broadcast.run()
+
+    async def _watch(self) -> None:
+        """Notice who has left, and what has gone on for too long."""
+        limits = self._config.limits
+        counted_s = looked_s = self.clock.now()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            now = self.clock.now()
+            connected = [viewer for viewer in self.viewers.values() if viewer.connected_s is not None]
+            if now - looked_s > MAX_BLIND_S:
+                for viewer in connected:
+                    viewer.heard_s = now  # it was us who stood still; what arrived meanwhile is not read yet
+            looked_s = now
+            for viewer in list(self.viewers.values()):
+                if viewer.connected_s is None and now - viewer.born_s > limits.join_timeout_s:
+                    self.leave(viewer, "join_timeout")
+                elif viewer.connected_s is not None and viewer.silent_s > limits.vanish_after_s:
+                    self.leave(viewer, "vanished")
+            unheard_s = min((viewer.silent_s for viewer in connected), default=0.0)
+            if self.phase == "live" and unheard_s > UNHEARD_AFTER_S:
+                self._playout.hold(unheard_s)
+            elif self.phase == "live":
+                self._playout.go_on()
+            if not self._is_kept and now - self._left_s > self._hold_s:
+                self.end("idle" if self._is_named else "vanished")
+            self.performance.expire()
+            if now - counted_s >= COUNT_EVERY_S:
+                counted_s = now
+                self._count()
+
+    def _set_phase(self, phase: Phase) -> None:
+        if phase == "live":
+            self._seen.set()
+            self._playout.go_on()
+        if phase != self.phase:
+            self._log.info("%s", phase)
+            self.phase = phase
+
+    async def _close(self) -> None:
+        """Replies, notice, viewers, stream: in this order, each guarded alone."""
+        self.end("cancelled")
+        self.phase = "ended"
+        await self._guarded("performance", self.performance.close())
+        if self.reason in ("shutdown", "internal_error") and any(v.channels.is_open for v in self.viewers.values()):
+            self.events.append(SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
+            await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
+        for viewer in list(self.viewers.values()):
+            self.leave(viewer, "deleted")
+        await asyncio.gather(*self._leaving)
+        self.broadcast.close()
+        self._count()
+        self._metrics.session_end.labels(self.reason).inc()
+        buffer = self._playout.buffer
+        self._log.info(
+            "ended: %s after %.1f s, %d replies, %d frames, %d underruns",
+            self.reason,
+            self.clock.now() - self.born_s,
+            self.performance.num_replies,
+            buffer.num_decided,
+            buffer.num_underruns,
+        )
+        self._finished.set()
+
+    async def _guarded(self, step: str, action: Awaitable[None]) -> None:
+        try:
+            await asyncio.wait_for(action, CLOSE_STEP_TIMEOUT_S)
+        except Exception:
+            self._log.exception("closing: %s", step)
+
+    # Figures.
+
+    def stats(self) -> dict[str, Any]:
+        """Counters for ``GET /v1/sessions/{id}/stats``."""
+        buffer = self._playout.buffer
+        rtts_ms = [viewer.rtt_ms for viewer in self.viewers.values() if viewer.rtt_ms is not None]
+        return {
+            "id": self.session_id,
+            "name": self.name,
+            "phase": self.phase,
+            "state": self.state,
+            "viewers": len(self.viewers),
+            "age_s": round(self.clock.now() - self.born_s, 3),
+            "frames": buffer.num_decided,
+            "underruns": buffer.num_underruns,
+            "held_frames": buffer.num_held_frames,
+            "dropped_frames": self._playout.num_dropped,
+            "buffer_ms": round(buffer.buffered_s * 1000),
+            "replies": self.performance.num_replies,
+            "packets_sent": sum(viewer.num_packets_sent for viewer in self.viewers.values()),
+            "packets_lost": sum(viewer.num_packets_lost for viewer in self.viewers.values()),
+            "rtt_ms": max(rtts_ms, default=None),
+            "video_bitrate_bps": self.broadcast.video_bps,
+        }
+
+    def _count(self) -> None:
+        buffer = self._playout.buffer
+        self._counters.bring_to(
+            sent=self._playout.num_sent,
+            dropped=self._playout.num_dropped,
+            held=buffer.num_held_frames,
+            underruns=buffer.num_underruns,
+            keyframes=self.broadcast.num_keyframes,
+        )

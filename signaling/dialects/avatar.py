@@ -1,0 +1,180 @@
+"""avatar.v1: the vocabulary as JSON objects with a ``type``, on the data channel and over HTTP. docs/protocol.md shows each.
+
+A text frame that does not start with ``{`` is the short form of ``response.create`` in mode ``replace``. Reading is strict. Text
+is made valid here, when it comes in, and nowhere else: what ``parse_command`` returns can be encoded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, NoReturn, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from signaling import vocabulary as v
+from signaling.vocabulary import Command, Event, EventError, Json
+
+MAX_MESSAGE_BYTES = 64 * 1024
+
+COMMANDS: dict[str, type[Command]] = {
+    "session.update": v.SessionUpdate,
+    "response.create": v.ResponseCreate,
+    "response.cancel": v.ResponseCancel,
+    "output_audio_buffer.clear": v.ResponseCancel,
+    "ping": v.Ping,
+    "client.stats": v.ClientStats,
+}
+EVENTS: dict[str, type[Event]] = {
+    "session.created": v.SessionCreated,
+    "session.updated": v.SessionUpdated,
+    "response.created": v.ResponseCreated,
+    "output_audio_buffer.started": v.AudioStarted,
+    "response.output_audio_transcript.delta": v.TranscriptDelta,
+    "output_audio_buffer.cleared": v.AudioCleared,
+    "response.done": v.ResponseDone,
+    "avatar.state": v.AvatarState,
+    "pong": v.Pong,
+    "session.closing": v.SessionClosing,
+    "error": v.Error,
+}
+CUT = "…"
+"""Ends a text that was cut to what the receiver takes."""
+_CUTTABLE = ("heard_text", "scene", "voice", "message", "text")
+"""Fields of events that may be cut."""
+
+
+def _models(types: dict[str, type[Any]], *, strict: bool) -> dict[type[Any], type[BaseModel]]:
+    """A model for each type, with its fields, that reads it from JSON."""
+    config = ConfigDict(extra="forbid", strict=strict)
+    models: dict[type[Any], type[BaseModel]] = {}
+    for cls in types.values():
+        hints = get_type_hints(cls, include_extras=True)
+        fields: dict[str, Any] = {
+            field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+            for field in dataclasses.fields(cls)
+        }
+        models[cls] = create_model(cls.__name__, __config__=config, **fields)
+    return models
+
+
+_MODELS = _models(COMMANDS, strict=True) | _models(EVENTS, strict=False)
+_NAMES: dict[type[Any], str] = {cls: name for name, cls in reversed([*COMMANDS.items(), *EVENTS.items()])}
+
+
+def name_of(message: Command | Event) -> str:
+    """The ``type`` of a command or an event."""
+    return _NAMES[type(message)]
+
+
+def parse_command(frame: str | bytes) -> Command:
+    """A data channel frame or an HTTP body as a command.
+
+    Raises:
+        EventError: too large, not text, not JSON, an unknown type, or fields that do not fit.
+    """
+    if isinstance(frame, str):
+        frame = well_formed(frame)
+    size = len(frame.encode() if isinstance(frame, str) else frame)
+    if size > MAX_MESSAGE_BYTES:
+        raise EventError(
+            "message_too_large",
+            f"The message has {size} bytes; the limit is {MAX_MESSAGE_BYTES}. Send long text in pieces (mode append).",
+        )
+    if isinstance(frame, bytes):
+        try:
+            frame = frame.decode()
+        except UnicodeDecodeError:
+            raise EventError("not_text", "The message is not UTF-8 text. Send JSON events or plain text.") from None
+    command: Command = _parse(_read(frame), COMMANDS) if frame.lstrip().startswith("{") else v.ResponseCreate(input=frame)
+    # A piece may be white space, or nothing: only together with the others it is known to be.
+    if isinstance(command, v.ResponseCreate) and not command.input.strip() and command.mode != "append" and not command.more:
+        raise EventError("empty_text", "The input is empty. Send the text that is to be said.", command.event_id)
+    return command
+
+
+def parse_event(frame: str | bytes) -> tuple[Event, int | None]:
+    """What a client receives: the event, and its number if it has one. Raises ``EventError`` as ``parse_command`` does."""
+    data = _read(frame)
+    seq = data.pop("seq", None)
+    event: Event = _parse(data, EVENTS)
+    return event, seq if isinstance(seq, int) else None
+
+
+def dump(message: Command | Event, seq: int | None = None) -> str:
+    """One line of JSON; fields that are ``None`` are left out, except where ``null`` is an answer (``timings``).
+
+    Args:
+        seq: number of an event of the session.
+    """
+    return _to_json(_fields(message, seq))
+
+
+def dump_within(event: Event, max_bytes: int, seq: int | None = None) -> str | None:
+    """The same in at most ``max_bytes`` of UTF-8: the longest texts are cut, and end with ``…``. None if that is not enough."""
+    data = _fields(event, seq)
+    line = _to_json(data)
+    while (excess := len(line.encode()) - max_bytes) > 0:
+        texts = [name for name in _CUTTABLE if data.get(name) not in (None, "", CUT)]
+        if not texts:
+            return None
+        longest = max(texts, key=lambda name: len(data[name].encode()))
+        kept = data[longest].removesuffix(CUT).encode()[: -(excess + len(CUT.encode()))].decode(errors="ignore")
+        data[longest] = f"{kept.rstrip()}{CUT}"
+        line = _to_json(data)
+    return line
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD in the place of each lone surrogate, which JSON can express, but no encoding."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _fields(message: Command | Event, seq: int | None) -> Json:
+    return {"type": name_of(message), "seq": seq, **dataclasses.asdict(message)}
+
+
+def _to_json(data: Json) -> str:
+    fields = {name: value for name, value in data.items() if value is not None}
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _read(frame: str | bytes) -> Json:
+    try:
+        data = json.loads(frame, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise EventError("invalid_json", f"The message starts with '{{' but is not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise EventError("invalid_json", "An event is a JSON object with a type.")
+    return data
+
+
+def _parse(typed: Json, types: dict[str, Any]) -> Any:
+    # No event has texts inside of fields: what is deeper is refused anyway.
+    data = {well_formed(name): well_formed(value) if isinstance(value, str) else value for name, value in typed.items()}
+    event_id = data.get("event_id") if isinstance(data.get("event_id"), str) else None
+    for field in ("event_id", "id"):
+        # Two of them could become the same, and the second event would be taken for a repeated one.
+        if typed.get(field) != data.get(field):
+            raise EventError("invalid_event", f"The {field} is not valid text: it holds half of a surrogate pair.", event_id)
+    name = data.pop("type", None)
+    cls = types.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise EventError("unknown_type", f"Unknown event type {name!r:.80}. Known: {', '.join(sorted(types))}.", event_id)
+    model = _MODELS[cls]
+    try:
+        read = model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "event"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            message = f"{name} has no field {where!r:.80}. Its fields: {known}."
+        else:
+            message = f"{name}: {where}: {first['msg']}."
+        raise EventError("invalid_event", message, event_id) from None
+    return cls(**{field: getattr(read, field) for field in model.model_fields})

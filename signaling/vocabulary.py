@@ -1,0 +1,248 @@
+"""The one vocabulary of commands and events: what a session understands, and what it says. A dialect writes them for a protocol.
+
+Values only: frozen, without behaviour, and the same whoever speaks. Their names are those of the OpenAI Realtime events that they
+resemble. Limits are annotations, which a dialect checks when it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Len
+
+PROTOCOL = "avatar.v1"
+
+Mode = Literal["replace", "queue", "append"]
+DoneStatus = Literal["completed", "cancelled", "failed"]
+State = Literal["initializing", "idle", "listening", "thinking", "speaking"]
+EventId = Annotated[str, Len(1, 128)]
+ReplyId = Annotated[str, Len(1, 128)]
+Number = Annotated[float | int, Ge(-(2**63)), Le(2**63)]
+"""Neither NaN nor infinite, and not so long that it cannot be computed with."""
+Milliseconds = Annotated[float | int, Ge(0), Le(86_400_000)]
+
+
+class EventError(ValueError):
+    """A command that cannot be carried out. ``code`` is stable; the message says what to do."""
+
+    def __init__(self, code: str, message: str, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.event_id = event_id
+
+    def as_event(self) -> Error:
+        """What the client is told."""
+        return Error(code=self.code, message=self.message, event_id=self.event_id)
+
+
+# Commands: what a client wants. ``event_id`` makes repeating one safe.
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionUpdate:
+    """Who is seen and heard, from the next block on. ``avatar`` is a preset of ``GET /v1/avatars``; the others override it.
+
+    Attributes:
+        image: JPEG or PNG in base64: what the stream begins with, where the model can. A new avatar or scene forgets it.
+    """
+
+    event_id: EventId | None = None
+    avatar: str | None = None
+    scene: str | None = None
+    voice: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseCreate:
+    """Say this. ``more`` announces that further pieces of the same reply follow in mode ``append``."""
+
+    event_id: EventId | None = None
+    input: str
+    mode: Mode = "replace"
+    id: ReplyId | None = None
+    more: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseCancel:
+    """Stop. Without ``id``: everything that is said or waits; with it: that reply alone."""
+
+    event_id: EventId | None = None
+    id: ReplyId | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping:
+    """A sign of life, answered by ``Pong``."""
+
+    event_id: EventId | None = None
+    t: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientStats:
+    """What the client measured; all fields optional."""
+
+    event_id: EventId | None = None
+    first_frame_ms: Milliseconds | None = None
+    freezes: Annotated[int, Ge(0), Le(2**31)] | None = None
+    jitter_ms: Milliseconds | None = None
+    rtt_ms: Milliseconds | None = None
+
+
+Command = SessionUpdate | ResponseCreate | ResponseCancel | Ping | ClientStats
+
+
+# Events: what became of it, and what is seen and heard.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    max_message_bytes: int
+    max_prompt_chars: int
+    max_queued_replies: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionCreated:
+    """The first event that a viewer is told.
+
+    Attributes:
+        grace_ms: how long the session is held when nobody watches any more; within it ``POST /whep?session=ID`` resumes it.
+        resumed: the viewer has joined a session that went on before.
+        may_speak: commands of this viewer are carried out; else it watches.
+        speed: seconds of speech that the machine makes a second.
+        notice: for people, what that means, on a machine that does not keep up with real time.
+    """
+
+    protocol: Literal["avatar.v1"] = "avatar.v1"
+    session_id: str
+    model: str
+    fps: int
+    width: int
+    height: int
+    chunk_ms: int
+    block_ms: int
+    scene: str
+    voice: str
+    limits: Limits
+    grace_ms: int
+    resumed: bool | None = None
+    may_speak: bool = True
+    speed: float | None = None
+    notice: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionUpdated:
+    scene: str
+    voice: str
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseCreated:
+    """A reply was accepted. ``position`` counts the replies that are said before it."""
+
+    response_id: str
+    mode: Mode
+    position: int
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioStarted:
+    """The first voiced moment of a reply is being played; ``pts`` is its media time in ticks of 1/90000 s."""
+
+    response_id: str
+    pts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscriptDelta:
+    """A word is being played. Times count from the first voiced moment of its reply."""
+
+    response_id: str
+    text: str
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioCleared:
+    """The voice was cut off."""
+
+    response_id: str
+    heard_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Milliseconds since the reply was accepted; None where it did not come to that. ``underruns``: times nothing was there."""
+
+    first_audio_ms: int | None
+    total_ms: int
+    underruns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseDone:
+    """The one terminal event of a reply. ``code`` and ``message`` say why it failed."""
+
+    response_id: str
+    status: DoneStatus
+    heard_ms: int
+    heard_text: str
+    timings: Timings
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvatarState:
+    """``ready_in_ms``: a line was accepted, and its voice will begin in about so long. Left out where that is soon."""
+
+    state: State
+    ready_in_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pong:
+    t: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionClosing:
+    """The server is about to end the session."""
+
+    reason: str
+    in_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """A command could not be carried out; the session goes on."""
+
+    code: str
+    message: str
+    event_id: str | None = None
+
+
+Event = (
+    SessionCreated
+    | SessionUpdated
+    | ResponseCreated
+    | AudioStarted
+    | TranscriptDelta
+    | AudioCleared
+    | ResponseDone
+    | AvatarState
+    | Pong
+    | SessionClosing
+    | Error
+)
+
+Json = dict[str, Any]
