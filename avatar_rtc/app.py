@@ -10,6 +10,7 @@ from aiohttp import web
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
+from avatar_rtc.keys import make_auth
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.models import model_loader
 from avatar_rtc.registry import Registry
@@ -30,6 +31,9 @@ class Server:
 
     Attributes:
         address: such as ``http://127.0.0.1:8080``; known once ``start`` listens.
+
+    Raises:
+        avatar_rtc.errors.ServerConfigError: who may call is not said, or cannot be read.
     """
 
     def __init__(self, config: ServerConfig, engine: Engine) -> None:
@@ -40,7 +44,11 @@ class Server:
         http = config.http
         self._connections = Connections()
         app = make_app(
-            self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins, connections=self._connections
+            self.registry,
+            static_dir=http.static_dir,
+            allowed_origins=http.allowed_origins,
+            connections=self._connections,
+            auth=make_auth(config),
         )
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False

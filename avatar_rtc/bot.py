@@ -124,9 +124,14 @@ class _Arrivals:
 
 
 class Call:
-    """One call: connect, ``speak``, ``close``. Also the peer of the tests."""
+    """One call: connect, ``speak``, ``close``. Also the peer of the tests.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        key: an API key, or a token, for a server that asks who calls.
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self._key = key
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
         self.session_id = ""
@@ -158,7 +163,7 @@ class Call:
             NotReadyError: there is no server yet, or its engine is starting.
             CallError: the server cannot be reached or refuses, or no media come.
         """
-        self._http = aiohttp.ClientSession()
+        self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
         for kind in ("video", "audio"):
             transceiver = self.peer.addTransceiver(kind, direction="recvonly")
             self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
@@ -410,6 +415,7 @@ async def say(
     lines: Sequence[str],
     record: Path | None = None,
     *,
+    key: str | None = None,
     avatar: str | None = None,
     voice: str | None = None,
     on_caption: Callable[[str], None] = lambda text: None,
@@ -420,6 +426,7 @@ async def say(
     Args:
         url: the server's address, such as ``http://127.0.0.1:8080``.
         record: an MP4 file to write.
+        key: an API key, or a token, for a server that asks who calls.
         avatar: id of a look; the server's first one if None.
         voice: id or description of a voice; that of the look if None.
         on_caption: hears each line as it was heard.
@@ -433,7 +440,7 @@ async def say(
     if record is not None:
         summary.record = str(record)
     chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
-    call = await _join(url, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
+    call = await _join(url, key, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
     call.on_event = lambda event: _tell_wait(event, on_wait)
     for hello in call.received(wire.SessionCreated):
         _tell_wait(hello, on_wait)
@@ -467,11 +474,11 @@ def _tell_wait(event: wire.ServerEvent, on_wait: Callable[[str], None]) -> None:
         on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
 
 
-async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
+async def _join(url: str, key: str | None, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
     """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
     refused_s, told = float("inf"), ""
     while True:
-        call = Call(url)
+        call = Call(url, key)
         try:
             if record is not None:
                 call.recorder = Recorder(record)

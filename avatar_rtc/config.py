@@ -32,6 +32,45 @@ class HttpConfig(_Strict):
     static_dir: Path | None = Field(default_factory=resources.static_dir)
 
 
+class AuthConfig(_Strict):
+    """Who may call. ``none``, which is this without anything, asks nobody.
+
+    Attributes:
+        keys_file: API keys, as ``avatar-rtc keys add`` writes them.
+        secret_env, secret_file: where the secret is that signs tokens. Without one it is drawn at each start, which no token
+            outlives.
+        open: paths that may be read without a key, such as ``/metrics``.
+    """
+
+    keys_file: Path | None = None
+    secret_env: str | None = None
+    secret_file: Path | None = None
+    open: tuple[str, ...] = ("/livez", "/readyz")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_none(cls, value: object) -> object:
+        if isinstance(value, dict) and value and value.get("keys_file") is None:
+            raise ValueError("keys_file is missing: write the file of 'avatar-rtc keys add', or auth: none to let everybody in")
+        if isinstance(value, str) and value != "none":
+            raise ValueError(f"{value!r:.80} is no way to ask who calls; write none, or a section with a keys_file")
+        return {} if value == "none" else value
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if self.secret_env is not None and self.secret_file is not None:
+            raise ValueError("secret_env and secret_file name two secrets; keep one")
+        return self
+
+    @field_validator("open")
+    @classmethod
+    def _are_paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith("/"):
+                raise ValueError(f"{path!r} is no path; write it as /metrics")
+        return paths
+
+
 class LimitsConfig(_Strict):
     """What one server takes.
 
@@ -187,9 +226,10 @@ class VoiceConfig(_Strict):
 
 
 class ServerConfig(_Strict):
-    """The whole file. The first avatar is the default."""
+    """The whole file. The first avatar is the default. Without ``auth`` everybody on this machine may call, and nobody else."""
 
     http: HttpConfig = HttpConfig()
+    auth: AuthConfig | None = None
     engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     media: MediaConfig = MediaConfig()
@@ -242,6 +282,12 @@ def load_config(path: Path) -> ServerConfig:
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
+    auth = config.auth
+    if auth is not None:
+        auth = auth.model_copy(
+            update={name: base / path for name in ("keys_file", "secret_file") if (path := getattr(auth, name)) is not None}
+        )
+        config = config.model_copy(update={"auth": auth})
     published = config.engine.hallo_live
     if published is not None:
         network = published.network and base / published.network

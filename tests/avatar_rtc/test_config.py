@@ -24,6 +24,7 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         assert shown == set(type(getattr(config, section)).model_fields), f"{section}: every key is shown"
         for key in written:
             assert getattr(getattr(config, section), key) == getattr(getattr(defaults, section), key), f"{section}.{key}"
+    assert data["auth"] is None
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,13 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         ({"ice": {"servers": [{"urls": ["http://x"]}]}}, r"write stun:host:port"),
         ({"ice": {"udp_ports": [6000, 5000]}}, r"write \[first, last\]"),
         ({"ice": {"advertised_address": "example.org"}}, r"write the public IPv4"),
+        ({"auth": {"open": ["/metrics"]}}, r"auth: keys_file is missing: .* or auth: none"),
+        ({"auth": "nobody"}, r"auth: 'nobody' is no way to ask who calls; write none"),
+        ({"auth": {"keys_file": "k.yaml", "open": ["metrics"]}}, r"auth.open: 'metrics' is no path; write it as /metrics"),
+        (
+            {"auth": {"keys_file": "k.yaml", "secret_env": "A", "secret_file": "b"}},
+            r"auth: secret_env .*keep one",
+        ),
         ({"http": {"static_dir": "nowhere"}}, r"http.static_dir: there is no directory"),
         ({"avatars": [{"id": "a", "name": "A", "scene": "x", "voice": "none"}]}, r"there is no voice 'none'; choose one of"),
     ],
@@ -44,7 +52,7 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
 def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, object], message: str) -> None:
     data = yaml.safe_load(SHIPPED.read_text())
     for section, values in change.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and data[section] is not None:
             data[section].update(values)
         else:
             data[section] = values
