@@ -16,7 +16,21 @@ def test_fragment() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "hello", "a=candidate:1 1 udp 1 192.0.2.7 5000 typ host", "a=mid:0\r\n"])
+def test_fragments_of_clients_that_take_it_easy() -> None:
+    line = "1 1 udp 1 192.0.2.7 5000 typ host"
+    media = "m=video 9 UDP/TLS/RTP/SAVPF 0\n"
+    for text, mids in (
+        (f"a=candidate:{line}", [""]),
+        (f"{media}a=candidate:{line}\na=mid:0\n", ["0"]),
+        (f"a=mid:0\na=candidate:{line}\na=mid:1\na=candidate:{line}\na=candidate:{line}", ["0", "1", "1"]),
+        (f"{media}a=mid:0\na=candidate:{line}\n{media}a=candidate:{line}\na=mid:b", ["0", "b"]),
+        (f"{media}a=candidate:{line}\n{media}a=mid:1\na=candidate:{line}", ["", "1"]),
+    ):
+        assert parse_fragment(text).candidates == tuple((mid, line) for mid in mids), text
+    assert parse_fragment("a=mid:0\r\na=candidate:\r\n") == IceFragment(complete=True)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "a=mid:0\r\n"])
 def test_what_is_no_fragment(text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_fragment(text)
