@@ -16,6 +16,7 @@ from avatar_rtc.models import model_loader
 from avatar_rtc.registry import Registry
 from signaling.connections import Connections
 from signaling.http import make_app
+from signaling.rate import RateLimit
 
 LINGERING_S = 2.0
 """So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
@@ -39,6 +40,7 @@ class Server:
     def __init__(self, config: ServerConfig, engine: Engine) -> None:
         self.address = ""
         self.registry = Registry(config, engine, Metrics())
+        config.ice.wire_servers()  # a secret that is missing is noticed now
         self._config = config
         self._engine = engine
         http = config.http
@@ -49,6 +51,7 @@ class Server:
             allowed_origins=http.allowed_origins,
             connections=self._connections,
             auth=make_auth(config),
+            rate_limit=RateLimit(config.limits.requests_per_minute),
         )
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import time
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from avatar_rtc import resources
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.media.encode import VideoRates
-from signaling.ice import IceServer
+from signaling.ice import IceServer, turn_credentials
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 PresetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -81,6 +83,8 @@ class LimitsConfig(_Strict):
         join_timeout_s: a session that does not connect by then is ended.
         vanish_after_s: a client from which nothing arrived for so long is gone.
         open_reply_timeout_s: a reply whose last piece does not come is closed.
+        requests_per_minute: POST and PATCH of one principal, and of one address: so many at once, and so many a minute. Addresses
+            of this machine, those of proxies on it, are not counted. null: as many as they like.
     """
 
     max_sessions: int | Literal["auto"] = "auto"
@@ -89,6 +93,7 @@ class LimitsConfig(_Strict):
     join_timeout_s: float = Field(default=10.0, gt=0)
     vanish_after_s: float = Field(default=2.5, gt=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
+    requests_per_minute: int | None = Field(default=1200, ge=1)
 
     @field_validator("max_sessions", mode="before")
     @classmethod
@@ -129,9 +134,20 @@ class MediaConfig(_Strict):
 
 
 class IceServerConfig(_Strict):
+    """A STUN or TURN server.
+
+    Attributes:
+        username, credential: of a TURN server that has users.
+        secret, secret_env: what a TURN server shares with us instead (coturn's ``static-auth-secret``), or the environment
+            variable that holds it. Each client then gets a password of its own, good for ``lifetime_s``.
+    """
+
     urls: tuple[str, ...] = Field(min_length=1)
     username: str | None = None
     credential: str | None = None
+    secret: str | None = Field(default=None, min_length=1)
+    secret_env: str | None = None
+    lifetime_s: int = Field(default=86_400, ge=60)
 
     @field_validator("urls")
     @classmethod
@@ -140,6 +156,29 @@ class IceServerConfig(_Strict):
             if url.partition(":")[0] not in ("stun", "turn", "turns"):
                 raise ValueError(f"{url!r} is no ICE server; write stun:host:port, turn:host:port or turns:host:port")
         return urls
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.username is None) != (self.credential is None):
+            raise ValueError("username and credential belong together; write both or none")
+        if sum(way is not None for way in (self.username, self.secret, self.secret_env)) > 1:
+            raise ValueError("a server takes a username with a credential, or a secret, or a secret_env; keep one")
+        return self
+
+    def wire_server(self) -> IceServer:
+        """The server, with credentials that are fresh now.
+
+        Raises:
+            avatar_rtc.errors.ServerConfigError: the environment lacks the secret.
+        """
+        secret = self.secret
+        if self.secret_env is not None:
+            secret = os.environ.get(self.secret_env)
+            if not secret:
+                raise ServerConfigError(f"ice.servers: set the environment variable {self.secret_env}, which holds the secret")
+        if secret is None:
+            return IceServer(self.urls, self.username, self.credential)
+        return IceServer(self.urls, *turn_credentials(secret, int(time.time()) + self.lifetime_s))
 
 
 class IceConfig(_Strict):
@@ -173,7 +212,8 @@ class IceConfig(_Strict):
         return ports
 
     def wire_servers(self) -> tuple[IceServer, ...]:
-        return tuple(IceServer(server.urls, server.username, server.credential) for server in self.servers)
+        """The servers, with credentials that are fresh now: to be asked for each call. Errors as in ``wire_server``."""
+        return tuple(server.wire_server() for server in self.servers)
 
 
 class HalloLiveConfig(_Strict):

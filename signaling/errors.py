@@ -87,6 +87,15 @@ class Unprocessable(SignalingError):
     status, code, title = 422, "unprocessable", "Understood, but not possible"
 
 
+class TooManyRequests(SignalingError):
+    """``retry_after_s`` is the client's waiting time."""
+
+    status, code, title = 429, "too_many_requests", "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
 class Unavailable(SignalingError):
     """Full, draining, or without an engine. ``retry_after_s`` is the client's waiting time."""
 

@@ -25,6 +25,7 @@ from signaling.errors import (
 )
 from signaling.ice import parse_fragment
 from signaling.messages import MAX_MESSAGE_BYTES, EventError, parse_client
+from signaling.rate import RateLimit
 from signaling.service import SessionService
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def make_app(
     allowed_origins: Collection[str],
     connections: Connections,
     auth: Auth,
+    rate_limit: RateLimit,
 ) -> web.Application:
     """The web application.
 
@@ -57,10 +59,11 @@ def make_app(
         allowed_origins: origins whose pages may call; ``*`` for all.
         connections: is told which of them are being answered.
         auth: says who asks, and what they may.
+        rate_limit: how often they may.
     """
     routes = _Routes(service, auth)
     app = web.Application(
-        middlewares=[connections.middleware(), _cors(allowed_origins), _problems, auth.middleware()],
+        middlewares=[connections.middleware(), _cors(allowed_origins), _problems, auth.middleware(), rate_limit.middleware()],
         client_max_size=MAX_BODY_BYTES,
     )
     app.add_routes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -23,6 +25,18 @@ class IceServer:
         if self.username is not None and self.credential is not None:
             auth = f'; username="{_quoted(self.username)}"; credential="{_quoted(self.credential)}"; credential-type="password"'
         return [f'<{url}>; rel="ice-server"{auth}' for url in self.urls]
+
+
+def turn_credentials(secret: str, expires_s: int) -> tuple[str, str]:
+    """Username and password for a TURN server that shares a secret with us, good until a time.
+
+    The scheme of coturn's ``use-auth-secret`` (draft-uberti-behave-turn-rest-00, section 2.2).
+
+    Args:
+        expires_s: seconds since 1970.
+    """
+    username = str(expires_s)
+    return username, base64.b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from avatar_rtc import resources
-from avatar_rtc.config import ServerConfig, load_config
+from avatar_rtc.config import IceConfig, IceServerConfig, ServerConfig, load_config
 from avatar_rtc.errors import ServerConfigError
+from signaling.ice import turn_credentials
 
 SHIPPED = resources.server_config("pocket")
 
@@ -36,6 +38,8 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         ({"limits": {"max_sessions": "many"}}, r"limits.max_sessions: 'many' is no number of calls"),
         ({"media": {"video_min_bps": 900_000}}, r"media: .*does not hold; change one"),
         ({"ice": {"servers": [{"urls": ["http://x"]}]}}, r"write stun:host:port"),
+        ({"ice": {"servers": [{"urls": ["turn:x"], "username": "u"}]}}, r"username and credential belong together"),
+        ({"ice": {"servers": [{"urls": ["turn:x"], "secret": "s", "secret_env": "S"}]}}, r"ice.servers.0: .*keep one"),
         ({"ice": {"udp_ports": [6000, 5000]}}, r"write \[first, last\]"),
         ({"ice": {"advertised_address": "example.org"}}, r"write the public IPv4"),
         ({"auth": {"open": ["/metrics"]}}, r"auth: keys_file is missing: .* or auth: none"),
@@ -63,6 +67,21 @@ def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, objec
     with pytest.raises(ServerConfigError, match=message) as caught:
         load_config(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_turn_server_that_shares_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = IceServerConfig(urls=("turn:t.example:3478",), secret_env="TURN_SECRET", lifetime_s=600)
+    ice = IceConfig(servers=(server, IceServerConfig(urls=("turn:u.example",), username="u", credential="p")))
+    with pytest.raises(ServerConfigError, match="set the environment variable TURN_SECRET"):
+        ice.wire_servers()
+    monkeypatch.setenv("TURN_SECRET", "north")
+    now_s = 1_700_000_000 - 600
+    monkeypatch.setattr(time, "time", lambda: float(now_s))
+    first, fixed = ice.wire_servers()
+    assert (first.username, first.credential) == turn_credentials("north", 1_700_000_000)
+    assert (fixed.username, fixed.credential) == ("u", "p")
+    now_s += 60
+    assert ice.wire_servers()[0].username == "1700000060", "fresh each time"
 
 
 @pytest.mark.parametrize("text", ["{", "- 1", "http: 3"])

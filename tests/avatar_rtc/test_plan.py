@@ -302,7 +302,7 @@ CALLS: dict[str, tuple[dict[str, Any], Callable[[str], str]]] = {
 async def test_a_call_comes_about(what: str) -> None:
     options, change = CALLS[what]
     none: list[Any] = []
-    client = RTCPeerConnection(RTCConfiguration(iceServers=none, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE, **options))
+    client = RTCPeerConnection(RTCConfiguration(iceServers=none, **options))
     server = RTCPeerConnection(RTCConfiguration(iceServers=none, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     heard: asyncio.Queue[str] = asyncio.Queue()
     try:
@@ -315,10 +315,12 @@ async def test_a_call_comes_about(what: str) -> None:
         server.on("datachannel", on_channel)
         for kind in ("video", "audio"):
             client.addTransceiver(kind, direction="recvonly")
-        channel = client.createDataChannel("events")
+        before = None if options else client.createDataChannel("events")
+        await client.setLocalDescription(await client.createOffer())
+        channel = before or client.createDataChannel("events")
         channel.on("message", heard.put_nowait)
         channel.on("open", lambda: channel.send("Hello."))
-        await client.setLocalDescription(await client.createOffer())
+        assert client.localDescription.sdp.index("m=application") < client.localDescription.sdp.index("m=video") or not options
         text = await answer(server, change(client.localDescription.sdp))
         await client.setRemoteDescription(RTCSessionDescription(text, "answer"))
         async with asyncio.timeout(10):

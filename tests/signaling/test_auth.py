@@ -12,9 +12,8 @@ import jwt
 from aiohttp.test_utils import TestClient, TestServer
 
 from signaling.auth import ROUTES, SCOPES, ApiKey, Auth, Scope, new_api_key
-from signaling.connections import Connections
 from signaling.http import make_app
-from tests.signaling.test_http import CANDIDATE, FRAGMENT, SDP, FakeService, check_problem
+from tests.signaling.test_http import CANDIDATE, FRAGMENT, OPEN, SDP, FakeService, check_problem
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -27,7 +26,7 @@ def make_key(key_id: str, *scopes: Scope) -> tuple[dict[str, str], ApiKey]:
 
 @asynccontextmanager
 async def asking(auth: Auth) -> AsyncIterator[TestClient[Any, Any]]:
-    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], connections=Connections(), auth=auth)
+    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], **OPEN | {"auth": auth})
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -72,7 +71,7 @@ async def test_each_route_wants_its_scope() -> None:
 
 
 def test_every_route_is_in_the_table_or_meant_to_be_open_or_for_admins() -> None:
-    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], connections=Connections(), auth=Auth())
+    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], **OPEN)
     routes = {
         (route.method, route.resource.canonical.rstrip("/"))
         for route in app.router.routes()

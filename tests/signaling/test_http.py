@@ -16,10 +16,13 @@ from signaling.errors import BadOffer, StaleETag, Unavailable, UnknownAvatar, Un
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
 from signaling.messages import MAX_MESSAGE_BYTES, ClientEvent, EventError, ResponseCreate
+from signaling.rate import RateLimit
 from signaling.service import Answer
 
 SDP = {"Content-Type": "application/sdp"}
 FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
+OPEN: dict[str, Any] = {"connections": Connections(), "auth": Auth(), "rate_limit": RateLimit(None)}
+"""Everybody may everything, as often as they like."""
 CANDIDATE = "a=mid:0\r\na=candidate:1 1 udp 1 192.0.2.7 5000 typ host\r\n"
 
 
@@ -85,7 +88,9 @@ def service() -> FakeService:
 async def client(service: FakeService, tmp_path: Path) -> AsyncIterator[TestClient[Any, Any]]:
     (tmp_path / "index.html").write_text("<p>page</p>")
     (tmp_path / "app.js").write_text("// script")
-    app = make_app(service, static_dir=tmp_path, allowed_origins=["*"], connections=Connections(), auth=Auth())
+    app = make_app(
+        service, static_dir=tmp_path, allowed_origins=["*"], connections=Connections(), auth=Auth(), rate_limit=RateLimit(None)
+    )
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -177,7 +182,7 @@ async def test_options(client: TestClient[Any, Any]) -> None:
 
 
 async def test_only_allowed_origins_are_named(service: FakeService) -> None:
-    app = make_app(service, static_dir=None, allowed_origins=["https://mine.example"], connections=Connections(), auth=Auth())
+    app = make_app(service, static_dir=None, allowed_origins=["https://mine.example"], **OPEN)
     async with TestClient(TestServer(app)) as client:
         mine = await client.get("/livez", headers={"Origin": "https://mine.example"})
         assert mine.headers["Access-Control-Allow-Origin"] == "https://mine.example"

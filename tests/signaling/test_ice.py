@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from signaling.errors import BadRequest
-from signaling.ice import IceFragment, IceServer, advertise, parse_fragment
+from signaling.ice import IceFragment, IceServer, advertise, parse_fragment, turn_credentials
 
 
 def test_fragment() -> None:
@@ -43,6 +43,11 @@ def test_link_headers_quote_credentials() -> None:
         '<turn:t.example:3478>; rel="ice-server"; username="us\\"er"; credential="pa\\\\ss"; credential-type="password"'
     ]
     assert IceServer(("stun:s.example",)).link_headers() == ['<stun:s.example>; rel="ice-server"']
+
+
+def test_credentials_of_a_shared_secret() -> None:
+    # printf 1700000000 | openssl dgst -sha1 -hmac north -binary | base64
+    assert turn_credentials("north", 1_700_000_000) == ("1700000000", "CWyHi3zCeWqXBir9thl4m+iZPRY=")
 
 
 def test_the_advertised_address_takes_the_place_of_host_addresses_of_its_family() -> None:
