@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import aiohttp
 import hypothesis
@@ -284,7 +285,7 @@ class Target:
             assert response.status in (201, 400, 413, 422), await response.text()
             location = response.headers.get("Location")
         if location is not None:
-            async with self._http.delete(self._server.address + location) as response:
+            async with self._http.delete(urljoin(f"{self._server.address}/whep", location)) as response:
                 assert response.status == 200
         assert self._server.registry.num_sessions == 0
 
