@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from aiortc import RTCIceCandidate, RTCIceParameters, RTCRtpCodecCapability, RTCRtpSender
+from aiortc import RTCIceCandidate, RTCIceParameters, RTCRtpCodecCapability, RTCRtpParameters, RTCRtpSender
 from aiortc.codecs import CODECS, is_rtx
 from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS
 from aiortc.rtcpeerconnection import find_common_codecs
@@ -83,10 +83,15 @@ class MediaPlan:
         """aiortc's answer to ``sdp``, as the answer to what was offered.
 
         Sections are in its order, those that do not live are rejected by port 0, and in the group is only what the client put
-        there and lives.
+        there and lives. Media that come first there are inactive rather than rejected: they have the client's transport, and
+        Chromium with max-bundle would lose all sections with it (RFC 9143 lets the next one take its place).
         """
         description = SessionDescription.parse(sdp)
         live = dict(zip(self._live, description.media, strict=True))
+        for place, offered in enumerate(self._offered):
+            is_first = self._bundle[:1] == (offered.rtp.muxId,) and offered.port and offered.kind in MEDIA
+            if is_first and place not in live:
+                live[place] = _inactive(offered, description.media[0])
         description.media = [live.get(place) or _rejected(offered) for place, offered in enumerate(self._offered)]
         for media, offered in zip(description.media, self._offered, strict=True):
             media.profile = offered.profile
@@ -220,7 +225,9 @@ def _read_section(session_lines: Sequence[str], lines: Sequence[str], number: in
         (codec for codec in media.rtp.codecs if codec.payloadType in media.fmt),
         key=lambda codec: (is_rtx(codec), media.fmt.index(codec.payloadType)),
     )
-    if media.direction is None:
+    if kind == "application":
+        media.direction = None
+    elif media.direction is None:
         inherited = [line.removeprefix("a=") for line in session_lines if line.removeprefix("a=") in DIRECTIONS]
         media.direction = inherited[-1] if inherited else "sendrecv"
     return media
@@ -356,6 +363,15 @@ def _offer_of(live: Sequence[MediaDescription], owner: MediaDescription) -> str:
 
 def _bundle_of(mids: Sequence[str]) -> list[GroupDescription]:
     return [GroupDescription("BUNDLE", [*mids])] if any(mids) else []
+
+
+def _inactive(offered: MediaDescription, alive: MediaDescription) -> MediaDescription:
+    """A section that lives, on the transport of another one, with the client's own formats, and of which nothing is sent."""
+    media = copy.copy(alive)
+    media.kind, media.fmt, media.direction = offered.kind, offered.fmt, "inactive"
+    media.rtp = RTCRtpParameters(muxId=offered.rtp.muxId, codecs=offered.rtp.codecs)
+    media.msid, media.ssrc, media.ssrc_group = None, [], []
+    return media
 
 
 def _rejected(offered: MediaDescription) -> MediaDescription:

@@ -25,10 +25,11 @@ ISSUER = "avatar-rtc"
 MAX_TTL_S = 86_400
 DEFAULT_TTL_S = 600
 
-ROUTES: Mapping[tuple[str, str], frozenset[Scope]] = {
+ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("POST", "/whep"): frozenset({"call"}),  # with ?role=watch: watch
-    ("PATCH", "/whep/{id}"): frozenset(),  # a viewer's own, which the service knows
-    ("DELETE", "/whep/{id}"): frozenset(),
+    # The address is the viewer's secret. Some players send nothing else, and a token may have expired during the call.
+    ("PATCH", "/whep/{id}"): None,
+    ("DELETE", "/whep/{id}"): None,
     ("POST", "/v1/tokens"): frozenset(),
     ("POST", "/v1/sessions"): frozenset({"call"}),
     ("GET", "/v1/sessions"): frozenset({"watch"}),
@@ -40,7 +41,7 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope]] = {
     ("POST", "/v1/sessions/{id}/recording"): frozenset({"record"}),
     ("DELETE", "/v1/sessions/{id}/recording"): frozenset({"record"}),
 }
-"""What a principal needs for a route, by method and path; for one that is not here, ``admin``."""
+"""What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``."""
 
 OPEN = frozenset({"/{path}", "/v1/avatars", "/v1/models"})
 """What may be read by whoever it is: the page and its choices."""
@@ -63,7 +64,7 @@ class Principal:
 ANYONE = Principal("anyone", SCOPES)
 """Everybody, where nobody is asked."""
 NOBODY = Principal("nobody", frozenset())
-"""Who did not say, on an open route."""
+"""Who did not say, where nobody has to."""
 
 _PRINCIPAL = web.RequestKey("principal", Principal)
 
@@ -182,19 +183,20 @@ class Auth:
         route = request.match_info.route
         method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
         path = "" if route.resource is None else route.resource.canonical.rstrip("/")
+        needed = ROUTES.get((method, path), frozenset({"admin"}))
         # Nothing is there, or not by this method; or it is a preflight, which cannot say who asks; or it is open.
         nothing = route.resource is None or route.method == hdrs.METH_ANY
-        if nothing or method == hdrs.METH_OPTIONS or (method == hdrs.METH_GET and path in self._open):
+        is_open = method == hdrs.METH_OPTIONS or (method == hdrs.METH_GET and path in self._open)
+        if needed is None or nothing or is_open:
             try:
                 return self._identify(request, keys)
             except Unauthorized:
                 return NOBODY
         principal = self._identify(request, keys)
-        needed = ROUTES.get((method, path), frozenset({"admin"}))
         if (method, path) == (hdrs.METH_POST, "/whep") and request.query.get("role") == "watch":
             needed = frozenset({"watch"})
         _check_scopes(needed, principal.scopes, f"{principal.id!r}")
-        if principal.session is not None and not path.startswith("/whep/"):
+        if principal.session is not None:
             named = request.match_info.get("id", request.query.get("session"))
             if named != principal.session:
                 raise Forbidden(f"This token is for session {principal.session} alone.", code="other_session")

@@ -43,7 +43,11 @@ def outline(plan: MediaPlan) -> tuple[list[str], str]:
     """The sections of the answer, and its group, as aiortc would make them."""
     answer = SessionDescription.parse(plan.answer(plan.sdp))
     group = " ".join(str(mid) for mid in answer.group[0].items) if answer.group else ""
-    return [f"{media.kind} {'live' if media.port else 0} {media.rtp.muxId}".strip() for media in answer.media], group
+    outlines = []
+    for media in answer.media:
+        state = 0 if not media.port else "held" if media.direction == "inactive" else "live"
+        outlines.append(f"{media.kind} {state} {media.rtp.muxId}".strip())
+    return outlines, group
 
 
 VIDEO, AUDIO, DATA = section("video", "0"), section("audio", "1"), section("application", "2")
@@ -64,14 +68,14 @@ SHAPES: dict[str, tuple[str, list[str], str]] = {
     ),
     "bundled only, the first one of no use": (
         offer(VP9, section("audio", "1", "a=bundle-only", port=0, transport=False), bundle="3 1"),
-        ["video 0 3", "audio live 1"],
-        "1",
+        ["video held 3", "audio live 1"],
+        "3 1",
     ),
     "no directions": (offer(VIDEO, AUDIO, DATA).replace("a=recvonly\r\n", ""), LIVE, "0 1 2"),
     "a direction of the session": (
         offer(VIDEO, AUDIO, DATA, session="a=inactive\r\n").replace("a=recvonly\r\n", "", 1),
-        ["video 0 0", *LIVE[1:]],
-        "1 2",
+        ["video held 0", *LIVE[1:]],
+        "0 1 2",
     ),
     "a format that nothing describes": (
         offer(VIDEO, AUDIO.replace("SAVPF 111", "SAVPF 111 101") + "a=fmtp:101 0-15\r\na=rtcp-fb:101 nack\r\n", DATA),
@@ -87,8 +91,8 @@ SHAPES: dict[str, tuple[str, list[str], str]] = {
     "sound that is not possible": (offer(VIDEO, PCMU, DATA), ["video live 0", "audio 0 1", "application live 2"], "0 2"),
     "the second section of its kind is the one": (
         offer(PCMU.replace("recvonly", "inactive"), section("audio", "2"), bundle="1 2"),
-        ["audio 0 1", "audio live 2"],
-        "2",
+        ["audio held 1", "audio live 2"],
+        "1 2",
     ),
     "two of a kind": (offer(VIDEO, section("video", "3"), bundle="0 3"), ["video live 0", "video 0 3"], "0"),
     "two for data": (
