@@ -124,6 +124,40 @@ def plan_media(text: str, video_codecs: Collection[str]) -> MediaPlan:
         raise ValueError("two of its sections have the same a=mid")
     bundle = _read_bundle(session_lines, mids)
 
+    tracks, live = _choose(offered, bundle, video_codecs)
+    if not bundle and len(live) > 1:
+        raise Unprocessable(
+            "The sections of the offer are not bundled, and there is one transport. Put them into one group, a=group:BUNDLE; "
+            "in browsers and in GStreamer that is the bundle policy max-bundle.",
+            code="no_bundle",
+        )
+    places = (*(live[kind] for kind in tracks), *([live["application"]] if "application" in live else []))
+    by_mid = {media.rtp.muxId: media for media in offered}
+    # The transport is that of the first in the bundle that lives; where that one is bundled only and has none of its own, of the
+    # first that has one (RFC 9143, section 7).
+    bundled = [by_mid[mid] for mid in bundle]
+    alive = [offered[place] for place in places]
+    owner = _with_transport([*(media for media in bundled if media in alive), *bundled] or alive)
+    return MediaPlan(
+        sdp=_offer_of(alive, owner),
+        tracks=tuple(tracks.values()),
+        transport_mid=alive[0].rtp.muxId,
+        mids=frozenset([*bundle, *(media.rtp.muxId for media in alive), ""]),
+        ice_ufrags=frozenset(ufrag for media in offered if (ufrag := media.ice.usernameFragment)),
+        _offered=tuple(offered),
+        _live=places,
+        _bundle=tuple(bundle),
+    )
+
+
+def _choose(
+    offered: Sequence[MediaDescription], bundle: Sequence[str], video_codecs: Collection[str]
+) -> tuple[dict[str, TrackPlan], dict[str, int]]:
+    """The tracks by kind, and the places in the offer of what lives by kind.
+
+    Raises:
+        signaling.errors.Unprocessable: there would be no track.
+    """
     tracks: dict[str, TrackPlan] = {}
     live: dict[str, int] = {}
     refused: list[str] = []
@@ -148,29 +182,7 @@ def plan_media(text: str, video_codecs: Collection[str]) -> MediaPlan:
             "The offer wants neither video nor audio. Offer recvonly audio and video sections, in one BUNDLE group.",
             code="nothing_to_send",
         )
-    if not bundle and len(live) > 1:
-        raise Unprocessable(
-            "The sections of the offer are not bundled, and there is one transport. Put them into one group, a=group:BUNDLE; "
-            "in browsers and in GStreamer that is the bundle policy max-bundle.",
-            code="no_bundle",
-        )
-    places = (*(live[kind] for kind in tracks), *([live["application"]] if "application" in live else []))
-    by_mid = {media.rtp.muxId: media for media in offered}
-    # The transport is that of the first in the bundle that lives; where that one is bundled only and has none of its own, of the
-    # first that has one (RFC 9143, section 7).
-    bundled = [by_mid[mid] for mid in bundle]
-    alive = [offered[place] for place in places]
-    owner = _with_transport([*(media for media in bundled if media in alive), *bundled] or alive)
-    return MediaPlan(
-        sdp=_offer_of(alive, owner),
-        tracks=tuple(tracks.values()),
-        transport_mid=alive[0].rtp.muxId,
-        mids=frozenset([*bundle, *(media.rtp.muxId for media in alive), ""]),
-        ice_ufrags=frozenset(ufrag for media in offered if (ufrag := media.ice.usernameFragment)),
-        _offered=tuple(offered),
-        _live=places,
-        _bundle=tuple(bundle),
-    )
+    return tracks, live
 
 
 def read_candidate(line: str) -> RTCIceCandidate | None:
