@@ -143,7 +143,7 @@ def plan_media(text: str, video_codecs: Collection[str]) -> MediaPlan:
         tracks=tuple(tracks.values()),
         transport_mid=alive[0].rtp.muxId,
         mids=frozenset([*bundle, *(media.rtp.muxId for media in alive), ""]),
-        ice_ufrags=frozenset(ufrag for media in offered if (ufrag := media.ice.usernameFragment)),
+        ice_ufrags=frozenset(ufrag for media in offered if media.ice and (ufrag := media.ice.usernameFragment)),
         _offered=tuple(offered),
         _live=places,
         _bundle=tuple(bundle),
@@ -345,7 +345,7 @@ def _with_transport(sections: Sequence[MediaDescription]) -> MediaDescription:
 
 
 def _lacks(media: MediaDescription) -> str:
-    if not (media.ice.usernameFragment and media.ice.password):
+    if not (media.ice and media.ice.usernameFragment and media.ice.password):
         return "a=ice-ufrag and a=ice-pwd"
     if media.dtls is None:
         return "a=setup"
