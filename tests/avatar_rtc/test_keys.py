@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import aiohttp
 import pytest
 
+from avatar_rtc.bot import Call
 from avatar_rtc.cli import SCOPES, main
 from avatar_rtc.config import AuthConfig
-from avatar_rtc.errors import ServerConfigError
+from avatar_rtc.errors import CallError, ServerConfigError
 from avatar_rtc.keys import add_key, make_auth, read_keys
 from signaling import auth
 from tests.support.calls import make_config, serving
@@ -89,9 +89,17 @@ def test_a_secret_that_is_named_must_be_one(tmp_path: Path, monkeypatch: pytest.
 
 async def test_a_served_config_asks_for_its_keys(tmp_path: Path) -> None:
     keys_file = tmp_path / "keys.yaml"
-    key = add_key(keys_file, "web", ["watch"])
+    key = add_key(keys_file, "web", ["call", "watch"])
     asked = make_config().model_copy(update={"auth": AuthConfig(keys_file=keys_file)})
-    async with serving(config=asked) as server, aiohttp.ClientSession() as http:
-        for header, status in (({}, 401), ({"Authorization": f"Bearer {key}"}, 404)):
-            async with http.get(f"{server.address}/v1/sessions/none/stats", headers=header) as response:
-                assert response.status == status
+    async with serving(config=asked) as server:
+        refused = Call(server.address)
+        with pytest.raises(CallError, match="unauthorized"):
+            await refused.connect()
+        await refused.close()
+        call = Call(server.address, key)
+        try:
+            await call.connect()
+            assert (await call.stats())["id"] == call.session_id
+        finally:
+            await call.close()
+        assert server.registry.num_sessions == 0
