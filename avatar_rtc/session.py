@@ -22,11 +22,8 @@ from aiortc import (
     RTCConfiguration,
     RTCIceServer,
     RTCPeerConnection,
-    RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.exceptions import OperationError
-from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, EngineFailure, EngineStream, speed_of
@@ -42,14 +39,14 @@ from avatar_rtc.media.timeline import Timeline
 from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
 from avatar_rtc.media.transport import answers, be_patient, bound_gathering, quicken_retransmission, take_every_message
 from avatar_rtc.metrics import Metrics
-from avatar_rtc.offer import has_address, read_offer
+from avatar_rtc.offer import MediaPlan, plan_media, read_candidate
 from avatar_rtc.pace import Pace
 from avatar_rtc.stills import decode_base64
 from model.chunk import AVChunk, Still, StreamSettings
 from model.errors import ModelError, PromptError
 from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from signaling import messages as wire
-from signaling.errors import BadOffer, SignalingError, Unprocessable
+from signaling.errors import BadOffer, SignalingError
 from signaling.ice import IceFragment, advertise
 from signaling.service import Answer
 
@@ -177,11 +174,12 @@ class Session:
         self._encoders: list[VideoEncoder | Opus] = []
         self._video_encoder: VideoEncoder | None = None
 
-        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
+        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.wire_servers()]
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._channels = EventChannels(self._hello, self._on_message, metrics, self._log)
         self._peer.on("datachannel", self._channels.add)
         self._peer.on("connectionstatechange", self._on_connection)
+        self._plan: MediaPlan | None = None
         self._connected_s: float | None = None
         self._heard_s = clock()
         self._packets_received = -1
@@ -208,19 +206,20 @@ class Session:
             signaling.errors.Unprocessable: nothing to send in, or no common codec.
         """
         with self._reading("an SDP offer", "bad_sdp"):
-            sdp, parsed = read_offer(offer)
-            kinds = self._add_tracks(parsed)
-            await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            self._plan = plan = plan_media(offer, self._config.media.video_codecs)
+            for planned in plan.tracks:
+                track = self._video if planned.kind == "video" else self._audio
+                self._peer.addTransceiver(track, "sendonly").setCodecPreferences(list(planned.codecs))
+            await self._peer.setRemoteDescription(RTCSessionDescription(plan.sdp, "offer"))
         for transceiver in self._peer.getTransceivers():
-            if transceiver.kind in kinds:
-                clock_hz = VIDEO_CLOCK_HZ if transceiver.kind == "video" else OPUS_CLOCK_HZ
-                rates = self._config.media.rates(self._info.fps)
-                codec = transceiver._codecs[0]
-                encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
-                self._encoders.append(encoder)
-                if isinstance(encoder, VideoEncoder):
-                    self._video_encoder = encoder
-                prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
+            clock_hz = VIDEO_CLOCK_HZ if transceiver.kind == "video" else OPUS_CLOCK_HZ
+            rates = self._config.media.rates(self._info.fps)
+            codec = transceiver._codecs[0]
+            encoder = make_encoder(codec, rates, self._info.sample_rate_hz, self._config.media.audio_bps)
+            self._encoders.append(encoder)
+            if isinstance(encoder, VideoEncoder):
+                self._video_encoder = encoder
+            prepare_sender(transceiver.sender, encoder, self._timeline, clock_hz)
         # Sections of one bundle share a gatherer.
         for gatherer in {t.receiver.transport.transport.iceGatherer for t in self._peer.getTransceivers()}:
             bound_gathering(gatherer, self._config.ice.udp_ports)
@@ -230,10 +229,10 @@ class Session:
             take_every_message(self._peer.sctp)
         with self._reading("an SDP offer", "bad_sdp"):
             await self._peer.setLocalDescription(await self._peer.createAnswer())
-        answer = self._peer.localDescription.sdp
+        answer = plan.answer(self._peer.localDescription.sdp)
         if self._config.ice.advertised_address is not None:
             answer = advertise(answer, self._config.ice.advertised_address)
-        codecs = "+".join(t._codecs[0].name for t in self._peer.getTransceivers() if t.kind in kinds)
+        codecs = "+".join(t._codecs[0].name for t in self._peer.getTransceivers())
         self._log.info("created: %s, %.60s", codecs, self._settings.scene)
         return Answer(self.session_id, self.etag, answer)
 
@@ -242,11 +241,6 @@ class Session:
         """Whatever the transport stumbles over, what it was given is at fault; except that a machine may have no more sockets."""
         try:
             yield
-        except OperationError:
-            raise Unprocessable(
-                f"No common codec. Offer {' or '.join(self._config.media.video_codecs)} for video and Opus for audio.",
-                code="no_common_codec",
-            ) from None
         except (SignalingError, OSError):
             raise
         except Exception as error:
@@ -256,34 +250,10 @@ class Session:
                 f"The body is not {what} that can be used ({reason}). Send what the browser gave.", code=code
             ) from None
 
-    def _add_tracks(self, offer: SessionDescription) -> set[str]:
-        """One track for each kind that the client wants to receive, with codecs in the client's order. Returns the kinds."""
-        allowed = {"video": {f"video/{c}".lower() for c in self._config.media.video_codecs}, "audio": {"audio/opus"}}
-        kinds: set[str] = set()
-        for media in offer.media:
-            if media.kind not in allowed or media.kind in kinds or media.direction not in ("recvonly", "sendrecv"):
-                continue
-            kinds.add(media.kind)
-            order = [codec.mimeType.lower() for codec in media.rtp.codecs]
-            usable = [
-                c
-                for c in RTCRtpSender.getCapabilities(media.kind).codecs
-                if c.mimeType.lower() in order and (c.mimeType.lower() in allowed[media.kind] or c.name == "rtx")
-            ]
-            if not any(c.name != "rtx" for c in usable):
-                raise OperationError
-            track = self._video if media.kind == "video" else self._audio
-            transceiver = self._peer.addTransceiver(track, "sendonly")
-            transceiver.setCodecPreferences(sorted(usable, key=lambda c: order.index(c.mimeType.lower())))
-        if not kinds:
-            raise Unprocessable(
-                "The offer wants neither video nor audio. Offer recvonly audio and video sections.", code="nothing_to_send"
-            )
-        return kinds
-
     def is_other_ice_session(self, fragment: IceFragment) -> bool:
         """Whether a fragment belongs to other ICE credentials than those of the offer: the client wants to restart ICE."""
-        return fragment.ufrag is not None and f"a=ice-ufrag:{fragment.ufrag}\r\n" not in self._peer.remoteDescription.sdp
+        assert self._plan is not None
+        return fragment.ufrag is not None and fragment.ufrag not in self._plan.ice_ufrags
 
     async def trickle(self, fragment: IceFragment) -> None:
         """Add the client's candidates.
@@ -291,13 +261,13 @@ class Session:
         Raises:
             signaling.errors.BadOffer: one of them cannot be read.
         """
+        assert self._plan is not None
         for mid, line in fragment.candidates:
-            if not has_address(line):
-                continue  # see read_offer
             with self._reading(f"an ICE candidate: {line!r:.120}", "bad_ice_fragment"):
-                candidate = candidate_from_sdp(line)
-                candidate.sdpMid = mid
-                await self._peer.addIceCandidate(candidate)
+                candidate = read_candidate(line)
+                if candidate is not None and mid in self._plan.mids:
+                    candidate.sdpMid = self._plan.transport_mid
+                    await self._peer.addIceCandidate(candidate)
 
     async def handle(self, event: wire.ClientEvent) -> None:
         """Carry out an event that came over HTTP; returns when it is done.
