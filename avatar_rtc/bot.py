@@ -128,9 +128,10 @@ class Call:
 
     Args:
         key: an API key, or a token, for a server that asks who calls.
+        configuration: ICE servers and how they are used; without it no servers, so that nothing on the internet is asked.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, configuration: RTCConfiguration | None = None) -> None:
         self._key = key
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
@@ -147,8 +148,7 @@ class Call:
         self.on_sound: Callable[[av.AudioFrame], None] | None = None
         self.on_event: Callable[[wire.ServerEvent], None] | None = None
         self._http: aiohttp.ClientSession | None = None
-        # No servers: nothing on the internet is asked.
-        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.peer = RTCPeerConnection(configuration or RTCConfiguration(iceServers=[]))
         self.channel: RTCDataChannel = self.peer.createDataChannel("events")
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
