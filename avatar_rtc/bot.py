@@ -519,6 +519,8 @@ def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> CallError
         problem = json.loads(body)
         if isinstance(problem, dict) and "detail" in problem:
             message = f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
+            if response.status == 401:
+                message += " 'avatar-rtc say' takes one by --key."
             if problem.get("code") == "engine_unavailable":
                 return NotReadyError(message, START_PATIENCE_S)
             return CallError(message)
