@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from avatar_rtc.bot import Call
 from avatar_rtc.errors import CallError
 from signaling.messages import CLIENT_TYPES, Error, Ping, Pong, SessionClosing
+from tests.avatar_rtc.test_offer import SHAPES
 from tests.support.calls import serving
 
 T = TypeVar("T")
@@ -359,6 +360,7 @@ def fuzz(
             cases = st.lists(event, min_size=1, max_size=MAX_EVENTS_IN_A_ROW)
         else:
             seeds = [make_offer(), (ROOT / "tests" / "data" / "chromium_offer.sdp").read_bytes().decode()]
+            seeds += [text for text, _, _ in SHAPES.values()]
             cases = st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds))
 
         def send(case: Any) -> None:
