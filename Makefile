@@ -11,7 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 PIP := $(BIN)/pip install --disable-pip-version-check --quiet
 # What the tests need of the system, as "command or library = Debian package".
-SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.so.1=libfontconfig1
+SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.so.1=libfontconfig1 turnserver=coturn
 
 .PHONY: run test lint bench system clean
 

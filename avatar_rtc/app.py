@@ -10,11 +10,13 @@ from aiohttp import web
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine import Engine, ProcessEngine
+from avatar_rtc.keys import make_auth
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.models import model_loader
 from avatar_rtc.sessions.registry import Registry
 from signaling.connections import Connections
 from signaling.http import make_app
+from signaling.rate import RateLimit
 
 LINGERING_S = 2.0
 """So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
@@ -30,17 +32,26 @@ class Server:
 
     Attributes:
         address: such as ``http://127.0.0.1:8080``; known once ``start`` listens.
+
+    Raises:
+        avatar_rtc.errors.ServerConfigError: who may call is not said, or cannot be read.
     """
 
     def __init__(self, config: ServerConfig, engine: Engine) -> None:
         self.address = ""
         self.registry = Registry(config, engine, Metrics())
+        config.ice.wire_servers()  # a secret that is missing is noticed now
         self._config = config
         self._engine = engine
         http = config.http
         self._connections = Connections()
         app = make_app(
-            self.registry, static_dir=http.static_dir, allowed_origins=http.allowed_origins, connections=self._connections
+            self.registry,
+            static_dir=http.static_dir,
+            allowed_origins=http.allowed_origins,
+            connections=self._connections,
+            auth=make_auth(config),
+            rate_limit=RateLimit(config.limits.requests_per_minute),
         )
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from avatar_rtc.config import EngineConfig
 
 DEFAULT_PORT = 8080
+SCOPES = ("call", "speak", "watch", "record", "admin")
 
 EXAMPLES = """
 examples:
@@ -39,7 +40,8 @@ examples:
 SERVE_EXAMPLES = """
 examples:
   avatar-rtc serve
-  avatar-rtc serve --host 0.0.0.0 --port 9000             reachable from other machines
+  avatar-rtc serve --host 0.0.0.0 --auth none             reachable from other machines, for everybody
+  avatar-rtc serve --host 0.0.0.0 --auth keys.yaml        for whoever has a key; 'avatar-rtc keys add' makes them
   avatar-rtc config pocket > mine.yaml                    a copy of the shipped config, to change limits, looks and ports
   avatar-rtc serve --config mine.yaml
   avatar-rtc serve --config hallo_live_1gpu               a config that comes with the program
@@ -81,6 +83,17 @@ examples:
   avatar-rtc config pocket > mine.yaml                    a copy to change; serve it with --config mine.yaml
 """
 
+KEYS_EXAMPLES = """
+examples:
+  avatar-rtc keys add web                                 a key that may call, speak and watch; its hash goes to keys.yaml
+  avatar-rtc keys add ops --scopes admin --file /etc/avatar-rtc-keys.yaml
+  curl -X POST http://127.0.0.1:8080/v1/tokens -H "Authorization: Bearer $KEY" -d '{"scopes": ["call"], "ttl_s": 600}'
+                                                          a token of it for a browser, good for ten minutes
+
+scopes: call (start a call), speak (send events over HTTP), watch (see a call, its events and counters), record, and admin
+(the rest, such as /metrics). A server reads the file when it starts: delete a line, and from the next start on the key and its
+tokens are worth nothing.
+"""
 TRAIN_EXAMPLES = """
 examples:
   avatar-rtc train configs/train/hallo_live_dmd.yaml      begin a run in runs/hallo_live_dmd, or go on with it
@@ -183,13 +196,16 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _serve(options: argparse.Namespace) -> int:
     from avatar_rtc.app import serve
-    from avatar_rtc.config import load_config
+    from avatar_rtc.config import AuthConfig, load_config
     from avatar_rtc.logs import set_up_logs
 
     set_up_logs()
     config = load_config(options.config or resources.server_config("pocket"))
     http = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     config = config.model_copy(update={"http": config.http.model_copy(update=http)})
+    if options.auth is not None:
+        auth = AuthConfig() if options.auth == "none" else AuthConfig(keys_file=Path(options.auth))
+        config = config.model_copy(update={"auth": auth})
     if options.engine is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
     try:
@@ -225,6 +241,7 @@ def _say(options: argparse.Namespace) -> int:
             options.url,
             options.text,
             record=options.record,
+            key=options.key or os.environ.get("AVATAR_RTC_KEY"),
             avatar=options.avatar,
             voice=options.voice,
             on_caption=lambda text: print(text, file=captions, flush=True),
@@ -361,6 +378,15 @@ def _show_config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_key(options: argparse.Namespace) -> int:
+    from avatar_rtc.keys import add_key
+
+    key = add_key(options.file, options.name, options.scopes)
+    print(f"{options.file}: {options.name} may {', '.join(options.scopes)}. Its key, which is shown only now:", file=sys.stderr)
+    print(key)
+    return 0
+
+
 def _judge(options: argparse.Namespace) -> int:
     """Hand over to ``main()`` of a module of ``model.evaluation``, which reads its own options."""
     judges = _judges()
@@ -392,6 +418,14 @@ def _config(text: str) -> Path:
 def _prompts(text: str) -> Path:
     """The same of prompts."""
     return Path(text) if Path(text).exists() or text not in resources.prompt_files() else resources.prompts(text)
+
+
+def _scopes(text: str) -> list[str]:
+    scopes = [scope.strip() for scope in text.split(",")]
+    unknown = next((scope for scope in scopes if scope not in SCOPES), None)
+    if unknown is not None:
+        raise argparse.ArgumentTypeError(f"{unknown!r} is no scope: take some of {','.join(SCOPES)}")
+    return scopes
 
 
 def _count(text: str) -> int:
@@ -444,6 +478,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", type=_config, metavar="FILE", help=f"server config: {config_help} (default: pocket)")
     serve.add_argument("--host", help="address to listen on (default: the config's, 127.0.0.1)")
     serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
+    serve.add_argument("--auth", metavar="FILE", help="a file of API keys, or none to let everybody call (default: the config's)")
     serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
 
     say = command("say", _say, "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
@@ -452,6 +487,7 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("--avatar", metavar="ID", help="who says it, such as adam (default: the server's first look)")
     say.add_argument("--voice", help="a voice of the server by its id, or a description (default: that of the look)")
     say.add_argument("--record", type=Path, metavar="FILE", help="write what was seen and heard to this MP4 file")
+    say.add_argument("--key", help="API key or token, for a server that asks who calls (default: $AVATAR_RTC_KEY)")
     say.add_argument("--json", action="store_true", help="print the summary as one JSON object; captions go to standard error")
 
     generate = command("generate", _generate, "Make a film of a prompt, without a server.", GENERATE_EXAMPLES)
@@ -492,6 +528,16 @@ def _parser() -> argparse.ArgumentParser:
 
     show = command("config", _show_config, "Print a server config that comes with the program.", CONFIG_EXAMPLES)
     show.add_argument("name", nargs="?", choices=resources.server_configs(), help="which one; without it, their names")
+
+    keys = command("keys", _add_key, "Make an API key.", KEYS_EXAMPLES)
+    keys.add_argument("action", choices=("add",), help="add a key to the file")
+    keys.add_argument("name", metavar="NAME", help="whose it is, such as web")
+    keys.add_argument(
+        "--scopes", type=_scopes, default="call,speak,watch", help="what it may (default: call,speak,watch)", metavar="LIST"
+    )
+    keys.add_argument(
+        "--file", type=Path, default=Path("keys.yaml"), metavar="FILE", help="where its hash goes (default: keys.yaml)"
+    )
 
     _add_train(command)
 

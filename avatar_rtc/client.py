@@ -124,9 +124,15 @@ class _Arrivals:
 
 
 class Call:
-    """One call: connect, ``speak``, ``close``. Also the peer of the tests."""
+    """One call: connect, ``speak``, ``close``. Also the peer of the tests.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        key: an API key, or a token, for a server that asks who calls.
+        configuration: ICE servers and how they are used; without it no servers, so that nothing on the internet is asked.
+    """
+
+    def __init__(self, url: str, key: str | None = None, configuration: RTCConfiguration | None = None) -> None:
+        self._key = key
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
         self.session_id = ""
@@ -143,6 +149,8 @@ class Call:
         self.on_event: Callable[[v.Event], None] | None = None
         self.last_seq = 0
         self._http: aiohttp.ClientSession | None = None
+        # No servers unless they are given: nothing on the internet is asked.
+        self._configuration = configuration or RTCConfiguration(iceServers=[])
         self._new_peer()
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,8 +159,7 @@ class Call:
         self.lost = ""
 
     def _new_peer(self) -> None:
-        # No servers: nothing on the internet is asked.
-        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.peer = RTCPeerConnection(self._configuration)
         self.channel: RTCDataChannel = self.peer.createDataChannel("events")
 
     async def resume(self) -> None:
@@ -175,7 +182,7 @@ class Call:
             CallError: the server cannot be reached or refuses, or no media come.
         """
         if self._http is None:
-            self._http = aiohttp.ClientSession()
+            self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
         peer = self.peer
         for kind in ("video", "audio"):
             transceiver = self.peer.addTransceiver(kind, direction="recvonly")
@@ -426,6 +433,7 @@ async def say(
     lines: Sequence[str],
     record: Path | None = None,
     *,
+    key: str | None = None,
     avatar: str | None = None,
     voice: str | None = None,
     on_caption: Callable[[str], None] = lambda text: None,
@@ -436,6 +444,7 @@ async def say(
     Args:
         url: the server's address, such as ``http://127.0.0.1:8080``.
         record: an MP4 file to write.
+        key: an API key, or a token, for a server that asks who calls.
         avatar: id of a look; the server's first one if None.
         voice: id or description of a voice; that of the look if None.
         on_caption: hears each line as it was heard.
@@ -449,7 +458,7 @@ async def say(
     if record is not None:
         summary.record = str(record)
     chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
-    call = await _join(url, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
+    call = await _join(url, key, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
     call.on_event = lambda event: _tell_wait(event, on_wait)
     for hello in call.received(v.SessionCreated):
         _tell_wait(hello, on_wait)
@@ -483,11 +492,11 @@ def _tell_wait(event: v.Event, on_wait: Callable[[str], None]) -> None:
         on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
 
 
-async def _join(url: str, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
+async def _join(url: str, key: str | None, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
     """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
     refused_s, told = float("inf"), ""
     while True:
-        call = Call(url)
+        call = Call(url, key)
         try:
             if record is not None:
                 call.recorder = Recorder(record)
@@ -528,6 +537,8 @@ def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> CallError
         problem = json.loads(body)
         if isinstance(problem, dict) and "detail" in problem:
             message = f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
+            if response.status == 401:
+                message += " 'avatar-rtc say' takes one by --key."
             if problem.get("code") == "engine_unavailable":
                 return NotReadyError(message, START_PATIENCE_S)
             return CallError(message)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import time
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from avatar_rtc import resources
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.media.encode import VideoRates
-from signaling.ice import IceServer
+from signaling.ice import IceServer, turn_credentials
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 PresetId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -32,6 +34,45 @@ class HttpConfig(_Strict):
     static_dir: Path | None = Field(default_factory=resources.static_dir)
 
 
+class AuthConfig(_Strict):
+    """Who may call. ``none``, which is this without anything, asks nobody.
+
+    Attributes:
+        keys_file: API keys, as ``avatar-rtc keys add`` writes them.
+        secret_env, secret_file: where the secret is that signs tokens. Without one it is drawn at each start, which no token
+            outlives.
+        open: paths that may be read without a key, such as ``/metrics``.
+    """
+
+    keys_file: Path | None = None
+    secret_env: str | None = None
+    secret_file: Path | None = None
+    open: tuple[str, ...] = ("/livez", "/readyz")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_none(cls, value: object) -> object:
+        if isinstance(value, dict) and value and value.get("keys_file") is None:
+            raise ValueError("keys_file is missing: write the file of 'avatar-rtc keys add', or auth: none to let everybody in")
+        if isinstance(value, str) and value != "none":
+            raise ValueError(f"{value!r:.80} is no way to ask who calls; write none, or a section with a keys_file")
+        return {} if value == "none" else value
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if self.secret_env is not None and self.secret_file is not None:
+            raise ValueError("secret_env and secret_file name two secrets; keep one")
+        return self
+
+    @field_validator("open")
+    @classmethod
+    def _are_paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith("/"):
+                raise ValueError(f"{path!r} is no path; write it as /metrics")
+        return paths
+
+
 class LimitsConfig(_Strict):
     """What one server takes.
 
@@ -44,6 +85,8 @@ class LimitsConfig(_Strict):
         grace_s: a session that came with a call is held for so long when its caller vanishes, and can be resumed.
         idle_s: a session that was made without a viewer ends when it has had none for so long.
         open_reply_timeout_s: a reply whose last piece does not come is closed.
+        requests_per_minute: POST and PATCH of one principal, and of one address: so many at once, and so many a minute. Addresses
+            of this machine, those of proxies on it, are not counted. null: as many as they like.
     """
 
     max_sessions: int | Literal["auto"] = "auto"
@@ -54,6 +97,7 @@ class LimitsConfig(_Strict):
     grace_s: float = Field(default=10.0, ge=0)
     idle_s: float = Field(default=300.0, gt=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
+    requests_per_minute: int | None = Field(default=1200, ge=1)
 
     @field_validator("max_sessions", mode="before")
     @classmethod
@@ -94,9 +138,20 @@ class MediaConfig(_Strict):
 
 
 class IceServerConfig(_Strict):
+    """A STUN or TURN server.
+
+    Attributes:
+        username, credential: of a TURN server that has users.
+        secret, secret_env: what a TURN server shares with us instead (coturn's ``static-auth-secret``), or the environment
+            variable that holds it. Each client then gets a password of its own, good for ``lifetime_s``.
+    """
+
     urls: tuple[str, ...] = Field(min_length=1)
     username: str | None = None
     credential: str | None = None
+    secret: str | None = Field(default=None, min_length=1)
+    secret_env: str | None = None
+    lifetime_s: int = Field(default=86_400, ge=60)
 
     @field_validator("urls")
     @classmethod
@@ -105,6 +160,29 @@ class IceServerConfig(_Strict):
             if url.partition(":")[0] not in ("stun", "turn", "turns"):
                 raise ValueError(f"{url!r} is no ICE server; write stun:host:port, turn:host:port or turns:host:port")
         return urls
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.username is None) != (self.credential is None):
+            raise ValueError("username and credential belong together; write both or none")
+        if sum(way is not None for way in (self.username, self.secret, self.secret_env)) > 1:
+            raise ValueError("a server takes a username with a credential, or a secret, or a secret_env; keep one")
+        return self
+
+    def wire_server(self) -> IceServer:
+        """The server, with credentials that are fresh now.
+
+        Raises:
+            avatar_rtc.errors.ServerConfigError: the environment lacks the secret.
+        """
+        secret = self.secret
+        if self.secret_env is not None:
+            secret = os.environ.get(self.secret_env)
+            if not secret:
+                raise ServerConfigError(f"ice.servers: set the environment variable {self.secret_env}, which holds the secret")
+        if secret is None:
+            return IceServer(self.urls, self.username, self.credential)
+        return IceServer(self.urls, *turn_credentials(secret, int(time.time()) + self.lifetime_s))
 
 
 class IceConfig(_Strict):
@@ -138,7 +216,8 @@ class IceConfig(_Strict):
         return ports
 
     def wire_servers(self) -> tuple[IceServer, ...]:
-        return tuple(IceServer(server.urls, server.username, server.credential) for server in self.servers)
+        """The servers, with credentials that are fresh now: to be asked for each call. Errors as in ``wire_server``."""
+        return tuple(server.wire_server() for server in self.servers)
 
 
 class HalloLiveConfig(_Strict):
@@ -191,9 +270,10 @@ class VoiceConfig(_Strict):
 
 
 class ServerConfig(_Strict):
-    """The whole file. The first avatar is the default."""
+    """The whole file. The first avatar is the default. Without ``auth`` everybody on this machine may call, and nobody else."""
 
     http: HttpConfig = HttpConfig()
+    auth: AuthConfig | None = None
     engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     media: MediaConfig = MediaConfig()
@@ -246,6 +326,12 @@ def load_config(path: Path) -> ServerConfig:
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
+    auth = config.auth
+    if auth is not None:
+        auth = auth.model_copy(
+            update={name: base / path for name in ("keys_file", "secret_file") if (path := getattr(auth, name)) is not None}
+        )
+        config = config.model_copy(update={"auth": auth})
     published = config.engine.hallo_live
     if published is not None:
         network = published.network and base / published.network

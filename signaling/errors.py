@@ -38,6 +38,19 @@ class BadRequest(SignalingError):
     status, code, title = 400, "bad_request", "The request cannot be understood"
 
 
+class Unauthorized(SignalingError):
+    """Who asks is not known."""
+
+    status, code, title = 401, "unauthorized", "Who asks is not known"
+
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail, code=code, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(SignalingError):
+    status, code, title = 403, "missing_scope", "Not allowed"
+
+
 class UnknownAvatar(SignalingError):
     status, code, title = 404, "unknown_avatar", "No such avatar"
 
@@ -76,6 +89,15 @@ class WrongType(SignalingError):
 
 class Unprocessable(SignalingError):
     status, code, title = 422, "unprocessable", "Understood, but not possible"
+
+
+class TooManyRequests(SignalingError):
+    """``retry_after_s`` is the client's waiting time."""
+
+    status, code, title = 429, "too_many_requests", "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
 class Unavailable(SignalingError):

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from signaling.auth import Auth, principal_of
 from signaling.connections import Connections
 from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command
 from signaling.errors import (
@@ -26,6 +27,7 @@ from signaling.errors import (
     WrongType,
 )
 from signaling.ice import parse_fragment
+from signaling.rate import RateLimit
 from signaling.service import Answer, NewSession, SessionService
 from signaling.vocabulary import Event, EventError
 
@@ -53,7 +55,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(
-    service: SessionService, *, static_dir: Path | None, allowed_origins: Collection[str], connections: Connections
+    service: SessionService,
+    *,
+    static_dir: Path | None,
+    allowed_origins: Collection[str],
+    connections: Connections,
+    auth: Auth,
+    rate_limit: RateLimit,
 ) -> web.Application:
     """The web application.
 
@@ -61,18 +69,25 @@ def make_app(
         static_dir: the page, served at ``/``; None serves none.
         allowed_origins: origins whose pages may call; ``*`` for all.
         connections: is told which of them are being answered.
+        auth: says who asks, and what they may.
+        rate_limit: how often they may.
     """
-    routes = _Routes(service)
+    routes = _Routes(service, auth)
     app = web.Application(
-        middlewares=[connections.middleware(), _cors(allowed_origins), _problems], client_max_size=MAX_BODY_BYTES
+        middlewares=[connections.middleware(), _cors(allowed_origins), _problems, auth.middleware(), rate_limit.middleware()],
+        client_max_size=MAX_BODY_BYTES,
     )
     app.add_routes(
         [
-            web.post("/whep", routes.watch),
+            *(web.post(path, routes.watch) for path in ("/whep/", "/whep")),
             web.options("/whep", routes.options),
-            web.options("/{path:.*}", routes.options),
+            web.route(hdrs.METH_ANY, "/whep", _refuse(hdrs.METH_OPTIONS, hdrs.METH_POST)),
             web.patch("/whep/{id}", routes.trickle),
             web.delete("/whep/{id}", routes.leave),
+            web.options("/whep/{id}", routes.options),
+            web.route(hdrs.METH_ANY, "/whep/{id}", _refuse(hdrs.METH_DELETE, hdrs.METH_OPTIONS, hdrs.METH_PATCH)),
+            web.options("/{path:.*}", routes.options),
+            web.post("/v1/tokens", routes.token),
             web.post("/v1/sessions", routes.create),
             web.get("/v1/sessions", routes.sessions),
             web.get("/v1/sessions/{id}", routes.stats),
@@ -92,8 +107,9 @@ def make_app(
 
 
 class _Routes:
-    def __init__(self, service: SessionService) -> None:
+    def __init__(self, service: SessionService, auth: Auth) -> None:
         self._service = service
+        self._auth = auth
 
     async def watch(self, request: web.Request) -> web.Response:
         """WHEP: a call of one's own, or, with ``session``, one more viewer of a session."""
@@ -108,11 +124,13 @@ class _Routes:
             answer = await self._service.join(session_id, offer, may_speak=role == "speak", after=after)
         else:
             answer = await self._service.call(offer, avatar=query.get("avatar"), voice=query.get("voice"))
-        return self._with_ice_servers(_answered(answer))
+        return self._with_ice_servers(_answered(request, answer))
 
     async def options(self, request: web.Request) -> web.Response:
         # Browsers gather before the answer is there, so they ask for STUN and TURN ahead of the offer.
-        return self._with_ice_servers(web.Response(headers={"Accept-Post": SDP_TYPE}))
+        response = web.Response(headers={"Accept-Post": SDP_TYPE})
+        # A relay's credentials are for those who may call.
+        return self._with_ice_servers(response) if principal_of(request).scopes & {"call", "watch"} else response
 
     def _with_ice_servers(self, response: web.Response) -> web.Response:
         for server in self._service.ice_servers:
@@ -124,13 +142,18 @@ class _Routes:
         if request.content_type != FRAGMENT_TYPE:
             raise WrongType(f"The body must be of type {FRAGMENT_TYPE}, not {request.content_type}.")
         # Whoever sends none, or any, means the one ICE session that there is; whether the fragment does, too, its ufrag says.
-        etags = [etag.strip().strip('"') for etag in request.headers.get(hdrs.IF_MATCH, "*").split(",")]
+        # Weak ones are compared like strong ones: a proxy that compresses makes them weak.
+        etags = [etag.strip().removeprefix("W/").strip('"') for etag in request.headers.get(hdrs.IF_MATCH, "*").split(",")]
         await self._service.trickle(request.match_info["id"], etags, parse_fragment(await _text(request)))
         return web.Response(status=204)
 
     async def leave(self, request: web.Request) -> web.Response:
         await self._service.leave(request.match_info["id"])
         return web.Response()
+
+    async def token(self, request: web.Request) -> web.Response:
+        token = self._auth.make_token(request, await _body(request))
+        return web.json_response(token, status=201, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     async def create(self, request: web.Request) -> web.Response:
         try:
@@ -214,9 +237,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{where}: {first['msg']}."
 
 
-def _answered(answer: Answer) -> web.Response:
+def _answered(request: web.Request, answer: Answer) -> web.Response:
     response = web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE)
-    response.headers[hdrs.LOCATION] = f"/whep/{answer.viewer_id}"
+    # Relative to the request, so that it holds behind a proxy that serves us under a path of its own.
+    response.headers[hdrs.LOCATION] = answer.viewer_id if request.path.endswith("/") else f"whep/{answer.viewer_id}"
     response.headers[hdrs.ETAG] = f'"{answer.etag}"'
     return response
 
@@ -243,6 +267,15 @@ async def _with_signs_of_life(events: AsyncIterator[tuple[Event, int]]) -> Async
         if item is nothing:
             return
         yield item  # type: ignore[misc]
+
+
+def _refuse(*methods: str) -> Handler:
+    """Whatever else is asked of a resource; GET and HEAD, too, are reserved at those of WHEP (RFC 9725, section 4.2)."""
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+
+    return refuse
 
 
 def _files(static_dir: Path | None) -> Handler:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -25,13 +27,25 @@ class IceServer:
         return [f'<{url}>; rel="ice-server"{auth}' for url in self.urls]
 
 
+def turn_credentials(secret: str, expires_s: int) -> tuple[str, str]:
+    """Username and password for a TURN server that shares a secret with us, good until a time.
+
+    The scheme of coturn's ``use-auth-secret`` (draft-uberti-behave-turn-rest-00, section 2.2).
+
+    Args:
+        expires_s: seconds since 1970.
+    """
+    username = str(expires_s)
+    return username, base64.b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
+
+
 @dataclass(frozen=True)
 class IceFragment:
     """A body of type ``application/trickle-ice-sdpfrag``.
 
     Attributes:
         ufrag, password: ICE credentials of the client, where given.
-        candidates: pairs of media id and candidate line without ``a=candidate:``.
+        candidates: pairs of media id, empty where it is not said, and candidate line without ``a=candidate:``.
         complete: no further candidates follow.
     """
 
@@ -44,34 +58,41 @@ class IceFragment:
 def parse_fragment(text: str) -> IceFragment:
     """Parse an SDP fragment.
 
+    ``a=mid`` counts for its whole section, wherever it stands there; candidates of a section without one have an empty media id.
+    A candidate with nothing behind it means that no further ones follow.
+
     Raises:
-        BadRequest: it holds a line that is no SDP, or a candidate before any ``a=mid``.
+        BadRequest: it holds a line that is no SDP, or nothing that matters.
     """
-    ufrag = password = mid = None
-    candidates: list[tuple[str, str]] = []
+    ufrag = password = None
+    mids = [""]
+    candidates: list[tuple[int, str]] = []
     complete = False
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         if not re.match(r"^[a-z]=", line):
             raise BadRequest(f"Line {number} of the ICE fragment is not SDP: {line!r:.80}.", code="bad_ice_fragment")
-        if line.startswith("a=ice-ufrag:"):
-            ufrag = line.partition(":")[2].strip()
-        elif line.startswith("a=ice-pwd:"):
-            password = line.partition(":")[2].strip()
-        elif line.startswith("a=mid:"):
-            mid = line.partition(":")[2].strip()
-        elif line.startswith("a=end-of-candidates"):
+        name, _, value = line.partition(":")
+        value = value.strip()
+        if line.startswith("m="):
+            mids.append("")
+        elif name == "a=ice-ufrag":
+            ufrag = value
+        elif name == "a=ice-pwd":
+            password = value
+        elif name == "a=mid":
+            # Those that leave out the media line, too, tell sections apart by this one.
+            if mids[-1]:
+                mids.append(value)
+            mids[-1] = value
+        elif name == "a=end-of-candidates" or (name == "a=candidate" and not value):
             complete = True
-        elif line.startswith("a=candidate:"):
-            if mid is None:
-                raise BadRequest(
-                    f"Line {number} of the ICE fragment is a candidate before any a=mid line.", code="bad_ice_fragment"
-                )
-            candidates.append((mid, line.partition(":")[2].strip()))
+        elif name == "a=candidate":
+            candidates.append((len(mids) - 1, value))
     if not (candidates or complete or ufrag):
         raise BadRequest("The ICE fragment holds neither candidates nor a=end-of-candidates.", code="bad_ice_fragment")
-    return IceFragment(ufrag, password, tuple(candidates), complete)
+    return IceFragment(ufrag, password, tuple((mids[section], candidate) for section, candidate in candidates), complete)
 
 
 def advertise(sdp: str, address: str) -> str:

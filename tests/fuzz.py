@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import aiohttp
 import hypothesis
@@ -33,6 +34,7 @@ from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
 from signaling.dialects.avatar import COMMANDS
 from signaling.vocabulary import Error, Ping, Pong, SessionClosing
+from tests.avatar_rtc.outputs.test_offer import SHAPES
 from tests.support.calls import serving
 
 T = TypeVar("T")
@@ -285,7 +287,7 @@ class Target:
             assert response.status in (201, 400, 413, 422), await response.text()
             location = response.headers.get("Location")
         if location is not None:
-            async with self._http.delete(self._server.address + location) as response:
+            async with self._http.delete(urljoin(f"{self._server.address}/whep", location)) as response:
                 assert response.status == 200
         assert self._server.registry.num_sessions == 0
 
@@ -359,6 +361,7 @@ def fuzz(
             cases = st.lists(event, min_size=1, max_size=MAX_EVENTS_IN_A_ROW)
         else:
             seeds = [make_offer(), (ROOT / "tests" / "data" / "chromium_offer.sdp").read_bytes().decode()]
+            seeds += [text for text, _, _ in SHAPES.values()]
             cases = st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds))
 
         def send(case: Any) -> None:

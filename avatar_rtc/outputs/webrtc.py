@@ -14,11 +14,8 @@ from aiortc import (
     RTCIceServer,
     RTCIceTransport,
     RTCPeerConnection,
-    RTCRtpSender,
     RTCSessionDescription,
 )
-from aiortc.exceptions import OperationError
-from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.logs import SessionLog
@@ -29,9 +26,9 @@ from avatar_rtc.media.playout import VIDEO_CLOCK_HZ
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs import aiortc_patches as patches
 from avatar_rtc.outputs.channels import EventChannels
-from avatar_rtc.outputs.offer import has_address, read_offer
+from avatar_rtc.outputs.offer import MediaPlan, plan_media, read_candidate
 from avatar_rtc.sessions.event_log import EventLog
-from signaling.errors import BadOffer, SignalingError, Unprocessable
+from signaling.errors import BadOffer, SignalingError
 from signaling.ice import IceFragment, advertise
 from signaling.vocabulary import Event
 
@@ -103,10 +100,11 @@ class Viewer:
         self._config = config
         self._metrics = metrics
         self._log = log
-        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.servers]
+        servers = [RTCIceServer(list(s.urls), s.username, s.credential) for s in config.ice.wire_servers()]
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._tracks = {kind: patches.ReaderTrack(kind) for kind in ("video", "audio")}
         self._readers: list[Reader] = []
+        self._plan: MediaPlan | None = None
         self.channels = EventChannels(
             host.events, after, lambda: host.hello(self), lambda frame: host.on_message(self, frame), metrics, log
         )
@@ -122,22 +120,20 @@ class Viewer:
             signaling.errors.Unprocessable: nothing to send in, or no common codec.
         """
         with self._reading("an SDP offer", "bad_sdp"):
-            sdp, parsed = read_offer(offer)
-            kinds = self._add_tracks(parsed)
-            await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            self._plan = plan = plan_media(offer, self._config.media.video_codecs)
+            for planned in plan.tracks:
+                self._peer.addTransceiver(self._tracks[planned.kind], "sendonly").setCodecPreferences(list(planned.codecs))
+            await self._peer.setRemoteDescription(RTCSessionDescription(plan.sdp, "offer"))
         codecs = []
         for transceiver in self._peer.getTransceivers():
-            if transceiver.kind in kinds:
-                codec = patches.codec_name(transceiver)
-                codecs.append(codec)
-                is_video = transceiver.kind == "video"
-                broadcast = self._host.broadcast
-                reader = broadcast.read_video("H264" if codec == "H264" else "VP8") if is_video else broadcast.read_audio()
-                self._readers.append(reader)
-                self._tracks[transceiver.kind].reader = reader
-                patches.prepare_sender(
-                    transceiver.sender, reader, self._host.clock, VIDEO_CLOCK_HZ if is_video else OPUS_CLOCK_HZ
-                )
+            codec = patches.codec_name(transceiver)
+            codecs.append(codec)
+            is_video = transceiver.kind == "video"
+            broadcast = self._host.broadcast
+            reader = broadcast.read_video("H264" if codec == "H264" else "VP8") if is_video else broadcast.read_audio()
+            self._readers.append(reader)
+            self._tracks[transceiver.kind].reader = reader
+            patches.prepare_sender(transceiver.sender, reader, self._host.clock, VIDEO_CLOCK_HZ if is_video else OPUS_CLOCK_HZ)
         for gatherer in {ice.iceGatherer for ice in self._transports()}:
             patches.bound_gathering(gatherer, self._config.ice.udp_ports)
             patches.be_patient(gatherer)
@@ -148,7 +144,7 @@ class Viewer:
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         for ice in self._transports():
             patches.hear(ice, self._on_heard)
-        answer = self._peer.localDescription.sdp
+        answer = plan.answer(self._peer.localDescription.sdp)
         if self._config.ice.advertised_address is not None:
             answer = advertise(answer, self._config.ice.advertised_address)
         self._log.info("viewer %.8s: %s%s", self.viewer_id, "+".join(codecs), "" if self.may_speak else ", watches")
@@ -156,7 +152,8 @@ class Viewer:
 
     def is_other_ice_session(self, fragment: IceFragment) -> bool:
         """Whether a fragment belongs to other ICE credentials than those of the offer: the client wants to restart ICE."""
-        return fragment.ufrag is not None and f"a=ice-ufrag:{fragment.ufrag}\r\n" not in self._peer.remoteDescription.sdp
+        assert self._plan is not None
+        return fragment.ufrag is not None and fragment.ufrag not in self._plan.ice_ufrags
 
     async def trickle(self, fragment: IceFragment) -> None:
         """Add the client's candidates.
@@ -164,13 +161,13 @@ class Viewer:
         Raises:
             signaling.errors.BadOffer: one of them cannot be read.
         """
+        assert self._plan is not None
         for mid, line in fragment.candidates:
-            if not has_address(line):
-                continue  # see read_offer
             with self._reading(f"an ICE candidate: {line!r:.120}", "bad_ice_fragment"):
-                candidate = candidate_from_sdp(line)
-                candidate.sdpMid = mid
-                await self._peer.addIceCandidate(candidate)
+                candidate = read_candidate(line)
+                if candidate is not None and mid in self._plan.mids:
+                    candidate.sdpMid = self._plan.transport_mid
+                    await self._peer.addIceCandidate(candidate)
 
     @property
     def silent_s(self) -> float:
@@ -194,11 +191,6 @@ class Viewer:
         """Whatever the transport stumbles over, what it was given is at fault; except that a machine may have no more sockets."""
         try:
             yield
-        except OperationError:
-            raise Unprocessable(
-                f"No common codec. Offer {' or '.join(self._config.media.video_codecs)} for video and Opus for audio.",
-                code="no_common_codec",
-            ) from None
         except (SignalingError, OSError):
             raise
         except Exception as error:
@@ -207,30 +199,6 @@ class Viewer:
             raise BadOffer(
                 f"The body is not {what} that can be used ({reason}). Send what the browser gave.", code=code
             ) from None
-
-    def _add_tracks(self, offer: SessionDescription) -> set[str]:
-        """One track for each kind that the client wants to receive, with codecs in the client's order. Returns the kinds."""
-        allowed = {"video": {f"video/{c}".lower() for c in self._config.media.video_codecs}, "audio": {"audio/opus"}}
-        kinds: set[str] = set()
-        for media in offer.media:
-            if media.kind not in allowed or media.kind in kinds or media.direction not in ("recvonly", "sendrecv"):
-                continue
-            kinds.add(media.kind)
-            order = [codec.mimeType.lower() for codec in media.rtp.codecs]
-            usable = [
-                c
-                for c in RTCRtpSender.getCapabilities(media.kind).codecs
-                if c.mimeType.lower() in order and (c.mimeType.lower() in allowed[media.kind] or c.name == "rtx")
-            ]
-            if not any(c.name != "rtx" for c in usable):
-                raise OperationError
-            transceiver = self._peer.addTransceiver(self._tracks[media.kind], "sendonly")
-            transceiver.setCodecPreferences(sorted(usable, key=lambda c: order.index(c.mimeType.lower())))
-        if not kinds:
-            raise Unprocessable(
-                "The offer wants neither video nor audio. Offer recvonly audio and video sections.", code="nothing_to_send"
-            )
-        return kinds
 
     def _transports(self) -> set[RTCIceTransport]:
         """Sections of one bundle share one."""

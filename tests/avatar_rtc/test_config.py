@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from avatar_rtc import resources
-from avatar_rtc.config import ServerConfig, load_config
+from avatar_rtc.config import IceConfig, IceServerConfig, ServerConfig, load_config
 from avatar_rtc.errors import ServerConfigError
+from signaling.ice import turn_credentials
 
 SHIPPED = resources.server_config("pocket")
 
@@ -24,6 +26,7 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         assert shown == set(type(getattr(config, section)).model_fields), f"{section}: every key is shown"
         for key in written:
             assert getattr(getattr(config, section), key) == getattr(getattr(defaults, section), key), f"{section}.{key}"
+    assert data["auth"] is None
 
 
 @pytest.mark.parametrize(
@@ -35,8 +38,17 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         ({"limits": {"max_sessions": "many"}}, r"limits.max_sessions: 'many' is no number of calls"),
         ({"media": {"video_min_bps": 900_000}}, r"media: .*does not hold; change one"),
         ({"ice": {"servers": [{"urls": ["http://x"]}]}}, r"write stun:host:port"),
+        ({"ice": {"servers": [{"urls": ["turn:x"], "username": "u"}]}}, r"username and credential belong together"),
+        ({"ice": {"servers": [{"urls": ["turn:x"], "secret": "s", "secret_env": "S"}]}}, r"ice.servers.0: .*keep one"),
         ({"ice": {"udp_ports": [6000, 5000]}}, r"write \[first, last\]"),
         ({"ice": {"advertised_address": "example.org"}}, r"write the public IPv4"),
+        ({"auth": {"open": ["/metrics"]}}, r"auth: keys_file is missing: .* or auth: none"),
+        ({"auth": "nobody"}, r"auth: 'nobody' is no way to ask who calls; write none"),
+        ({"auth": {"keys_file": "k.yaml", "open": ["metrics"]}}, r"auth.open: 'metrics' is no path; write it as /metrics"),
+        (
+            {"auth": {"keys_file": "k.yaml", "secret_env": "A", "secret_file": "b"}},
+            r"auth: secret_env .*keep one",
+        ),
         ({"http": {"static_dir": "nowhere"}}, r"http.static_dir: there is no directory"),
         ({"avatars": [{"id": "a", "name": "A", "scene": "x", "voice": "none"}]}, r"there is no voice 'none'; choose one of"),
     ],
@@ -44,7 +56,7 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
 def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, object], message: str) -> None:
     data = yaml.safe_load(SHIPPED.read_text())
     for section, values in change.items():
-        if isinstance(values, dict):
+        if isinstance(values, dict) and data[section] is not None:
             data[section].update(values)
         else:
             data[section] = values
@@ -55,6 +67,21 @@ def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, objec
     with pytest.raises(ServerConfigError, match=message) as caught:
         load_config(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_turn_server_that_shares_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = IceServerConfig(urls=("turn:t.example:3478",), secret_env="TURN_SECRET", lifetime_s=600)
+    ice = IceConfig(servers=(server, IceServerConfig(urls=("turn:u.example",), username="u", credential="p")))
+    with pytest.raises(ServerConfigError, match="set the environment variable TURN_SECRET"):
+        ice.wire_servers()
+    monkeypatch.setenv("TURN_SECRET", "north")
+    now_s = 1_700_000_000 - 600
+    monkeypatch.setattr(time, "time", lambda: float(now_s))
+    first, fixed = ice.wire_servers()
+    assert (first.username, first.credential) == turn_credentials("north", 1_700_000_000)
+    assert (fixed.username, fixed.credential) == ("u", "p")
+    now_s += 60
+    assert ice.wire_servers()[0].username == "1700000060", "fresh each time"
 
 
 @pytest.mark.parametrize("text", ["{", "- 1", "http: 3"])

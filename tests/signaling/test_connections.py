@@ -13,7 +13,7 @@ from signaling import http
 from signaling.connections import Connections
 from signaling.http import make_app
 from signaling.service import SessionService
-from tests.signaling.test_http import FakeService
+from tests.signaling.test_http import OPEN, FakeService
 
 
 async def test_half_a_request_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ async def test_half_a_request_is_not_waited_for_for_ever(monkeypatch: pytest.Mon
     connections = Connections(timeout_s=0.5)
     service = cast(SessionService, FakeService())
     (tmp_path / "index.html").write_text("page")
-    app = make_app(service, static_dir=tmp_path, allowed_origins=[], connections=connections)
+    app = make_app(service, static_dir=tmp_path, allowed_origins=[], **OPEN | {"connections": connections})
     async with TestServer(app) as server:
         assert server.runner.server is not None
         watch = asyncio.create_task(connections.watch(server.runner.server))

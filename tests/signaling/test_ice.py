@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from signaling.errors import BadRequest
-from signaling.ice import IceFragment, IceServer, advertise, parse_fragment
+from signaling.ice import IceFragment, IceServer, advertise, parse_fragment, turn_credentials
 
 
 def test_fragment() -> None:
@@ -16,7 +16,21 @@ def test_fragment() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "hello", "a=candidate:1 1 udp 1 192.0.2.7 5000 typ host", "a=mid:0\r\n"])
+def test_fragments_of_clients_that_take_it_easy() -> None:
+    line = "1 1 udp 1 192.0.2.7 5000 typ host"
+    media = "m=video 9 UDP/TLS/RTP/SAVPF 0\n"
+    for text, mids in (
+        (f"a=candidate:{line}", [""]),
+        (f"{media}a=candidate:{line}\na=mid:0\n", ["0"]),
+        (f"a=mid:0\na=candidate:{line}\na=mid:1\na=candidate:{line}\na=candidate:{line}", ["0", "1", "1"]),
+        (f"{media}a=mid:0\na=candidate:{line}\n{media}a=candidate:{line}\na=mid:b", ["0", "b"]),
+        (f"{media}a=candidate:{line}\n{media}a=mid:1\na=candidate:{line}", ["", "1"]),
+    ):
+        assert parse_fragment(text).candidates == tuple((mid, line) for mid in mids), text
+    assert parse_fragment("a=mid:0\r\na=candidate:\r\n") == IceFragment(complete=True)
+
+
+@pytest.mark.parametrize("text", ["", "hello", "a=mid:0\r\n"])
 def test_what_is_no_fragment(text: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_fragment(text)
@@ -29,6 +43,11 @@ def test_link_headers_quote_credentials() -> None:
         '<turn:t.example:3478>; rel="ice-server"; username="us\\"er"; credential="pa\\\\ss"; credential-type="password"'
     ]
     assert IceServer(("stun:s.example",)).link_headers() == ['<stun:s.example>; rel="ice-server"']
+
+
+def test_credentials_of_a_shared_secret() -> None:
+    # printf 1700000000 | openssl dgst -sha1 -hmac north -binary | base64
+    assert turn_credentials("north", 1_700_000_000) == ("1700000000", "CWyHi3zCeWqXBir9thl4m+iZPRY=")
 
 
 def test_the_advertised_address_takes_the_place_of_host_addresses_of_its_family() -> None:

@@ -24,8 +24,10 @@ def make_config(**changes: dict[str, Any]) -> ServerConfig:
 
 
 @asynccontextmanager
-async def serving(engine: InstantEngine | None = None, **changes: dict[str, Any]) -> AsyncIterator[Server]:
-    server = Server(make_config(**changes), engine or InstantEngine())
+async def serving(
+    engine: InstantEngine | None = None, *, config: ServerConfig | None = None, **changes: dict[str, Any]
+) -> AsyncIterator[Server]:
+    server = Server(config or make_config(**changes), engine or InstantEngine())
     await server.start()
     try:
         yield server

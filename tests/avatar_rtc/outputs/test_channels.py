@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import pytest
@@ -119,7 +120,7 @@ async def test_events_are_cut_to_what_the_client_takes(max_bytes: int) -> None:
             assert num_changed == 1
             headers = {"Content-Type": "application/sdp"}
             async with http.post(f"{server.address}/whep{query}", data=offer, headers=headers) as response:
-                call.resource = server.address + response.headers["Location"]
+                call.resource = urljoin(str(response.url), response.headers["Location"])
                 return await response.text()
 
         call._post_offer = post_small  # type: ignore[method-assign]

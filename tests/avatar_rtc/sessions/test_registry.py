@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import socket
+from urllib.parse import urljoin
 
 import aiohttp
 import av
@@ -59,7 +60,7 @@ async def test_candidates_may_trickle_in() -> None:
             bare = "".join(line + "\r\n" for line in full.splitlines() if not line.startswith(("a=candidate", "a=end-of")))
             async with http.post(f"{server.address}/whep{query}", data=bare, headers=SDP) as response:
                 answer = await response.text()
-                location, etag = server.address + response.headers["Location"], response.headers["ETag"]
+                location, etag = urljoin(str(response.url), response.headers["Location"]), response.headers["ETag"]
             candidates = [line for line in full.splitlines() if line.startswith("a=candidate")]
             ufrag = re.search(r"a=ice-ufrag:\S+", full)
             assert ufrag
