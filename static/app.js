@@ -177,7 +177,7 @@ window.avatarStats = () => ({
 });
 
 startTheme();
-if (matchMedia("(max-width: 900px), (max-height: 740px)").matches) $("who").open = false; // where it would push what is said away
+if (matchMedia("(max-width: 900px), (max-height: 715px)").matches) $("who").open = false; // where it would push what is said away
 presets.load(load);
 load("readyz").then((ready) => callState.showMachine(ready?.notice));
 addEventListener("hashchange", () => location.reload()); // a link with another token, opened in this tab
