@@ -26,7 +26,7 @@ const callState = new CallState({ watching: connection.watching });
 const captions = new Captions($("captions"));
 const composer = new Composer({ say });
 const transcript = new Transcript({ say: (input) => composer.say(input), edit: (input) => composer.edit(input), changed: showControls });
-const presets = new Presets({ choose: (chosen) => connection.choose(chosen), showPoster: (url) => callState.showPoster(url) });
+const presets = new Presets({ choose: (chosen) => connection.choose(chosen), showPoster: (url) => connection.watching || callState.showPoster(url) });
 const health = new Health(connection, latency);
 const sharing = new Sharing(connection, { token, tell: (text) => composer.notice(text, "info") });
 const playback = new Playback({

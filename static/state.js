@@ -47,7 +47,7 @@ export class CallState {
     $("lost").hidden = state !== "resuming";
     if (inCall) $("welcome").hidden = true;
     if (state !== "connected") {
-      this.level = 0;
+      this.#showLevel(0);
       this.#showPreparing(null);
     }
     switch (state) {
@@ -123,10 +123,13 @@ export class CallState {
 
   /** The halo around the picture, 0 to 1: how loud it speaks. */
   set level(level) {
-    const next = Math.round(Math.max(level, this.#level * 0.8) * 20) / 20;
-    if (next === this.#level) return;
-    this.#level = next;
-    this.#stage.style.setProperty("--level", next);
+    this.#showLevel(Math.round(Math.max(level, this.#level * 0.8) * 20) / 20);
+  }
+
+  #showLevel(level) {
+    if (level === this.#level) return;
+    this.#level = level;
+    this.#stage.style.setProperty("--level", level);
   }
 
   #becomeWatching() {
