@@ -120,6 +120,7 @@ const on = {
     document.documentElement.style.setProperty("--aspect", message.width / message.height);
     callState.showMachine(message.notice);
     sharing.allow(message);
+    if (message.may_speak === false) callState.becomeWatching();
     $("stage").dataset.session = message.session_id;
   },
   "session.updated": (message) => presets.update(message),

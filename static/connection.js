@@ -6,9 +6,9 @@
  *   stream  {stream}                              the remote MediaStream, once a connection
  *   server  {message, at}                         one parsed event of the server, and performance.now() of its arrival
  *
- * A session outlives its connection where the server numbers its events (`seq`): a lost connection is resumed for as long as the
- * server holds the session, and events that came before are not told again. After that, and with other servers, the call is opened
- * anew with growing pauses. What was sent and never acknowledged is sent again either way, under the same event_id.
+ * A session outlives its connection where the server says for how long it is held (`grace_ms`): a lost connection is resumed within
+ * that time, and events that came before, by their numbers (`seq`), are not told again. After that, and with other servers, the call
+ * is opened anew with growing pauses. What was sent and never acknowledged is sent again either way, under the same event_id.
  */
 
 const HEARTBEAT_MS = 1000;
@@ -21,7 +21,6 @@ const RESUME_OPEN_LIMIT_MS = 5000;
 const REQUEST_LIMIT_MS = 8000;
 const RESUME_REQUEST_LIMIT_MS = 3000;
 const RESUME_PAUSE_MS = 500;
-const DEFAULT_GRACE_MS = 10_000;
 const RETRY_PAUSES_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 const REPEAT_PAUSES_MS = [150, 150, 300, 600, 1000, 2000]; // early repeats make SCTP retransmit a lost datagram before its 1 s timeout
 const DEFAULT_RETRY_AFTER_S = 5;
@@ -42,7 +41,8 @@ export class AvatarConnection extends EventTarget {
   #stop = null; // AbortController of the running call
   #link = null; // {peer, channel, resource, etag, heardAt, goodbye} of the open connection
   #resource = null; // where the session is ended: the Location of the last answer
-  #session = null; // {id, seq, graceMs}: what outlives a connection; seq null: this server's sessions do not
+  #former = null; // the peer of a lost connection: to close it would be to hang up, so it is kept until there is another
+  #session = null; // {id, seq, graceMs}: what outlives a connection; graceMs null: this server's sessions do not
   #joined; // id of a session that was there before: null makes one
   #watching;
   #token;
@@ -75,9 +75,9 @@ export class AvatarConnection extends EventTarget {
     return this.#watching;
   }
 
-  /** {id, seq}: the session and the number of its last event; null outside a call. `seq` is null where events have no numbers. */
+  /** {id, seq, graceMs}: the session, the number of its last event, how long it is held without a connection. Null outside a call. */
   get session() {
-    return this.#session && { id: this.#session.id, seq: this.#session.seq };
+    return this.#session && { ...this.#session };
   }
 
   /** How many lost connections were resumed. */
@@ -151,7 +151,7 @@ export class AvatarConnection extends EventTarget {
   }
 
   get #resumable() {
-    return this.#session?.seq != null;
+    return this.#session?.graceMs != null;
   }
 
   async #run(signal) {
@@ -186,14 +186,17 @@ export class AvatarConnection extends EventTarget {
   async #resume(signal) {
     const end = performance.now() + this.#session.graceMs;
     this.#setState("resuming", { reason: "lost", message: "Connection lost. Reconnecting …" });
+    this.#former = this.#drop();
     while (performance.now() < end && !signal.aborted) {
-      this.#drop()?.close();
       try {
         await this.#open(signal);
+        this.#former?.close();
+        this.#former = null;
         this.#numResumed += 1;
         return null;
       } catch (error) {
         const problem = callErrorOf(error);
+        this.#drop()?.close();
         if (problem.status === 404) break;
         if (!problem.retry) return problem;
         await pause(RESUME_PAUSE_MS, signal);
@@ -356,17 +359,17 @@ export class AvatarConnection extends EventTarget {
     return link.peer;
   }
 
-  /** Let go of the connection, and of the session, which ends unless it is another's. */
+  /** Let go of connection and session. */
   #leave() {
-    const [peer, resource] = [this.#drop(), this.#resource];
-    this.#session = this.#resource = null;
+    const [resource, ...peers] = [this.#resource, this.#drop(), this.#former];
+    this.#session = this.#resource = this.#former = null;
     // The seat first: on a busy machine the end of the connection can overtake the request, which then finds no session.
-    this.#release(resource).finally(() => peer?.close());
+    this.#release(resource).finally(() => peers.forEach((peer) => peer?.close()));
   }
 
   /** Free the seat. `keepalive` lets the request outlive the page. Never rejects. */
   async #release(resource) {
-    if (!resource || this.watching) return;
+    if (!resource) return;
     const request = { method: "DELETE", headers: this.#headers(), keepalive: true, signal: AbortSignal.timeout(REQUEST_LIMIT_MS) };
     await fetch(resource, request).catch(() => {});
   }
@@ -431,8 +434,8 @@ export class AvatarConnection extends EventTarget {
   }
 
   /** A resumed session goes on counting where it was. */
-  #sessionOf({ session_id: id, seq = null, grace_ms: graceMs = DEFAULT_GRACE_MS, resumed = false }) {
-    return { id, graceMs, seq: resumed ? (this.#session?.seq ?? seq) : seq };
+  #sessionOf({ session_id: id, grace_ms: graceMs = null, resumed = false }) {
+    return { id, graceMs, seq: resumed ? (this.#session?.seq ?? null) : 0 };
   }
 
   #deliver(message) {

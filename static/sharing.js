@@ -17,9 +17,9 @@ export class Sharing {
   }
 
   /** What this session lets its caller do: `session.created` tells. Viewers may do neither. */
-  allow({ may_record: mayRecord = false, resumed = false }) {
+  allow({ may_speak: maySpeak = true, may_record: mayRecord = false, resumed = false }) {
     const { watching, session } = this.#connection;
-    $("share").hidden = watching || session?.seq == null;
+    $("share").hidden = watching || !maySpeak || session.graceMs === null; // a server without it knows one viewer a session
     $("record").hidden = watching || !mayRecord;
     if (!resumed) this.showRecording(null);
   }

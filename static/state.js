@@ -25,7 +25,10 @@ export class CallState {
   #level = 0;
 
   constructor({ watching }) {
-    if (watching) this.#becomeWatching();
+    if (watching) {
+      this.becomeWatching();
+      this.#invite();
+    }
     setInterval(() => this.#countPreparing(), COUNT_PERIOD_MS);
     setInterval(() => ($("clock").textContent = this.#clockWords()), 1000);
     this.#fadeBar();
@@ -132,12 +135,16 @@ export class CallState {
     this.#stage.style.setProperty("--level", level);
   }
 
-  #becomeWatching() {
-    this.#words = WATCHING_WORDS;
-    document.documentElement.dataset.watching = "";
+  #invite() {
     $("welcome-title").textContent = "Somebody invites you to watch.";
     $("welcome-text").textContent = "You see and hear a call; only its caller can speak in it.";
     $("call-label").textContent = this.#words.call;
+  }
+
+  /** A call of somebody else: there is nothing to type. */
+  becomeWatching() {
+    this.#words = WATCHING_WORDS;
+    document.documentElement.dataset.watching = "";
     $("hangup").ariaLabel = $("hangup").title = this.#words.hangUp;
     for (const id of ["who", "history-empty"]) $(id).hidden = true;
     $("watching").hidden = false;
