@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from urllib.request import Request, urlopen
@@ -502,6 +506,23 @@ def test_a_token_goes_along_and_is_not_shown(browser: Browser, server: RunningSe
     page.get_by_role("button", name="Call again").click()
     expect(page.locator("#welcome-text")).to_contain_text("does not take the key of your link")
     page.close()
+
+
+def test_the_lines_of_the_readme_embed_a_call(browser: Browser, server: RunningServer, tmp_path: Path) -> None:
+    """From another origin than the server's."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (html,) = re.findall(r"```html\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "index.html").write_text(html.replace("http://127.0.0.1:8080", server.url))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{other.server_port}/")
+        page.get_by_role("button", name="Talk to me").click()
+        face = "[face.videoWidth, face.srcObject?.getAudioTracks().length]"
+        eventually(page, lambda: page.evaluate(face), lambda now: now == [256, 1], "picture and sound")
+        page.close()
+        other.shutdown()
 
 
 def test_a_lost_prompt_is_sent_again_and_said_once(page: Page) -> None:
