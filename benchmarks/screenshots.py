@@ -40,7 +40,7 @@ WIDEST_EYES = """async () => {
 
 def photograph_call(browser: Browser, url: str) -> None:
     """One call, and one picture of it in the middle of its second line."""
-    page = browser.new_page(viewport={"width": 1000, "height": 600}, color_scheme="light")
+    page = browser.new_page(viewport={"width": 1200, "height": 740}, color_scheme="light")
     page.goto(url)
     call(page)
     say(page, "Good morning.")
