@@ -4,7 +4,7 @@ folder with a name as common as ``static`` or ``configs`` comes to lie among eve
 
 from setuptools import find_packages, setup
 
-INSIDE = {"avatar_rtc.static": "static"} | {
+INSIDE = {"avatar_rtc.static": "static", "avatar_rtc.static.looks": "static/looks"} | {
     f"avatar_rtc.configs{name}": f"configs{name.replace('.', '/')}" for name in ("", ".model", ".prompts", ".server", ".train")
 }
 

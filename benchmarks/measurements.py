@@ -1,4 +1,4 @@
-"""The measured figures of pocket, a file for each kind of processor, and their tables in README, card and training guide.
+"""The measured figures of pocket, a file for each kind of processor, and their tables in README, docs and the weights' card.
 
     python -m benchmarks.rtf --out measurements/pocket-avx2.json                          # measure; each benchmark adds its part
     python -m benchmarks.latency --engine pocket --out measurements/pocket-avx2.json
@@ -23,7 +23,7 @@ from benchmarks import machine
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / "measurements" / "pocket-avx512-bf16.json", ROOT / "measurements" / "pocket-avx2.json")
 README, CARD = ROOT / "README.md", ROOT / "model" / "weights" / "pocket" / "card.md"
-TRAINING = ROOT / "docs" / "training.md"
+MEASURING, TRAINING = ROOT / "docs" / "measuring.md", ROOT / "docs" / "training.md"
 BEGIN, END = "<!-- measurements: begin -->", "<!-- measurements: end -->"
 SHIPPED, BASELINE = "OpenVINO as shipped", "torch float32"
 
@@ -113,6 +113,16 @@ ROWS: tuple[tuple[str, str, str, Say, str], ...] = (
      lambda part: f"{part['skew_ms']['abs_p95']:.0f} ms", "python -m benchmarks.skew"),
 )  # fmt: skip
 
+# What, part of the file, one number of it.
+HEADLINES: tuple[tuple[str, str, Say], ...] = (
+    ("real-time factor of a call, VP8 included, p95", "rtf", lambda part: f"{_call(part)['rtf_together']['p95']:.2f}"),
+    ("text to the first speaking picture in Chromium, p95", "latency",
+     lambda part: f"{part['text_to_frame_ms']['p95'] / 1000:.1f} s"),
+    ("interruption to silence, p95", "latency", lambda part: f"{part['interrupt_ms']['p95'] / 1000:.2f} s"),
+    ("words that a recogniser gets wrong, of 20 unseen sentences", "speech", lambda part: f"{100 * part['wer']:.1f} %"),
+    ("mouth behind voice", "lips", lambda part: f"{part['all']['best_lag_ms']} ms"),
+)  # fmt: skip
+
 CARD_ROWS: tuple[tuple[str, str, Say], ...] = (
     ("word error rate, whisper-base, 20 unseen sentences, each recorded in a call, eight looks and four voices "
      "(`python -m benchmarks.speech`)", "speech", lambda part: f"{100 * part['wer']:.1f} %"),
@@ -150,8 +160,16 @@ def _dates(figures: dict[str, Part]) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def readme_table() -> str:
-    """The README's table of pocket, of all processors that were measured."""
+def headline_table() -> str:
+    """Five figures, in the README."""
+    every = read()
+    lines = [f"| | {' | '.join(map(_heading, every))} |", "|---|" + "---|" * len(every)]
+    lines += [f"| {what} | {' | '.join(_cell(figures, part, say) for figures in every)} |" for what, part, say in HEADLINES]
+    return "\n".join([*lines, f"| measured on | {' | '.join(map(_dates, every))} |"])
+
+
+def full_table() -> str:
+    """All of pocket, with bars and commands, of all processors that were measured."""
     every = read()
     lines = [
         f"| what | bar | {' | '.join(map(_heading, every))} | command |",
@@ -190,7 +208,12 @@ def networks_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[Path, Callable[[], str]] = {README: readme_table, CARD: card_table, TRAINING: networks_table}
+TABLES: dict[Path, Callable[[], str]] = {
+    README: headline_table,
+    MEASURING: full_table,
+    CARD: card_table,
+    TRAINING: networks_table,
+}
 
 
 def renewed(path: Path) -> str:

@@ -2,28 +2,34 @@
  * One call to an avatar: WHEP carries the media, a data channel carries the events (docs/protocol.md). Never touches the page.
  *
  * It dispatches three kinds of events, and whoever shows the call listens:
- *   status  {state, reason, message, retryInMs}   state: idle, connecting, connected, reconnecting, full, ended, failed
+ *   status  {state, reason, message, retryInMs}   state: idle, connecting, connected, resuming, reconnecting, full, ended, failed
  *   stream  {stream}                              the remote MediaStream, once a connection
  *   server  {message, at}                         one parsed event of the server, and performance.now() of its arrival
  *
- * A lost link is opened again with growing pauses; what was sent and never acknowledged is sent again, under the same event_id.
+ * A session outlives its connection where the server says for how long it is held (`grace_ms`): a lost connection is resumed within
+ * that time, and events that came before, by their numbers (`seq`), are not told again. After that, and with other servers, the call
+ * is opened anew with growing pauses. What was sent and never acknowledged is sent again either way, under the same event_id.
  */
 
 const HEARTBEAT_MS = 1000;
-const SILENCE_LIMIT_MS = 4000; // no word from the server for so long: the link is dead
+const BEAT_MS = 250; // how often the heartbeat looks at the clock
+const ASLEEP_MS = 2000; // a beat that comes so late was itself asleep: its page was, or the machine
+const SILENCE_LIMIT_MS = { resumable: 2500, other: 4000 }; // no word from the server for so long: the connection is dead
+const DISCONNECTED_LIMIT_MS = 1000; // ICE often finds its way back within this time
 const OPEN_LIMIT_MS = 10_000; // from the offer to the open data channel
+const RESUME_OPEN_LIMIT_MS = 5000;
 const REQUEST_LIMIT_MS = 8000;
+const RESUME_REQUEST_LIMIT_MS = 3000;
+const RESUME_PAUSE_MS = 500;
 const RETRY_PAUSES_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 const REPEAT_PAUSES_MS = [150, 150, 300, 600, 1000, 2000]; // early repeats make SCTP retransmit a lost datagram before its 1 s timeout
 const DEFAULT_RETRY_AFTER_S = 5;
 
-/** Why a connection could not be opened or ended. `retry` tells whether trying again can help. */
+/** Why a connection could not be opened, or ended. `retry`: trying again can help. `status`: the HTTP status of a refusal. */
 class CallError extends Error {
-  constructor(reason, message, { retry = false, retryAfterMs = null } = {}) {
+  constructor(reason, message, { retry = false, retryAfterMs = null, status = null } = {}) {
     super(message);
-    this.reason = reason;
-    this.retry = retry;
-    this.retryAfterMs = retryAfterMs;
+    Object.assign(this, { reason, retry, retryAfterMs, status });
   }
 }
 
@@ -33,15 +39,30 @@ export class AvatarConnection extends EventTarget {
   #pending = new Map(); // event_id -> {message, sends, nextAt}: sent and not yet acknowledged
   #chosen = {}; // {avatar, scene, voice}: told to each new session
   #stop = null; // AbortController of the running call
-  #link = null; // {peer, channel, resource, etag, heardAt} of the open connection
+  #link = null; // {peer, channel, resource, etag, heardAt, goodbye} of the open connection
+  #resource = null; // where the session is ended: the Location of the last answer
+  #former = null; // the peer of a lost connection: to close it would be to hang up, so it is kept until there is another
+  #session = null; // {id, seq, graceMs}: what outlives a connection; graceMs null: this server's sessions do not
+  #joined; // id of a session that was there before: null makes one
+  #watching;
+  #token;
   #rttMs = null;
+  #numResumed = 0;
   #iceServers = []; // STUN and TURN, as the server last named them
 
-  /** @param {string} whepUrl where offers go, absolute or relative to the page. */
-  constructor(whepUrl) {
+  /**
+   * @param {string} whepUrl where offers go, absolute or relative to the page.
+   * @param {{token?: string | null, session?: string | null, watch?: boolean}} options a bearer token; the id of a session to join
+   *   instead of making one; whether it is only watched.
+   */
+  constructor(whepUrl, { token = null, session = null, watch = false } = {}) {
     super();
     this.#whepUrl = new URL(whepUrl, location.href).href;
-    addEventListener("pagehide", () => this.stop());
+    this.#token = token;
+    this.#joined = session;
+    this.#watching = watch;
+    // A page that may come back keeps its session: it finds its connection lost then, and resumes.
+    addEventListener("pagehide", ({ persisted }) => persisted || this.stop());
     this.#askIceServers();
   }
 
@@ -49,8 +70,19 @@ export class AvatarConnection extends EventTarget {
     return this.#state;
   }
 
-  get peer() {
-    return this.#link?.peer ?? null;
+  /** Whether this is another's call that is only watched. */
+  get watching() {
+    return this.#watching;
+  }
+
+  /** {id, seq, graceMs}: the session, the number of its last event, how long it is held without a connection. Null outside a call. */
+  get session() {
+    return this.#session && { ...this.#session };
+  }
+
+  /** How many lost connections were resumed. */
+  get numResumed() {
+    return this.#numResumed;
   }
 
   /** Round trip of the last ping over the data channel, ms. */
@@ -68,11 +100,7 @@ export class AvatarConnection extends EventTarget {
   /** Hang up. Also frees the seat when the page goes away. */
   stop() {
     if (!this.#stop) return;
-    this.#stop.abort();
-    this.#stop = null;
-    this.#pending.clear();
-    this.#setState("ended", { reason: "hung_up" });
-    this.#closeLink();
+    this.#end("ended", { reason: "hung_up" });
   }
 
   /** Say a line. Returns the reply's id. Before the call is open the line waits for it. */
@@ -85,13 +113,18 @@ export class AvatarConnection extends EventTarget {
   /** Silence the avatar now, and forget what is queued. */
   cancel() {
     for (const [eventId, { message }] of this.#pending) if (message.type === "response.create") this.#pending.delete(eventId);
-    if (this.#state === "connected") this.#submit({ type: "response.cancel" });
+    if (this.#inSession) this.#submit({ type: "response.cancel" });
   }
 
   /** Choose who is seen and heard, {avatar, scene, voice}, all optional: now, and for every connection to come. */
   choose(chosen) {
     this.#chosen = chosen;
-    if (this.#state === "connected") this.#submit({ type: "session.update", ...chosen });
+    if (this.#inSession && !this.watching) this.#submit({ type: "session.update", ...chosen });
+  }
+
+  /** Begin or end a recording on the server. */
+  record(wanted) {
+    this.#submit({ type: wanted ? "recording.start" : "recording.stop" });
   }
 
   /** Tell the server what was seen here; nobody waits for an answer. */
@@ -99,7 +132,27 @@ export class AvatarConnection extends EventTarget {
     this.#transmit({ type: "client.stats", event_id: newId("e"), ...stats });
   }
 
+  /** What the browser measured of the open connection: RTCInboundRtpStreamStats as `video` and `audio`, and `pairRttMs`; or null. */
+  async stats() {
+    const report = this.#state === "connected" ? await this.#link?.peer.getStats() : null;
+    if (!report) return null;
+    const measured = {};
+    for (const entry of report.values()) {
+      if (entry.type === "inbound-rtp") measured[entry.kind] = entry;
+      if (entry.type === "candidate-pair" && entry.nominated) measured.pairRttMs = entry.currentRoundTripTime * 1000;
+    }
+    return measured;
+  }
+
   // ---- the life of a call -------------------------------------------------------------------------------------------------
+
+  get #inSession() {
+    return ["connected", "resuming"].includes(this.#state);
+  }
+
+  get #resumable() {
+    return this.#session?.graceMs != null;
+  }
 
   async #run(signal) {
     let failures = 0;
@@ -111,34 +164,69 @@ export class AvatarConnection extends EventTarget {
         await this.#open(signal);
         failures = 0;
         everOpen = true;
-        problem = await this.#untilLost(signal);
+        do problem = await this.#untilLost(signal);
+        while (problem.reason === "lost" && this.#resumable && !signal.aborted && !(problem = await this.#resume(signal)));
       } catch (error) {
-        problem = error instanceof CallError ? error : new CallError("unexpected", String(error?.message ?? error));
+        problem = callErrorOf(error);
       }
       if (signal.aborted) return; // `stop` has closed everything
-      if (problem.reason === "closed_by_server" || !problem.retry || (!problem.retryAfterMs && failures >= RETRY_PAUSES_MS.length)) {
-        this.#stop = null;
-        this.#pending.clear();
-        this.#setState(problem.reason === "closed_by_server" ? "ended" : "failed", problem);
-        this.#closeLink();
+      if (problem.reason === "over" || !problem.retry || (!problem.retryAfterMs && failures >= RETRY_PAUSES_MS.length)) {
+        this.#end(problem.reason === "over" ? "ended" : "failed", problem);
         return;
       }
       const pauseMs = problem.retryAfterMs ?? RETRY_PAUSES_MS[failures++] * (0.8 + 0.4 * Math.random());
       const state = problem.retryAfterMs ? "full" : "reconnecting";
       this.#setState(state, { reason: problem.reason, message: problem.message, retryInMs: pauseMs });
-      this.#closeLink(); // last, so that the page could still keep the last picture
+      this.#leave(); // last, so that the page could still keep the last picture
       await pause(pauseMs, signal);
     }
   }
 
+  /** Open a new connection to the same session, for as long as the server holds it. Returns null, or why it does not go on. */
+  async #resume(signal) {
+    const end = performance.now() + this.#session.graceMs;
+    this.#setState("resuming", { reason: "lost", message: "Connection lost. Reconnecting …" });
+    this.#former = this.#drop();
+    while (performance.now() < end && !signal.aborted) {
+      try {
+        await this.#open(signal);
+        this.#former?.close();
+        this.#former = null;
+        this.#numResumed += 1;
+        return null;
+      } catch (error) {
+        const problem = callErrorOf(error);
+        this.#drop()?.close();
+        if (problem.status === 404) break;
+        if (!problem.retry) return problem;
+        await pause(RESUME_PAUSE_MS, signal);
+      }
+    }
+    if (this.watching) return sessionOver("It is over.");
+    return new CallError("too_late", "It was lost for too long; the conversation begins anew.", { retry: true });
+  }
+
+  #end(state, problem) {
+    this.#stop.abort();
+    this.#stop = null;
+    this.#pending.clear();
+    this.#setState(state, problem);
+    this.#leave();
+  }
+
   /** Ahead of the first offer, because addresses are gathered before its answer is here. */
   async #askIceServers() {
-    const response = await fetch(this.#whepUrl, { method: "OPTIONS" }).catch(() => null);
+    const response = await fetch(this.#whepUrl, { method: "OPTIONS", headers: this.#headers() }).catch(() => null);
     if (response?.ok) this.#iceServers = iceServersOf(response.headers.get("Link"));
   }
 
-  /** Offer, answer, data channel open. Throws CallError. */
+  #headers(others = {}) {
+    return { ...(this.#token && { Authorization: `Bearer ${this.#token}` }), ...others };
+  }
+
+  /** Offer, answer, data channel open: a new session, or the one that there is. Throws CallError. */
   async #open(signal) {
+    const resuming = this.#session !== null;
     const peer = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: "max-bundle" });
     const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null };
     this.#link = link;
@@ -155,37 +243,45 @@ export class AvatarConnection extends EventTarget {
     await peer.setLocalDescription();
     if (signal.aborted) throw new CallError("hung_up", "");
     await this.#post(link, peer.localDescription.sdp, signal);
-    await this.#untilOpen(link, signal);
+    await this.#untilOpen(link, signal, resuming ? RESUME_OPEN_LIMIT_MS : OPEN_LIMIT_MS);
     link.heardAt = performance.now();
     this.#setState("connected");
-    if (this.#chosen.scene) this.#submit({ type: "session.update", ...this.#chosen }); // avatar and voice went with the offer
+    const told = resuming || this.#joined || !this.#chosen.scene; // avatar and voice went with the offer
+    if (!told) this.#submit({ type: "session.update", ...this.#chosen });
     for (const entry of this.#pending.values()) Object.assign(entry, { sends: 0, nextAt: 0 });
     this.#repeatUnacknowledged();
   }
 
+  /** What an offer asks for: the session that there is, another's, or a new one. */
+  #query() {
+    const role = this.watching ? "watch" : null;
+    if (this.#session) return { session: this.#session.id, after: this.#session.seq, role };
+    return this.#joined ? { session: this.#joined, role } : { avatar: this.#chosen.avatar, voice: this.#chosen.voice };
+  }
+
   async #post(link, offer, signal) {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(REQUEST_LIMIT_MS)]);
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#session ? RESUME_REQUEST_LIMIT_MS : REQUEST_LIMIT_MS)]);
     const url = new URL(this.#whepUrl);
-    for (const name of ["avatar", "voice"]) if (this.#chosen[name]) url.searchParams.set(name, this.#chosen[name]);
+    for (const [name, value] of Object.entries(this.#query())) if (value != null) url.searchParams.set(name, value);
     let response;
     try {
       response = await fetch(url, {
         method: "POST",
-        headers: { "Content-Type": "application/sdp", Accept: "application/sdp, application/problem+json" },
+        headers: this.#headers({ "Content-Type": "application/sdp", Accept: "application/sdp, application/problem+json" }),
         body: offer,
         signal: limit,
       });
     } catch {
       throw new CallError("unreachable", "The server cannot be reached.", { retry: true });
     }
-    if (response.status !== 201) throw await problemOf(response);
-    const resource = response.headers.get("Location");
-    link.resource = new URL(resource, response.url).href;
-    link.etag = response.headers.get("ETag");
+    if (response.status !== 201) throw await problemOf(response, { joining: this.#joined, watching: this.watching, token: this.#token });
+    const resource = new URL(response.headers.get("Location"), response.url).href;
     if (signal.aborted) {
-      release(link); // the seat was given after we hung up
+      this.#release(resource); // the seat was given after we hung up
       throw new CallError("hung_up", "");
     }
+    this.#resource = resource;
+    Object.assign(link, { resource, etag: response.headers.get("ETag") });
     this.#iceServers = iceServersOf(response.headers.get("Link")); // fresh credentials, should another try need them
     await link.peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
     if (link.peer.iceGatheringState === "complete") this.#trickle(link);
@@ -199,13 +295,13 @@ export class AvatarConnection extends EventTarget {
     const wanted = ["a=ice-ufrag:", "a=ice-pwd:", "m=", "a=mid:", "a=candidate:", "a=end-of-candidates"];
     const [ufrag, pwd, media, mid, candidates, end] = wanted.map((start) => section.filter((line) => line.startsWith(start)));
     const body = [ufrag[0], pwd[0], media[0], mid[0], ...new Set(candidates), ...end.slice(0, 1), ""].join("\r\n");
-    const headers = { "Content-Type": "application/trickle-ice-sdpfrag", ...(etag && { "If-Match": etag }) };
+    const headers = this.#headers({ "Content-Type": "application/trickle-ice-sdpfrag", ...(etag && { "If-Match": etag }) });
     fetch(resource, { method: "PATCH", headers, body }).catch(() => {});
   }
 
-  #untilOpen(link, signal) {
+  #untilOpen(link, signal, limitMs) {
     return new Promise((resolve, reject) => {
-      const limit = AbortSignal.any([signal, AbortSignal.timeout(OPEN_LIMIT_MS)]);
+      const limit = AbortSignal.any([signal, AbortSignal.timeout(limitMs)]);
       const blocked = "The server answers, but no media gets through: a firewall between here and there may block UDP.";
       const fail = () => reject(new CallError("no_media_path", blocked, { retry: true }));
       limit.addEventListener("abort", fail, { once: true });
@@ -217,37 +313,65 @@ export class AvatarConnection extends EventTarget {
     });
   }
 
-  /** Heartbeat and watchdog of an open link. Resolves with the CallError that says why it ended. */
+  /** Heartbeat and watchdog of an open link. Resolves with the CallError that says why it ended; reason `lost`: nobody meant it to. */
   #untilLost(signal) {
     const link = this.#link;
     return new Promise((resolve) => {
-      const lost = (reason, message) => {
-        clearInterval(beat);
-        clearInterval(repeat);
-        resolve(link.goodbye ?? new CallError(reason, message, { retry: true }));
+      let beatAt = performance.now();
+      let pingedAt = -Infinity;
+      let doubt = null;
+      const lost = (message = "The connection was lost.") => {
+        for (const timer of [beat, repeat]) clearInterval(timer);
+        clearTimeout(doubt);
+        resolve(link.goodbye ?? new CallError("lost", message, { retry: true }));
       };
       const beat = setInterval(() => {
+        const now = performance.now();
+        // After a sleep the silence was our own: what came meanwhile is still to be read, and a ping is to be answered first.
+        if (now - beatAt > ASLEEP_MS) link.heardAt = now;
+        beatAt = now;
+        const limitMs = this.#resumable ? SILENCE_LIMIT_MS.resumable : SILENCE_LIMIT_MS.other;
         if (link.goodbye) lost();
-        else if (performance.now() - link.heardAt > SILENCE_LIMIT_MS) lost("silent", "The server has gone silent.");
-        else this.#transmit({ type: "ping", t: performance.now() });
-      }, HEARTBEAT_MS);
+        else if (now - link.heardAt > limitMs) lost("The server has gone silent.");
+        else if (now - pingedAt >= HEARTBEAT_MS - BEAT_MS / 2) {
+          pingedAt = now;
+          this.#transmit({ type: "ping", t: now });
+        }
+      }, BEAT_MS);
       const repeat = setInterval(() => this.#repeatUnacknowledged(), 50);
-      link.channel.onclose = () => lost("lost", "The connection was lost.");
+      link.channel.onclose = () => lost();
       link.peer.onconnectionstatechange = () => {
-        if (["failed", "closed"].includes(link.peer.connectionState)) lost("lost", "The connection was lost.");
+        clearTimeout(doubt);
+        if (["failed", "closed"].includes(link.peer.connectionState)) lost();
+        if (link.peer.connectionState === "disconnected" && this.#resumable) doubt = setTimeout(lost, DISCONNECTED_LIMIT_MS);
       };
-      signal.addEventListener("abort", () => lost("hung_up", ""), { once: true });
+      signal.addEventListener("abort", () => lost(), { once: true });
     });
   }
 
-  #closeLink() {
+  /** Let go of the connection. The session stays. Returns the peer, to be closed; null without one. */
+  #drop() {
     const link = this.#link;
-    if (!link) return;
+    if (!link) return null;
     this.#link = null;
     this.#rttMs = null;
     link.channel.onmessage = link.channel.onclose = link.peer.onconnectionstatechange = link.peer.ontrack = null;
+    return link.peer;
+  }
+
+  /** Let go of connection and session. */
+  #leave() {
+    const [resource, ...peers] = [this.#resource, this.#drop(), this.#former];
+    this.#session = this.#resource = this.#former = null;
     // The seat first: on a busy machine the end of the connection can overtake the request, which then finds no session.
-    release(link).finally(() => link.peer.close());
+    this.#release(resource).finally(() => peers.forEach((peer) => peer?.close()));
+  }
+
+  /** Free the seat. `keepalive` lets the request outlive the page. Never rejects. */
+  async #release(resource) {
+    if (!resource) return;
+    const request = { method: "DELETE", headers: this.#headers(), keepalive: true, signal: AbortSignal.timeout(REQUEST_LIMIT_MS) };
+    await fetch(resource, request).catch(() => {});
   }
 
   #setState(state, { reason = null, message = "", retryInMs = null } = {}) {
@@ -293,15 +417,25 @@ export class AvatarConnection extends EventTarget {
       console.warn("The server sent something that is not JSON:", data);
       return;
     }
+    if (message.type === "session.created") this.#session = this.#sessionOf(message);
+    else if (Number.isInteger(message.seq) && this.#session) {
+      if (message.seq <= (this.#session.seq ?? -Infinity)) return; // it came before the connection was lost
+      this.#session.seq = message.seq;
+    }
     const answered = this.#pending.get(message.event_id)?.message;
     if (message.type === "error" && answered?.id) message.response_id = answered.id;
     this.#acknowledge(message);
     if (message.type === "pong") {
       this.#rttMs = performance.now() - message.t;
     } else if (message.type === "session.closing") {
-      link.goodbye = goodbyeOf(message);
+      link.goodbye = goodbyeOf(message, this.watching);
     }
     this.#deliver(message);
+  }
+
+  /** A resumed session goes on counting where it was. */
+  #sessionOf({ session_id: id, grace_ms: graceMs = null, resumed = false }) {
+    return { id, graceMs, seq: resumed ? (this.#session?.seq ?? null) : 0 };
   }
 
   #deliver(message) {
@@ -314,6 +448,8 @@ export class AvatarConnection extends EventTarget {
       "response.done": ["response.create", "response.cancel"],
       "session.updated": ["session.update"],
       "output_audio_buffer.cleared": ["response.cancel"],
+      "recording.started": ["recording.start"],
+      "recording.stopped": ["recording.stop"],
     }[message.type];
     if (message.event_id) this.#pending.delete(message.event_id);
     if (!acknowledged) return;
@@ -326,10 +462,10 @@ export class AvatarConnection extends EventTarget {
 /** crypto.randomUUID is missing on a page that came over plain HTTP from another machine. */
 const newId = (prefix) => `${prefix}-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("")}`;
 
-/** Free the seat. `keepalive` lets the request outlive the page. Never rejects. */
-async function release({ resource }) {
-  if (resource) await fetch(resource, { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(REQUEST_LIMIT_MS) }).catch(() => {});
-}
+const callErrorOf = (error) => (error instanceof CallError ? error : new CallError("unexpected", String(error?.message ?? error)));
+
+/** An end that is none of a fault: nothing is tried again. */
+const sessionOver = (message) => new CallError("over", message);
 
 function pause(durationMs, signal) {
   return new Promise((resolve) => {
@@ -347,26 +483,30 @@ function iceServersOf(header) {
 }
 
 /** A refused offer, in words: the server's own where it gives some (RFC 9457). */
-async function problemOf(response) {
+async function problemOf(response, { joining, watching, token }) {
+  const { status } = response;
   const problem = await response.json().catch(() => ({}));
   const detail = problem.detail ?? problem.title;
-  if (response.status === 503 || response.status === 429) {
+  if (status === 503 || status === 429) {
     const retryAfterS = Number(response.headers.get("Retry-After")) || DEFAULT_RETRY_AFTER_S;
-    return new CallError(problem.code ?? "full", detail ?? "All seats are taken.", { retry: true, retryAfterMs: retryAfterS * 1000 });
+    return new CallError(problem.code ?? "full", detail ?? "All seats are taken.", { retry: true, retryAfterMs: retryAfterS * 1000, status });
   }
+  if (status === 404 && joining) return new CallError("over", "There is no such call, or it is over. Ask for a new link.", { status });
   const words = {
-    401: "This server wants a sign-in.",
-    403: "You are not allowed to call here.",
-    404: "There is no such avatar on this server.",
-    422: "This browser and the server share no video or audio format.",
+    401: token
+      ? "This server does not take the key of your link: it may be too old. Ask for a new link."
+      : "This server asks who calls. Open the page by a link that ends in #token=…; whoever runs the server can give you one.",
+    403: `With your link you may not ${watching ? "watch this call" : "call here"}. ${detail ?? ""}`.trim(),
   };
-  const message = detail ?? words[response.status] ?? `The server refused the call (HTTP ${response.status}).`;
-  return new CallError(problem.code ?? `http_${response.status}`, message, { retry: response.status >= 500 });
+  const others = { 404: "There is no such avatar on this server.", 422: "This browser and the server share no video or audio format." };
+  const message = words[status] ?? detail ?? others[status] ?? `The server refused the call (HTTP ${status}).`;
+  return new CallError(problem.code ?? `http_${status}`, message, { retry: status >= 500 || status === 409, status });
 }
 
 /** What follows session.closing: a session that was ended on purpose stays ended, any other is worth another try. */
-function goodbyeOf({ reason }) {
-  if (reason === "deleted") return new CallError("closed_by_server", "It was ended from the server.");
+function goodbyeOf({ reason }, watching) {
+  if (watching) return sessionOver("It is over.");
+  if (reason === "deleted") return sessionOver("It was ended from the server.");
   const words = { shutdown: "The server is restarting.", vanished: "The connection was lost.", internal_error: "Something broke on the server." };
   return new CallError(reason, words[reason] ?? `The server ended the session (${reason}).`, { retry: true });
 }

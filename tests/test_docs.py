@@ -1,9 +1,11 @@
-"""What docs/protocol.md shows is what the server does: each example is taken out of the document and run."""
+"""What docs/protocol.md and README show is what the server does: each example is taken out of the document and run."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from signaling.dialects.avatar import COMMANDS, EVENTS, dump, parse_command, par
 from signaling.vocabulary import Error, ResponseCreated, SessionUpdated
 from tests.support.calls import calling, serving
 
-PROTOCOL = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+ROOT = Path(__file__).parent.parent
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def examples(tag: str) -> list[str]:
@@ -143,3 +147,29 @@ async def test_error_answers_of_the_table_for_offers() -> None:
             sent = re.search(r'avatar_rtc_frames_total\{kind="video",result="sent"\} (\d+)', text)
             assert sent
             assert int(sent[1]) > 10
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len(README.splitlines()) < 100
+
+
+async def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    async with serving() as server:
+        exec(code.replace("http://127.0.0.1:8080", server.address), names)
+        await names["main"]()
+    assert capsys.readouterr().out == "Hello, nice to meet you.\n"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on this machine")
+async def test_the_shell_of_the_readme_runs() -> None:
+    (block,) = re.findall(r"```sh\n(curl .*?)```", README, re.DOTALL)
+    async with serving() as server, calling(server) as call:
+        answers = []
+        for line in block.splitlines():
+            command = line.replace("http://127.0.0.1:8080", server.address).replace("$ID", call.session_id)
+            process = await asyncio.create_subprocess_shell(f"{command} --silent --fail", stdout=asyncio.subprocess.PIPE)
+            answers.append(json.loads((await process.communicate())[0]))
+        await call.wait_for(lambda: call.received(ResponseCreated), 5, "nothing is said")
+    assert answers[1]["id"] == call.session_id

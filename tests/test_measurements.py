@@ -32,8 +32,9 @@ def test_each_benchmark_adds_its_part_and_other_processors_are_refused(tmp_path:
         measurements.keep(path, "skew", {"machine": ZEN4, "skew_ms": {"abs_p95": 1.0}})
     assert path.read_text() == before
     monkeypatch.setattr(measurements, "FILES", (path,))
-    table = measurements.readme_table()
+    table = measurements.full_table()
     assert "| 2 cores of AMD EPYC, AVX2 |" in table
     assert "| 1.50 s; 1.50 s; 1.50 s |" in table
     assert "| 31 ms |" in table
     assert "| not measured |" in table
+    assert "| interruption to silence, p95 | 1.50 s |" in measurements.headline_table()
