@@ -80,7 +80,10 @@ JUDGES: Mapping[str, Entry] = {
     "noise": Entry("speech, background and both together, by DNSMOS", "noise", ("speechmos", "librosa", "onnxruntime")),
     "pitch": Entry("whether a woman or a man is heard, as asked", "pitch"),
     "speaker": Entry(
-        "whether a voice stays the same, and others differ", "speaker", ("resemblyzer", "webrtcvad"), "evaluate-speaker"
+        "whether a voice stays the same, and others differ",
+        "speaker",
+        ("resemblyzer", "webrtcvad", "pkg_resources"),
+        "evaluate-speaker",
     ),
     "look": Entry("whether the face is the one asked for, by a reader of drawn faces", "look", ("skia",)),
     "lips": Entry("whether the mouth follows the voice", "lips"),

@@ -168,12 +168,12 @@ class RewardsConfig(Strict):
     """What a rollout is worth weighs its loss (HP-DMD).
 
     Attributes:
-        kinds: which judges: ``sync`` of lips, ``audiobox`` of sound.
+        kinds: which judges: ``sync`` of lips, ``audiobox`` of sound, ``videoalign`` of pictures.
         beta: how strongly they count.
         offload: judges are on the device only while they judge.
     """
 
-    kinds: tuple[Literal["audiobox", "sync"], ...] = Field(default=("audiobox", "sync"), min_length=1)
+    kinds: tuple[Literal["videoalign", "audiobox", "sync"], ...] = Field(default=("videoalign", "audiobox", "sync"), min_length=1)
     beta: float = Field(default=2.0, gt=0)
     offload: bool = True
 

@@ -13,18 +13,23 @@ from model.adapters.wan import load_wan_decoder
 from model.geometry import Geometry
 from model.hallo_live import AUDIO_VAE, VIDEO_VAE, VOCODER
 from model.rewards.aesthetics import load_aesthetics_judge
+from model.rewards.alignment import load_alignment_judge
 from model.rewards.judge import Clip, Judge, lent
 from model.rewards.sync import load_sync_judge
 from model.rollout import Latents
 from model.training.config import RewardsConfig
 from model.training.distributed import World
 from model.training.hallo_live import HalloLive
-from model.training.rewards import AUDIO_AESTHETICS, LIP_SYNC, Rewards, loss_scales
+from model.training.rewards import AUDIO_AESTHETICS, LIP_SYNC, VIDEO_ALIGNMENT, Rewards, loss_scales
 from model.vae.bigvgan import BigVGAN
 from model.vae.mmaudio import MMAudioVAE
 from model.vae.wan import FeatureCache, WanDecoder
 
-LOADERS: Mapping[str, Callable[[Path], Judge]] = {LIP_SYNC: load_sync_judge, AUDIO_AESTHETICS: load_aesthetics_judge}
+LOADERS: Mapping[str, Callable[[Path], Judge]] = {
+    LIP_SYNC: load_sync_judge,
+    AUDIO_AESTHETICS: load_aesthetics_judge,
+    VIDEO_ALIGNMENT: load_alignment_judge,
+}
 """By kind of reward, from a directory of weights."""
 
 
