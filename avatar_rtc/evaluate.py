@@ -304,7 +304,11 @@ def _judged(films: _Films, judges: dict[str, Judge], longs: dict[str, Path]) -> 
                 def part(start_s: float = start_s, path: Path = path, first: Prompt = first) -> Film:
                     return read_film(path, first, (start_s, start_s + END_S))
 
-                yield judged(f"{source.name}, {title} {END_S:.0f} s of {length_s / 60:.0f} min", [(films.rows[0].prompt, part)])
+                column = judged(
+                    f"{source.name}, {title} {END_S:.0f} s of {length_s / 60:.0f} min", [(films.rows[0].prompt, part)]
+                )
+                column.span_s = (start_s, min(start_s + END_S, length_s))
+                yield column
 
 
 def read_length_s(path: Path) -> float:

@@ -20,12 +20,12 @@ _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
 body { margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; margin-bottom: .2rem; }
-h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+h2 { font-size: 1rem; font-weight: 500; margin: 2.2rem 0 .6rem; max-width: 60rem; }
 .quiet { color: color-mix(in srgb, currentColor 62%, transparent); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: right; white-space: pre; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child { text-align: left; font-weight: 400; }
 tr + tr { border-top: 1px solid color-mix(in srgb, currentColor 14%, transparent); }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.2rem; }
 figure { margin: 0; min-width: 0; }
@@ -47,11 +47,16 @@ class JudgedFilm:
 
 @dataclass
 class Column:
-    """One source of films in the table, with its figures by name."""
+    """One source of films in the table, with its figures by name.
+
+    Attributes:
+        span_s: of a longer film, which this column is about; then its films are not those of the truth, and nothing is a share.
+    """
 
     name: str
     figures: dict[str, float] = field(default_factory=dict)
     films: list[JudgedFilm] = field(default_factory=list)
+    span_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,12 @@ class Report:
         for column in self.columns:
             for film in (film for film in column.films if film.prompt == prompt):
                 source = quote(str(film.path.relative_to(directory)))
+                if column.span_s is not None:
+                    source += "#t={:.1f},{:.1f}".format(*column.span_s)
                 found = [(name, value) for shown in film.found.values() for name, value in shown.items()]
                 told = "".join(f"<dt class=quiet>{escape(name)}</dt><dd>{escape(_plain(value))}</dd>" for name, value in found)
                 figures.append(
-                    f"<figure><video controls loop preload=auto src='{source}'></video>"
+                    f"<figure><video controls preload=metadata src='{source}'></video>"
                     f"<figcaption><b>{escape(column.name)}</b><dl>{told}</dl></figcaption></figure>"
                 )
         return f"<h2>{escape(prompt)}</h2><div class=films>{''.join(figures)}</div>"
@@ -141,7 +148,7 @@ def _told(figure: Figure, column: Column, truth: Mapping[str, float]) -> str:
     if value is None:
         return ""
     told = format(value, figure.form)
-    true = truth.get(figure.name)
+    true = truth.get(figure.name) if column.span_s is None else None
     return f"{told} ({value / true:.0%})" if figure.shared and true and column.name != TRUTH else told
 
 
