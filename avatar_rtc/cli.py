@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import errno
 import functools
-import importlib
 import json
 import os
 import re
@@ -131,8 +130,21 @@ examples:
 """
 EVALUATE_EXAMPLES = """
 examples:
-  avatar-rtc evaluate --help                              what there is
-  avatar-rtc evaluate JUDGE --help                        the options of one
+  avatar-rtc evaluate model/weights/pocket -o judged      the shipped checkpoint, on prompts that it never learned from
+  avatar-rtc evaluate truth decoded old=old/pocket new=my/pocket --num 12 -o judged
+                                                          two checkpoints beside what they are to come near to
+  avatar-rtc evaluate my/pocket --prompts films/video_prompt_mappings.json -o judged
+  avatar-rtc evaluate my/pocket --judges words,voice -o judged
+  avatar-rtc evaluate my/pocket --num 1 --minutes 10 -o judged
+                                                          does a long stream drift? Its first and last 30 s side by side
+  avatar-rtc evaluate --list                              the judges, and what is missing for some
+
+Films, video_prompt_mappings.json and what making them took lie below the output directory, one directory a source. Begun again,
+the command makes only what is missing, then judges everything. The table is also in figures.json and, with the films side by side
+in index.html. Judges come with pip install 'avatar-rtc[evaluate]'; drawn films, truth and decoded, also need 'avatar-rtc[train]'.
+
+Truth is the face as the renderer draws it, spoken by hibari, the one teacher that installs by name; decoded is the same, once
+encoded and decoded by the first checkpoint. Percentages in brackets are shares of the truth's.
 """
 TRAIN_DATA = ("sample-ode", "pack-ode", "map-films")
 """Words after ``train`` that make another command of it."""
@@ -387,20 +399,10 @@ def _add_key(options: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(options: argparse.Namespace) -> int:
-    """Hand over to ``main()`` of a module of ``model.evaluation``, which reads its own options."""
-    judges = _judges()
-    if options.judge not in judges:
-        raise UsageError(f"there is no {options.judge!r}: choose one of {', '.join(judges)}")
-    sys.argv = [f"avatar-rtc evaluate {options.judge}", *options.rest]
-    importlib.import_module(f"model.evaluation.{options.judge}").main()
-    return 0
+def _evaluate(options: argparse.Namespace) -> int:
+    from avatar_rtc import evaluate
 
-
-def _judges() -> list[str]:
-    """Modules that can be run, found without importing them: they want torch."""
-    directory = Path(resources.__file__).parent.parent / "model" / "evaluation"
-    return sorted(path.stem for path in directory.glob("*.py") if "\ndef main(" in path.read_text())
+    return evaluate.evaluate(options)
 
 
 def _port(text: str) -> int:
@@ -437,7 +439,7 @@ def _count(text: str) -> int:
 def _minutes(text: str) -> float:
     value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a time to train for: give more than 0")
+        raise argparse.ArgumentTypeError(f"{text} is no time: give more than 0 minutes")
     return value
 
 
@@ -541,10 +543,26 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_train(command)
 
-    judges = _judges()
-    judge = command("evaluate", _judge, "Run one judge.", f"judges: {', '.join(judges)}\n{EVALUATE_EXAMPLES}")
-    judge.add_argument("judge", metavar="JUDGE", help="one of those below")
-    judge.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the judge")
+    evaluate = command("evaluate", _evaluate, "Make films of checkpoints, and judge them.", EVALUATE_EXAMPLES)
+    evaluate.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help="a checkpoint's directory, NAME=DIRECTORY, truth, or decoded (see below)"
+    )
+    evaluate.add_argument(
+        "--prompts",
+        type=_prompts,
+        metavar="FILE",
+        default=resources.prompts("held_out"),
+        help="CSV or TSV with a column text_prompt, a video_prompt_mappings.json, or one that comes with the program "
+        f"({', '.join(resources.prompt_files())}; default: held_out, which training never saw)",
+    )
+    evaluate.add_argument("-o", "--output", type=Path, default=Path("judged"), metavar="DIR", help="where to (default: judged)")
+    evaluate.add_argument("--num", type=_count, metavar="N", help="the first N prompts (default: all)")
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="of the first prompt's film; each next one has the next (default: 0)"
+    )
+    evaluate.add_argument("--judges", metavar="A,B", help="only these (default: all that are installed)")
+    evaluate.add_argument("--minutes", type=_minutes, metavar="M", help="also a film of each checkpoint that lasts so long")
+    evaluate.add_argument("--list", action="store_true", help="list the judges and end")
     return parser
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 MODULES = {
     "hallo-live": ("transformers", "tokenizers", "ftfy", "huggingface_hub", "httpx2"),
     "train": ("skia", "hibari", "soundfile", "scipy", "onnx", "onnxruntime"),
-    "evaluate": ("faster_whisper", "distillmos", "jiwer"),
+    "evaluate": ("faster_whisper", "distillmos", "speechmos", "librosa"),
+    "evaluate-speaker": ("resemblyzer",),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -97,22 +98,30 @@ def h264_encoder() -> str:
 
 
 def generate(
-    model: Model, prompt: str, settings: StreamSettings, path: Path, on_progress: OnProgress, *, lead_blocks: int = LEAD_BLOCKS
+    model: Model,
+    prompt: str | Prompt,
+    settings: StreamSettings,
+    path: Path,
+    on_progress: OnProgress,
+    *,
+    lead_blocks: int = LEAD_BLOCKS,
+    until_s: float = math.inf,
 ) -> Film:
     """Say a prompt into an MP4 file.
 
     Args:
         model: loaded.
-        prompt: plain text, or the full grammar; a scene and a voice named in it win over ``settings``.
+        prompt: plain text, the full grammar, or parsed; a scene and a voice named in it win over ``settings``.
         settings: who says it.
         path: written, and overwritten.
         on_progress: told after each block.
         lead_blocks: of a face that listens, before it speaks.
+        until_s: then the film breaks off, whatever is being said.
 
     Raises:
         model.errors.PromptError: before anything is written.
     """
-    parsed = parse_prompt(prompt)
+    parsed = parse_prompt(prompt) if isinstance(prompt, str) else prompt
     settings = replace(settings, scene=parsed.scene or settings.scene, voice=parsed.voice or settings.voice)
     stream = model.open(settings)
     # Only a try tells whether a line can be spoken; nothing has been made for it yet.
@@ -123,7 +132,8 @@ def generate(
     num_samples = 0
     with FilmWriter(path, model.info) as writer:
         num_blocks, end_block = 0, None
-        while end_block is None or num_blocks <= end_block + TAIL_BLOCKS:
+        until = until_s * model.info.sample_rate_hz
+        while num_samples < until and (end_block is None or num_blocks <= end_block + TAIL_BLOCKS):
             chunk = stream.step()
             if chunk is None:
                 continue

@@ -11,6 +11,9 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from avatar_rtc import resources
 
 # Flags of /proc/cpuinfo, best last, and what people call them. bfloat16 in AVX-512 or AMX is what makes pocket fast on x86.
 INSTRUCTION_SETS = {
@@ -87,3 +90,25 @@ def float32_gflops(num_threads: int, seconds: float = 0.5) -> float:
     environment = os.environ | dict.fromkeys(_THREADS, str(num_threads))
     command = [sys.executable, "-c", _PRODUCT.format(seconds=seconds)]
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+def describe(num_threads: int) -> dict[str, Any]:
+    """Processor, instruction sets, cores, and the speed of float32 products on so many threads; takes a second."""
+    return {
+        "processor": name(),
+        "instruction_sets": instruction_sets(),
+        "limits": limits(),
+        "cores": resources.num_cores(),
+        "threads": num_threads,
+        "float32_gflops": round(float32_gflops(num_threads), 1),
+    }
+
+
+def headline(machine: dict[str, Any]) -> str:
+    """One line of what :func:`describe` found, for the top of a table."""
+    sets = ", ".join(machine["instruction_sets"]) or "instruction sets unknown"
+    limited = f" (limited by {', '.join(machine['limits'])})" if machine["limits"] else ""
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    speed = f"{machine['float32_gflops']:.0f} GFLOP/s in float32 on {threads}" if machine["float32_gflops"] else "speed unknown"
+    busy = f"; load {machine['load']:.1f}" if "load" in machine else ""
+    return f"{machine['processor']}, {machine['cores']} cores; {sets}{limited}; {speed}{busy}"

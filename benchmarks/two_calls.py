@@ -25,9 +25,12 @@ from avatar_rtc import resources
 from avatar_rtc.client import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
-from benchmarks import lips, machine, measurements
+from benchmarks import machine, measurements
 from benchmarks.speech import SENTENCES, judge
-from model.evaluation.speech import edit_distance, words
+from model.evaluation import lips
+from model.evaluation.film import read_film
+from model.evaluation.speech import misheard, words
+from model.text.prompt import Prompt
 from tests.support.browser import run_server
 
 ROWS = (
@@ -51,7 +54,7 @@ async def call_together(url: str, avatars: list[str], scripts: list[list[str]], 
 
 
 def word_error_rate(said: str, heard: str) -> float:
-    return edit_distance(words(said), words(heard)) / len(words(said))
+    return sum(misheard(words(said), words(heard))) / len(words(said))
 
 
 def seconds(path: Path, kind: str) -> float:
@@ -65,7 +68,7 @@ def seconds(path: Path, kind: str) -> float:
 
 def compare(scripts: list[list[str]], calls: list[Summary], paths: list[Path], heard: list[str]) -> list[dict[str, Any]]:
     """A row for each of the two calls."""
-    recordings = [lips.read(path) for path in paths]
+    recordings = [lips.measure(read_film(path, Prompt(None, (), None))) for path in paths]
     rows = []
     for own, other in ((0, 1), (1, 0)):
         call, face = calls[own], lips.compare([recordings[own]], recordings)

@@ -15,7 +15,7 @@ from model.description import Description
 from model.errors import CheckpointError
 from model.runtime import Arithmetic, arithmetic
 
-_GRAPH_VERSION = 4
+_GRAPH_VERSION = 5
 """Raise it when a change of code changes the converted graphs."""
 
 Report = Callable[[str], None]

@@ -13,7 +13,7 @@ import yaml
 from avatar_rtc.config import load_config
 from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.resources import checkpoint_dir, server_config
-from benchmarks import audio_seams, endless, lips, networks, rtf, runtimes, speech
+from benchmarks import audio_seams, endless, networks, rtf, runtimes, speech
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.script import LINES, Script
 from model.checkpoint import Weights
@@ -22,6 +22,7 @@ from model.config import ModelConfig
 from model.data.captions import PRESETS
 from model.data.sentences import is_held_out
 from model.data.speech import VOICES
+from model.evaluation import lips
 from model.parts import PARTS, example_inputs
 from model.torch_runtime import TorchRuntime
 from tests.model.rounding import check_within_rounding

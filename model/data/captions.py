@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -185,6 +186,59 @@ def _with_article(phrase: str) -> str:
     if not phrase:
         return ""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def asked(text: str) -> dict[str, str]:
+    """What a caption says of a look, by attribute: values as :class:`model.data.face.Look` has them, ``"True"`` for earrings.
+
+    What it does not say, or says in other words than :func:`caption`, is left out.
+    """
+    found: dict[str, str] = {}
+    left = f" {' '.join(words(text))} "
+    for phrase, values in _meanings():
+        if f" {phrase} " in left and not values.keys() & found.keys():
+            left = left.replace(f" {phrase} ", " | ", 1)
+            found |= values
+    return found
+
+
+@cache
+def _meanings() -> list[tuple[str, dict[str, str]]]:
+    """Each phrase as its words, with what it says; the longest first, as it may hold others."""
+    meanings: dict[str, dict[str, str]] = {}
+
+    def mean(phrase: str, **values: str) -> None:
+        meanings[" ".join(words(phrase))] = values
+
+    for presentation, phrases in _ANY_AGE.items():
+        for phrase in phrases:
+            mean(phrase, presentation=presentation)
+    for (presentation, age), people in _PEOPLE.items():
+        for phrase in people:
+            mean(phrase, presentation=presentation, age=age)
+    for style, styles in _HAIR_STYLE.items():
+        for phrase in styles:
+            for colour, names in _HAIR_COLOUR.items() if "{}" in phrase else ():
+                for name in names:
+                    mean(phrase.format(name), hair_style=style, hair_colour=colour)
+            if "{}" not in phrase:
+                mean(phrase, hair_style=style)
+    for garment, garments in _GARMENT.items():
+        for phrase in garments:
+            for colour, names in _GARMENT_COLOUR.items():
+                for name in names:
+                    mean(phrase.format(name), garment=garment, garment_colour=colour)
+    tables: dict[str, Mapping[str, tuple[str, ...]]] = {
+        **{"skin": _SKIN, "eye_colour": _EYES, "glasses": _GLASSES, "beard": _BEARD},
+        **{"place": _PLACE, "light": _LIGHT, "mood": _MOOD},
+    }
+    for attribute, table in tables.items():
+        for value, some in table.items():
+            for phrase in some:
+                mean(phrase, **{attribute: value})
+    for phrase in _EARRINGS:
+        mean(phrase, earrings="True")
+    return sorted(meanings.items(), key=lambda meaning: -len(meaning[0]))
 
 
 def words(text: str) -> list[str]:

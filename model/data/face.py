@@ -150,6 +150,11 @@ class Look:
         return {name: len(choices) for name, choices in _CHOICES.items()} | {"earrings": 2}
 
 
+def choices(attribute: str) -> tuple[str, ...]:
+    """What an attribute of a look can be, in the order of its labels, as text."""
+    return _CHOICES.get(attribute, ("False", "True"))
+
+
 class Pose(NamedTuple):
     """What the face does in one picture. Angles in radians, shifts in 1/256 of the picture, everything else about 0..1."""
 

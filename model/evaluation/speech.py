@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-_SAMPLE_RATE_HZ = 16_000
-_NUMBERS = {str(i): w for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+from model.errors import UnspeakableTextError
+from model.evaluation.film import read_sound
+from model.text.normalize import fold, to_words
 
 
 def _package(name: str) -> Path:
@@ -74,19 +75,40 @@ def load_mos() -> Callable[[np.ndarray], float]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation; small numbers spelled out, as a recogniser may write either."""
-    found: list[str] = re.findall(r"[a-z0-9]+", text.lower().replace("'", ""))
-    return [_NUMBERS.get(w, w) for w in found]
+    """Lower-case words without punctuation, numerals in words: a recogniser may write either."""
+    try:
+        script = fold(text)
+    except UnspeakableTextError:
+        return re.findall(r"\w+", text.lower())
+    to_words(script)
+    found: list[str] = re.findall(r"[a-z]+", script.text.lower().replace("'", ""))
+    # "one hundred and five" is also said of 105.
+    return [word for i, word in enumerate(found) if word != "and" or found[i - 1 : i] not in (["hundred"], ["thousand"])]
 
 
-def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
-    """Insertions, deletions and substitutions from ``a`` to ``b``."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        before, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
-    return row[-1]
+def misheard(said: Sequence[str], heard: Sequence[str]) -> list[int]:
+    """Errors at each word that was said: 1 if it is missing or another, plus what was heard after it and not said.
+
+    What was heard before the first word counts there. Their sum is the edit distance.
+    """
+    costs = np.zeros((len(said) + 1, len(heard) + 1), int)
+    costs[:, 0], costs[0] = range(len(said) + 1), range(len(heard) + 1)
+    for i, x in enumerate(said, 1):
+        for j, y in enumerate(heard, 1):
+            costs[i, j] = min(costs[i - 1, j] + 1, costs[i, j - 1] + 1, costs[i - 1, j - 1] + (x != y))
+    errors = [0] * max(len(said), 1)
+    i, j = len(said), len(heard)
+    while i or j:
+        if i and j and costs[i, j] == costs[i - 1, j - 1] + (said[i - 1] != heard[j - 1]):
+            i, j = i - 1, j - 1
+            errors[i] += said[i] != heard[j]
+        elif i and costs[i, j] == costs[i - 1, j] + 1:
+            i -= 1
+            errors[i] += 1
+        else:
+            j -= 1
+            errors[max(i - 1, 0)] += 1
+    return errors
 
 
 def judge(said: Sequence[str], heard: Sequence[np.ndarray], *, with_mos: bool = True) -> dict[str, Any]:
@@ -100,21 +122,11 @@ def judge(said: Sequence[str], heard: Sequence[np.ndarray], *, with_mos: bool = 
     errors = total = 0
     for text, samples in zip(said, heard, strict=True):
         transcript = transcribe(samples)
-        wrong = edit_distance(words(text), words(transcript))
+        wrong = sum(misheard(words(text), words(transcript)))
         errors, total = errors + wrong, total + len(words(text))
         lines.append({"said": text, "heard": transcript, "errors": wrong, "mos": round(score(samples), 2) if score else None})
     scores = [line["mos"] for line in lines if line["mos"] is not None]
     return {"wer": errors / total, "mos": float(np.mean(scores)) if scores else None, "lines": lines}
-
-
-def read_recording(path: Path) -> np.ndarray:
-    """float32 at 16 kHz of any audio or video file."""
-    import av
-
-    resampler = av.AudioResampler("flt", "mono", _SAMPLE_RATE_HZ)
-    with av.open(str(path)) as container:
-        pieces = [f.to_ndarray()[0] for frame in container.decode(audio=0) for f in resampler.resample(frame)]
-    return np.concatenate(pieces)
 
 
 def main() -> None:
@@ -128,7 +140,7 @@ def main() -> None:
         parser.error(f"{len(said)} lines but {len(files)} recordings")
     # A judge that talks to itself must not get into the result.
     with contextlib.redirect_stdout(sys.stderr):
-        result = judge(said, [read_recording(f) for f in files])
+        result = judge(said, [read_sound(f) for f in files])
     print(json.dumps(result, indent=1, ensure_ascii=False))
 
 

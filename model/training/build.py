@@ -129,7 +129,11 @@ class _PocketStages:
             return ODEInit(stage, subject, self._speaker("student", "student"), trajectories, world)
         if isinstance(stage, DMDStage):
             nets = self._speaker("student", GENERATOR), self._speaker("teacher", None), self._speaker("critic", CRITIC)
-            return DMD(stage, subject, *nets, subject.prompts(), config.seed, world)
+            rewarding = None
+            if stage.rewards is not None:
+                self._report("loading the judges")
+                rewarding = Rewarding.load(stage.rewards, subject, world)
+            return DMD(stage, subject, *nets, subject.prompts(), config.seed, world, rewarding)
         if isinstance(stage, DurationsStage):
             examples = open_examples(stage, config.seed)
             self._report(f"{len(examples)} sentences in {stage.examples}")

@@ -123,7 +123,7 @@ class PocketSubject(Strict):
         model: its sizes, such as ``configs/model/pocket.yaml``.
         data: directory that ``python -m model.training.prepare`` fills.
         video_encoder, audio_encoder: what makes latents of clips: a run of a VAE's stage, which is waited for until its encoder
-            is frozen, or a checkpoint with its encoders beside it. For stages of the transformer.
+            is frozen, or a checkpoint with its encoders beside it. For the flow stage; and for rewards, which need its decoder.
         starts: what the networks begin with.
         blocks: of a sequence.
     """
@@ -168,14 +168,16 @@ class RewardsConfig(Strict):
     """What a rollout is worth weighs its loss (HP-DMD).
 
     Attributes:
-        kinds: which judges: ``sync`` of lips, ``audiobox`` of sound.
+        kinds: which judges: ``sync`` of lips, ``audiobox`` of sound, ``videoalign`` of pictures.
         beta: how strongly they count.
         offload: judges are on the device only while they judge.
+        weights: directory that ``avatar-rtc download reward`` fills; null: the subject's own, which pocket has none of.
     """
 
-    kinds: tuple[Literal["audiobox", "sync"], ...] = Field(default=("audiobox", "sync"), min_length=1)
+    kinds: tuple[Literal["videoalign", "audiobox", "sync"], ...] = Field(default=("videoalign", "audiobox", "sync"), min_length=1)
     beta: float = Field(default=2.0, gt=0)
     offload: bool = True
+    weights: Place | None = None
 
 
 class DMDStage(Strict):
@@ -439,10 +441,10 @@ class TrainConfig(Strict):
         if not pocket and not isinstance(stage, ODEInitStage | DMDStage):
             raise ValueError(f"a {stage.kind} stage is one of pocket's: hallo_live has ode_init and dmd")
         if isinstance(stage, DMDStage):
-            if pocket and (stage.prompts or stage.rewards):
-                raise ValueError(
-                    "pocket's prompts are those of its clips, and it has no judges: leave out stage.prompts and rewards"
-                )
+            if pocket and stage.prompts:
+                raise ValueError("pocket's prompts are those of its clips: leave out stage.prompts")
+            if pocket and stage.rewards is not None and stage.rewards.weights is None:
+                raise ValueError("stage.rewards.weights is missing: the directory that 'avatar-rtc download reward' fills")
             if not pocket and stage.prompts is None:
                 raise ValueError("stage.prompts is missing: a table with a column text_prompt")
         if self.record and isinstance(self.stage, DMDStage) and self.stage.rewards is not None:

@@ -120,6 +120,9 @@ class HalloLive:
         """[B, S, D], after :meth:`prepare_text`."""
         return torch.stack([self.features.read(prompt) for prompt in prompts]).to(device)
 
+    def described(self, prompts: Sequence[str]) -> list[str]:
+        return list(prompts)
+
     def given(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         return {"text": self.text(prompts, device)}
 

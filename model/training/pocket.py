@@ -22,7 +22,7 @@ from model.dit.block import LayerMemory, LayerPast, StreamView
 from model.dit.masks import time_window
 from model.dit.rope import Rope
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
-from model.errors import ConfigError, TrainingError
+from model.errors import CheckpointError, ConfigError, TrainingError
 from model.rollout import Latents
 from model.sampling import NoiseTable
 from model.text.encoder import TextEncoder
@@ -33,9 +33,11 @@ from model.training.distributed import dtype_of
 from model.training.objective import Sequence as LatentSequence
 from model.training.objective import sequence_forward
 from model.training.ode import Forward
-from model.training.starts import load_encoder, read_speaker
+from model.training.starts import Kind, load_encoder, make_vae, read_speaker, take_vae
 from model.training.subject import Given
 from model.training.views import BlockSizes, TextBatch
+from model.vae.audio import AudioVAE
+from model.vae.video import VideoVAE
 from model.weight_files import fill
 
 _PROMPT = re.compile(r"clip (\d+) from block (\d+)")
@@ -160,6 +162,26 @@ class Pocket:
         )
         with self.computing():
             return ClipLatents(self.clips(), self.model, self.geometry, video, audio, self._device)  # type: ignore[arg-type]
+
+    def vae(self, kind: Kind) -> VideoVAE | AudioVAE:
+        """Encoder and decoder of the latents, on the CPU.
+
+        Raises:
+            ConfigError: the config names none; CheckpointError: it has no decoder of this size, or a file is missing.
+        """
+        place = self._config.video_encoder if kind == "video" else self._config.audio_encoder
+        if place is None:
+            raise ConfigError(f"subject.{kind}_encoder: name what made the latents, whose decoder is to show them")
+        vae = make_vae(self.model, kind)
+        if not take_vae(vae, place, kind):
+            raise CheckpointError(f"{place}: its {kind} decoder has other sizes than the config's model")
+        return vae.requires_grad_(False).eval()
+
+    def described(self, prompts: Sequence[str]) -> list[str]:
+        """What judges are told of prompts: the captions of their clips."""
+        clips = self.clips().clips
+        matches = [_PROMPT.fullmatch(prompt) for prompt in prompts]
+        return [clips[int(match[1])]["caption"] if match else "" for match in matches]
 
     def prompts(self) -> list[str]:
         """All streams that the clips have room for."""

@@ -10,21 +10,31 @@ from torch import Tensor, nn
 
 from model.adapters.mmaudio import load_bigvgan, load_mmaudio_vae
 from model.adapters.wan import load_wan_decoder
+from model.data.clips import rgb_from_i420
 from model.geometry import Geometry
 from model.hallo_live import AUDIO_VAE, VIDEO_VAE, VOCODER
 from model.rewards.aesthetics import load_aesthetics_judge
+from model.rewards.alignment import load_alignment_judge
 from model.rewards.judge import Clip, Judge, lent
 from model.rewards.sync import load_sync_judge
 from model.rollout import Latents
 from model.training.config import RewardsConfig
 from model.training.distributed import World
 from model.training.hallo_live import HalloLive
-from model.training.rewards import AUDIO_AESTHETICS, LIP_SYNC, Rewards, loss_scales
+from model.training.pocket import Pocket
+from model.training.rewards import AUDIO_AESTHETICS, LIP_SYNC, VIDEO_ALIGNMENT, Rewards, loss_scales
+from model.vae.audio import AudioVAE
 from model.vae.bigvgan import BigVGAN
+from model.vae.causal import Memory
 from model.vae.mmaudio import MMAudioVAE
+from model.vae.video import VideoVAE
 from model.vae.wan import FeatureCache, WanDecoder
 
-LOADERS: Mapping[str, Callable[[Path], Judge]] = {LIP_SYNC: load_sync_judge, AUDIO_AESTHETICS: load_aesthetics_judge}
+LOADERS: Mapping[str, Callable[[Path], Judge]] = {
+    LIP_SYNC: load_sync_judge,
+    AUDIO_AESTHETICS: load_aesthetics_judge,
+    VIDEO_ALIGNMENT: load_alignment_judge,
+}
 """By kind of reward, from a directory of weights."""
 
 
@@ -62,6 +72,38 @@ def load_decoders(subject: HalloLive) -> ClipDecoders:
     return decoders
 
 
+class PocketDecoders(nn.Module):
+    """pocket's decoders of both streams, whole clips at once."""
+
+    def __init__(self, video: VideoVAE, audio: AudioVAE, geometry: Geometry) -> None:
+        super().__init__()
+        self.video, self.audio, self._geometry = video, audio, geometry
+
+    def forward(self, latents: Latents, prompts: Sequence[str]) -> list[Clip]:
+        pictures = self.video.decode_i420(latents.video.float(), Memory()).cpu().numpy()
+        num, config = latents.audio.shape[1], self.audio.config
+        # The unvoiced part of the voice, the same for all, so that rewards do not differ by it.
+        dice = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, 2 * num, config.fft_samples // 2 + 1, 2, generator=dice).to(latents.audio.device)
+        noise = noise.expand(len(latents.audio), -1, -1, -1)
+        samples = self.audio.decode(latents.audio.float().transpose(1, 2), noise, Memory()).clamp(-1, 1).cpu()
+        g = self._geometry
+        frames = torch.from_numpy(rgb_from_i420(pictures))
+        return [Clip(f, g.fps, s, g.sample_rate_hz, p) for f, s, p in zip(frames, samples, prompts, strict=True)]
+
+
+def load_pocket_decoders(subject: Pocket) -> PocketDecoders:
+    """Of the VAEs that made the latents.
+
+    Raises:
+        ConfigError: the config does not name them; CheckpointError: one has no decoder of this size.
+    """
+    video, audio = subject.vae("video"), subject.vae("audio")
+    assert isinstance(video, VideoVAE)
+    assert isinstance(audio, AudioVAE)
+    return PocketDecoders(video, audio, subject.geometry)
+
+
 class Rewarding:
     """Judges the rollouts of a step.
 
@@ -69,17 +111,22 @@ class Rewarding:
         judges: by kind of reward.
     """
 
-    def __init__(self, config: RewardsConfig, decoders: ClipDecoders, judges: Mapping[str, Judge], world: World) -> None:
+    def __init__(
+        self, config: RewardsConfig, decoders: ClipDecoders | PocketDecoders, judges: Mapping[str, Judge], world: World
+    ) -> None:
         self._config, self._decoders, self._judges, self._world = config, decoders, judges, world
 
     @staticmethod
-    def load(config: RewardsConfig, subject: HalloLive, world: World) -> Rewarding:
+    def load(config: RewardsConfig, subject: HalloLive | Pocket, world: World) -> Rewarding:
         """
         Raises:
             ConfigError: a judge's package is missing; CheckpointError: a file is missing or damaged.
         """
-        judges: dict[str, Judge] = {kind: LOADERS[kind](subject.weights) for kind in config.kinds}
-        return Rewarding(config, load_decoders(subject), judges, world)
+        decoders = load_pocket_decoders(subject) if isinstance(subject, Pocket) else load_decoders(subject)
+        weights = config.weights or (subject.weights if isinstance(subject, HalloLive) else None)
+        assert weights is not None, "a config of pocket has to name it"
+        judges: dict[str, Judge] = {kind: LOADERS[kind](weights) for kind in config.kinds}
+        return Rewarding(config, decoders, judges, world)
 
     @torch.no_grad()
     def scales(self, latents: Latents, prompts: Sequence[str]) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:

@@ -43,6 +43,9 @@ class Subject(Protocol):
     exits: Sequence[int]
     num_renoised_audio: int
 
+    def described(self, prompts: Sequence[str]) -> list[str]:
+        """What judges of rollouts are told of prompts."""
+
     def given(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """What networks read of prompts."""
 

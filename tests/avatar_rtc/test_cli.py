@@ -176,12 +176,6 @@ def test_a_server_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixtu
     assert "Traceback" not in err
 
 
-def test_a_judge_that_does_not_exist_lists_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, "evaluate", "everything")
-    assert code == 2
-    assert "speech" in err
-
-
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="empty"):
         cli.main(["generate", "--debug", "", "-o", str(tmp_path / "film.mp4"), "--engine", "fake"])

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from avatar_rtc import resources
-from benchmarks import lips
-from benchmarks.lips import Array
+from model.evaluation import lips
+from model.evaluation.lips import Array
 from tests.support.browser import NO_CHROMIUM, call, chromium_path, eventually, open_browser, run_server, say, stats
 
 WEIGHTS = resources.checkpoint_dir("pocket") / "dit.safetensors"

@@ -17,7 +17,7 @@ import torch
 
 from model import pipeline
 from model import runtime as runtimes
-from model.checkpoint import Weights
+from model.checkpoint import POCKET_DIR, Weights, read_weights
 from model.chunk import AVChunk, Mark
 from model.conversion import convert_graphs
 from model.dit.history import HIDDEN
@@ -359,7 +359,7 @@ def test_other_networks_stream_in_both_runtimes(tmp_path: Path) -> None:
     """Oblong patches, clean outputs, places, told movement, a head at a quarter of the size, and no clean pass."""
     other = tiny_weights(tmp_path / "checkpoint", other_config())
     convert_graphs(other, tmp_path / "graphs")
-    models = open_pocket(other), Pocket(other, OpenVINORuntime(tmp_path / "graphs", 1))
+    models = open_pocket(other), Pocket(other, OpenVINORuntime(tmp_path / "graphs", 1, half_precision=()))
     streams = [model.open(MAN) for model in models]
     for stream in streams:
         stream.push("a", "Hello there, my friend.")
@@ -398,6 +398,24 @@ def half(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> OpenVINO
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtimes, "arithmetic", lambda: "bfloat16")
         return OpenVINORuntime(directory, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(runtimes.arithmetic() != "bfloat16", reason="this processor does not compute in bfloat16")
+def test_the_shipped_pass_is_the_same_in_bfloat16_but_for_rounding() -> None:
+    shipped = read_weights(POCKET_DIR)
+    graphs = cached_graphs(POCKET_DIR, shipped)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [x + 0.5 * torch.randn(x.shape, generator=generator) for x in example_inputs(shipped)["pass"]]
+    with torch.inference_mode():
+        expected = PARTS["pass"](shipped)(*inputs)
+    runtime = OpenVINORuntime(graphs, 2)
+    types = [tensor.element_type.get_type_name() for tensor in runtime._requests["pass"].input_tensors]
+    assert "bf16" in types
+    given = [round_to_half(x.numpy()) if kind == "bf16" else x.numpy() for kind, x in zip(types, inputs, strict=True)]
+    found = runtime("pass", *given)
+    for x, y in zip(found[:2], expected[:2], strict=True):
+        assert np.linalg.norm(x - y.numpy()) < 0.05 * np.linalg.norm(y)
 
 
 def in_half(x: np.ndarray) -> np.ndarray:

@@ -14,9 +14,13 @@ from safetensors.torch import save_file
 
 from avatar_rtc import cli
 from model.config import ModelConfig
+from model.data.captions import caption
 from model.data.face import Look
 from model.data.speech import Utterance
 from model.liveliness import CONTROLS
+from model.rewards.faces import FaceDetector
+from model.rewards.sync import FACES_FILE, SYNCNET_FILE
+from model.rewards.syncnet import SyncNet
 from model.training.build import open_run
 from model.training.config import TrainConfig, load_train_config
 from model.training.distributed import World
@@ -29,7 +33,7 @@ from tests.support.training_runs import CONFIGS
 CPU = torch.device("cpu")
 NUM_CLIPS, NUM_BLOCKS, BLOCKS = 3, 6, 4
 """Clips, blocks of each, blocks of a sequence; one more than the window holds."""
-STAGES = ("video_vae", "audio_vae", "base", "teacher", "ode_init", "dmd", "durations")
+STAGES = ("video_vae", "audio_vae", "base", "teacher", "ode_init", "dmd", "dmd_rewards", "dmd_audio", "durations")
 
 
 def pocket_config(num_layers: int = 1) -> dict[str, object]:
@@ -49,11 +53,19 @@ def write_pocket(directory: Path) -> Path:
     for name in ("clips", "first"):
         _write_clips(directory / "data" / name)
     (directory / "data" / "utterances.pkl").write_bytes(pickle.dumps([_spoken("clara", 0.1), _spoken("theo", 0.2)]))
+    write_judges(directory / "weights")
     examples = [
         Example(v, "hɛlO"[: 2 + i % 3] + "a" * (i % 5), (3,) * (2 + i % 3 + i % 5)) for i in range(15) for v in ("clara", "theo")
     ]
     write_examples(directory / "durations.jsonl", examples)
     return directory
+
+
+def write_judges(directory: Path) -> None:
+    """Files with the published names and forms of the lip-sync judge, with random weights."""
+    for name, module in ((SYNCNET_FILE, SyncNet()), (FACES_FILE, FaceDetector())):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(module.state_dict(), directory / name)
 
 
 def _write_start(directory: Path, raw: dict[str, object]) -> None:
@@ -86,7 +98,7 @@ def _write_clips(directory: Path) -> None:
     lines = []
     for voice in ("clara", "theo", "clara"):
         look = Look.sample(rng, "male" if voice == "theo" else "female")
-        lines.append(json.dumps({"voice": voice, "events": events, "look": asdict(look)}))
+        lines.append(json.dumps({"voice": voice, "caption": caption(look, rng), "events": events, "look": asdict(look)}))
     (directory / "clips.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (directory / "done").touch()
 
@@ -107,6 +119,7 @@ def small(name: str, directory: Path, *more: str) -> list[str]:
         "ode_init": [f"stage.trajectories={directory}/trajectories", "stage.sampling.steps=4"],
         "durations": [f"stage.examples={directory}/durations.jsonl"],
         "audio_vae": ["stage.latents=16"],
+        "dmd_rewards": [f"stage.rewards.weights={directory}/weights"],
     }
     return [*subject, *stage.get(name, []), "precision={master: float32, compute: float32}", "batch=2", "log_every=1", *more]
 

@@ -113,7 +113,7 @@ class DMD(Stage):
             fake = subject.scores(self._critic, tensors)
         scales, figures = None, dict[str, Tensor]()
         if self._rewarding is not None:
-            prompts = [self._prompts[i] for i in tensors["prompts"].tolist()]
+            prompts = subject.described([self._prompts[i] for i in tensors["prompts"].tolist()])
             scales, figures = self._rewarding.scales(clip, prompts)
         guidance_timesteps = score_timesteps(tensors["guidance_time"], subject.shift) if config.decoupled else None
         loss = generator_loss(

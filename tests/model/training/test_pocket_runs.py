@@ -113,6 +113,18 @@ def test_a_part_of_a_step_is_as_good_as_a_sample_more(directory: Path, tmp_path:
         torch.testing.assert_close(x, gradients[1][key], rtol=5e-3, atol=float(x.float().abs().max()) * 1e-4, msg=key)
 
 
+def test_the_video_tower_stays_bit_equal_in_an_audio_only_run(directory: Path, tmp_path: Path) -> None:
+    run = begin("dmd_audio", directory, tmp_path, "max_steps=2")
+    before = {learner.name: {key: x.clone() for key, x in learner.module.state_dict().items()} for learner in run.learners}
+    run.train()
+    for learner in run.learners:
+        after = learner.module.state_dict()
+        changed = {key for key, x in after.items() if not torch.equal(x, before[learner.name][key])}
+        assert {key for key in changed if key.startswith("dit.audio_ends.") or ".audio." in key} == changed
+        wanted = {key for key in after if key.startswith("dit.layers.0.audio.") and key.endswith("weight")}
+        assert len(changed & wanted) > len(wanted) / 2
+
+
 def vae_of(run: Run) -> VAETraining:
     assert isinstance(run.stage, VAETraining)
     return run.stage
@@ -225,6 +237,7 @@ def test_a_cooldown_without_minutes_is_refused(capsys: pytest.CaptureFixture[str
     ("name", "assignment", "says"),
     [
         ("dmd", "stage.prompts=prompts.csv", "pocket's prompts are those of its clips"),
+        ("dmd_rewards", "stage.rewards.weights=null", "rewards.weights is missing"),
         ("base", "stage.kind=dmd", "stage.guidance"),
         ("base", "subject.block=3", "subject.block: unknown key"),
         ("video_vae", "stage.encoder_minutes=-1", "stage.encoder_minutes"),

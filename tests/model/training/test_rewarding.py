@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +13,21 @@ from torch import Tensor, nn
 
 from model.errors import CheckpointError
 from model.rewards.aesthetics import AestheticsJudge, load_aesthetics_judge
-from model.rewards.faces import FaceDetector
 from model.rewards.judge import Clip, lent
-from model.rewards.sync import FACES_FILE, SYNCNET_FILE
-from model.rewards.syncnet import SyncNet
+from model.rewards.sync import resampled
 from model.rollout import Latents
-from model.training.config import RewardsConfig
+from model.training.config import HalloLiveSubject, RewardsConfig
 from model.training.distributed import World
 from model.training.hallo_live import HalloLive
-from model.training.rewarding import Rewarding, load_decoders
+from model.training.pocket import Pocket
+from model.training.rewarding import PocketDecoders, Rewarding, load_decoders, load_pocket_decoders
 from model.training.run import Run
 from model.training.stages.dmd import DMD
+from model.vae.causal import Memory
 from model.vae.mmaudio import MMAudioVAE
 from tests.model.support import normal
+from tests.support import pocket_runs
+from tests.support.pocket_runs import write_judges, write_pocket
 from tests.support.training_runs import NUM_VIDEO, PROMPTS, begin, config_of, write_everything
 
 ALONE = World.alone(torch.device("cpu"))
@@ -103,11 +106,69 @@ def test_equal_rewards_change_nothing_and_others_weigh_their_samples(directory: 
     assert any(not torch.allclose(unequal[name], x, rtol=0.01) for name, x in plain.items())
 
 
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pocket(tmp_path_factory.mktemp("pocket"))
+
+
+def pocket_decoders(directory: Path) -> PocketDecoders:
+    config = pocket_runs.config_of("dmd_rewards", directory)
+    assert not isinstance(config.subject, HalloLiveSubject)
+    return load_pocket_decoders(Pocket(config.subject, 0, torch.device("cpu"), "float32"))
+
+
+def test_pockets_rollouts_are_decoded_by_the_vaes_of_its_latents_and_told_by_captions(pocket: Path, tmp_path: Path) -> None:
+    """What goes in as a clip comes out as what its VAEs make of it."""
+    decoders, judge = pocket_decoders(pocket), Fixed(sync=[1.0, 2.0])
+    run = pocket_runs.begin("dmd_rewards", pocket, tmp_path, "batch=2")
+    stage = run.stage
+    assert isinstance(stage, DMD)
+    stage._rewarding = Rewarding(RewardsConfig(kinds=("sync",)), decoders, {"sync": judge}, ALONE)
+    dice = [torch.Generator().manual_seed(i) for i in range(2)]
+    stage.loss("generator", stage.draw("generator", 0, [0, 4], dice))
+    first, second = judge.shown
+    assert first.frames.shape == (pocket_runs.BLOCKS * 8, 128, 128, 3)
+    assert first.samples.shape == (pocket_runs.BLOCKS * 8 * 320,)
+    assert (first.fps, first.sample_rate_hz) == (25, 8000)
+    captions = [json.loads(line)["caption"] for line in (pocket / "data" / "clips" / "clips.jsonl").read_text().splitlines()]
+    assert (first.prompt, second.prompt) == (captions[0], captions[1])
+    video = decoders.video.encode(torch.zeros(1, 6, 8, 64, 64))
+    (flat,) = decoders(Latents(video, torch.zeros(1, 8, 5)), ["nobody"])
+    (again,) = decoders(Latents(video, torch.zeros(1, 8, 5)), ["nobody"])
+    assert torch.equal(flat.samples, again.samples)  # no chance
+    luma = decoders.video.decode_i420(video, Memory())[0, :, :128].float()
+    grey = flat.frames.float() @ torch.tensor((0.299, 0.587, 0.114))
+    assert float(torch.corrcoef(torch.stack((luma.flatten(), grey.flatten())))[0, 1]) > 0.95
+
+
+def test_a_reward_weighs_the_samples_of_pocket(pocket: Path, tmp_path: Path) -> None:
+    run = pocket_runs.begin("dmd_rewards", pocket, tmp_path, "batch=2")
+    config, decoders = RewardsConfig(kinds=("sync",), beta=1.0), pocket_decoders(pocket)
+
+    def judged(*sync: float) -> Rewarding:
+        return Rewarding(config, decoders, {"sync": Fixed(sync=list(sync))}, ALONE)
+
+    plain, equal, unequal, other = (gradient(run, x) for x in (None, judged(3.0, 3.0), judged(2.0, 4.0), judged(4.0, 2.0)))
+    for name, x in plain.items():
+        torch.testing.assert_close(equal[name], x, rtol=1e-4, atol=1e-8)
+        both = (unequal[name] + other[name]) / (math.e + 1 / math.e)
+        torch.testing.assert_close(both, x, rtol=2e-3, atol=x.abs().max().item() * 1e-3, msg=name)
+    assert any(not torch.allclose(unequal[name], x, rtol=0.01) for name, x in plain.items())
+
+
+def test_sound_at_another_rate_is_the_same_sound() -> None:
+    times_s = torch.arange(24_000, dtype=torch.float64) / 24_000
+    wave = torch.sin(2 * math.pi * 440 * times_s)
+    found = resampled(wave, 24_000, 16_000)
+    expected = torch.sin(2 * math.pi * 440 * torch.arange(16_000, dtype=torch.float64) / 16_000)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    high = torch.sin(2 * math.pi * 9_000 * times_s)  # above half of 16 kHz: gone, and not folded back
+    assert resampled(high, 24_000, 16_000).abs().max() < 1e-3
+    assert resampled(wave, 16_000, 16_000) is wave
+
+
 def test_the_shipped_config_runs_with_the_published_files(directory: Path, tmp_path: Path) -> None:
-    for name, module in ((SYNCNET_FILE, SyncNet()), (FACES_FILE, FaceDetector())):
-        path = directory / "weights" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(module.state_dict(), path)
+    write_judges(directory / "weights")
     outcome = begin("hallo_live_dmd_rewards", directory, tmp_path, "max_steps=2").train()
     assert outcome.why == "done"
     assert '"generator/sync": 0.0' in (tmp_path / "journal.jsonl").read_text()  # nobody is seen in noise
