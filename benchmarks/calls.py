@@ -11,38 +11,23 @@ import math
 import time
 from typing import Any
 
-from aiortc.codecs.base import Encoder
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
-from av.frame import Frame
-from avatar_rtc.media.demand import Demand
-from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ, AudioTrack, Playout, VideoTrack
-
 from avatar_rtc.config import MediaConfig, load_config
 from avatar_rtc.engine import Engine, EngineStream
-from avatar_rtc.media.buffer import PlayBuffer
-from avatar_rtc.media.clock import MediaClock
-from avatar_rtc.media.encode import OPUS_CLOCK_HZ, make_encoder
-from avatar_rtc.pace import Pace
+from avatar_rtc.media.encode import Opus, make_video_encoder
+from avatar_rtc.media.playout import Playout
 from avatar_rtc.resources import server_config
 from benchmarks.figures import percentile
 from benchmarks.script import Script
-from model.chunk import StreamInfo, StreamSettings
-
-
-def video_encoder(codec: str, media: MediaConfig, info: StreamInfo) -> Encoder:
-    """As a call that negotiated ``codec`` has it."""
-    parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=VIDEO_CLOCK_HZ, payloadType=96)
-    return make_encoder(parameters, media.rates(info.fps), info.sample_rate_hz, media.audio_bps)
+from model.chunk import StreamSettings
 
 
 class Call:
-    """One call. It asks for chunks as a session does, and encodes pictures and sound when they are due.
+    """One call: a session's playout, and the encoders of a broadcast with one reader of each kind.
 
     Attributes:
         blocks: chunks that came, the first one not counted: nothing can run dry before it.
         late_blocks: of these, after the buffer had run dry.
-        buffer: counts underruns.
-        num_dropped: pictures left out, because the encoder had no time for them.
+        playout: counts underruns, and pictures left out because the encoder had no time for them.
         encoding_s: of each picture, seconds of encoding it.
     """
 
@@ -50,15 +35,11 @@ class Call:
         info = engine.info
         self._info = info
         self._script = script
-        pace, low_water_s = Pace(info.chunks_per_block), media.low_water_ms / 1000
-        self._demand = Demand(low_water_s, info.block_duration_s, pace)
-        self.buffer = PlayBuffer(info, lambda _: None, kept_after_cancel_s=0.0)
-        self._playout = Playout(self.buffer, MediaClock())
-        self._video_encoder = video_encoder(codec, media, info)
-        opus = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=OPUS_CLOCK_HZ, payloadType=111)
-        self._audio_encoder = make_encoder(opus, media.rates(info.fps), info.sample_rate_hz, media.audio_bps)
+        self.playout = Playout(info, low_water_s=media.low_water_ms / 1000)
+        self._video_encoder = make_video_encoder("H264" if codec == "H264" else "VP8", media.rates(info.fps))
+        self._audio_encoder = Opus(info.sample_rate_hz, media.audio_bps)
         self.encoding_s: list[float] = []
-        self.blocks = self.late_blocks = self.num_speaking = self.num_dropped = 0
+        self.blocks = self.late_blocks = self.num_speaking = 0
 
     async def run(self, engine: Engine, settings: StreamSettings, seconds: float) -> None:
         """Talk until so much media was played."""
@@ -71,44 +52,32 @@ class Call:
         await stream.close()
 
     async def _pull(self, stream: EngineStream) -> None:
-        num_chunks, chunk = 0, None
-        while True:
-            line = self._script.next_line(chunk)
-            if line is not None:
-                await stream.push(f"reply-{num_chunks}", line)
-                self._demand.on_line()
-            while (spare_s := self._demand.spare_s(self.buffer.buffered_s)) > 0:  # noqa: ASYNC110  time is what passes
-                await asyncio.sleep(max(spare_s, 0.01))
-            asked_s, buffered_s = time.monotonic(), self.buffer.buffered_s
-            chunk = await stream.next(asked_s + buffered_s)
-            took_s = time.monotonic() - asked_s
-            self._demand.on_chunk(took_s, chunk.duration_s, self.buffer.num_underruns)
+        num_chunks = 0
+        await self._push(stream, self._script.next_line(None), num_chunks)
+        async for pulled in self.playout.pull(stream):
             if num_chunks:
                 self.blocks += 1
-                self.late_blocks += took_s > buffered_s
-                self.num_speaking += chunk.speaking
+                self.late_blocks += pulled.took_s > pulled.buffered_s
+                self.num_speaking += pulled.chunk.speaking
             num_chunks += 1
-            self.buffer.put(chunk)
-            self._playout.notify()
+            await self._push(stream, self._script.next_line(pulled.chunk), num_chunks)
+
+    async def _push(self, stream: EngineStream, line: str | None, number: int) -> None:
+        if line is not None:
+            await stream.push(f"reply-{number}", line)
+            self.playout.policy.on_line()
 
     async def _send_pictures(self, num_frames: int) -> None:
-        track = VideoTrack(self._playout)
-        while self.buffer.num_decided < num_frames:
-            frame = await track.recv()
-            self.encoding_s.append(await asyncio.to_thread(_encode, self._video_encoder, frame))
-            self.num_dropped = track.num_dropped
+        async for frame in self.playout.pictures():
+            start_s = time.perf_counter()
+            await asyncio.to_thread(self._video_encoder.encode, frame)
+            self.encoding_s.append(time.perf_counter() - start_s)
+            if self.playout.buffer.num_decided >= num_frames:
+                return
 
     async def _send_sound(self) -> None:
-        track = AudioTrack(self._playout)
-        while True:
-            await asyncio.to_thread(_encode, self._audio_encoder, await track.recv())
-
-
-def _encode(encoder: Encoder, frame: Frame) -> float:
-    """Returns how many seconds it took."""
-    start_s = time.perf_counter()
-    encoder.encode(frame)
-    return time.perf_counter() - start_s
+        async for piece in self.playout.sound():
+            await asyncio.to_thread(self._audio_encoder.encode, piece)
 
 
 async def talk(engine: Engine, num_calls: int, seconds: float, codec: str) -> dict[str, Any]:
@@ -141,8 +110,8 @@ async def talk(engine: Engine, num_calls: int, seconds: float, codec: str) -> di
         "late_blocks": late,
         "late_share": round(late / blocks, 4),
         "speaking_share": round(sum(call.num_speaking for call in calls) / blocks, 2),
-        "underruns": sum(call.buffer.num_underruns for call in calls),
-        "dropped_frames": sum(call.num_dropped for call in calls),
+        "underruns": sum(call.playout.buffer.num_underruns for call in calls),
+        "dropped_frames": sum(call.playout.num_dropped for call in calls),
         "rtf_engine": {"p50": round(stats.rtf_p50, 3), "p95": round(stats.rtf_p95, 3)},
         "rtf_encoder": {"p50": round(encoder[0], 3), "p95": round(encoder[1], 3)},
         # The two seldom have their worst block together, and may run at once: this is what they need at most.

@@ -38,9 +38,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from avatar_rtc.media.demand import Demand
-
 from avatar_rtc import resources
+from avatar_rtc.media.pull_policy import PullPolicy
 from avatar_rtc.pace import Pace
 from benchmarks.clip import StageTimes, split_network
 from benchmarks.figures import percentile
@@ -82,7 +81,7 @@ class Player:
     def __init__(self, stream: HalloLiveStream, clock: Time, low_water_s: float) -> None:
         self._stream, self._clock, info = stream, clock, stream._model.info
         self._chunk_s = info.block_duration_s
-        self._demand = Demand(low_water_s, self._chunk_s, Pace(info.chunks_per_block), 0.0)
+        self._policy = PullPolicy(low_water_s, self._chunk_s, Pace(info.chunks_per_block))
         self._dry_s = clock()
         self._asked_s: float | None = None
         self.late_s: list[float] = []
@@ -91,7 +90,7 @@ class Player:
     def turn(self, wake_s: float = math.inf) -> tuple[AVChunk, float] | None:
         """Do what is to be done next, or rest, but not beyond this time. A chunk, if one has come, and when it is shown."""
         stream, clock, now_s = self._stream, self._clock, self._clock()
-        spare_s = self._demand.spare_s(self._dry_s - now_s)
+        spare_s = self._policy.spare_s(self._dry_s - now_s)
         if self._asked_s is None and spare_s > 0:
             if stream.due_s <= now_s:
                 stream.work()
@@ -105,7 +104,7 @@ class Player:
         now_s = clock()
         if now_s > self._dry_s + 0.001:
             self.late_s.append(now_s - self._dry_s)
-        self._demand.on_chunk(now_s - self._asked_s, self._chunk_s, len(self.late_s))
+        self._policy.on_chunk(now_s - self._asked_s, self._chunk_s, len(self.late_s))
         shown_s, self._asked_s = max(now_s, self._dry_s), None
         self._dry_s = shown_s + self._chunk_s
         return chunk, shown_s

@@ -14,12 +14,12 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from avatar_rtc.media.tracks import VIDEO_CLOCK_HZ
 
 from avatar_rtc import resources
 from avatar_rtc.config import load_config
 from avatar_rtc.engine_worker import OnProgress
-from benchmarks.calls import video_encoder
+from avatar_rtc.media.encode import make_video_encoder
+from avatar_rtc.media.playout import VIDEO_CLOCK_HZ
 from benchmarks.figures import percentile
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.rtf import BASELINE, SHIPPED
@@ -100,7 +100,9 @@ class Lane:
         model = Pocket(weights, self.runtime)
         self._stream = model.open(settings)
         self._script = Script()
-        self._encoder = video_encoder(codec, load_config(resources.server_config("pocket")).media, model.info)
+        self._encoder = make_video_encoder(
+            "H264" if codec == "H264" else "VP8", load_config(resources.server_config("pocket")).media.rates(model.info.fps)
+        )
         self._num_frames = 0
         self._chunk: AVChunk | None = None
         self.warm_up_blocks = model.warm_up_chunks

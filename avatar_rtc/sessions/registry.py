@@ -38,7 +38,8 @@ class Registry:
         self._engine = engine
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
-        self._viewers: OrderedDict[str, str] = OrderedDict()  # of a viewer the id of its session, also after it has gone
+        # Of a viewer the id of its session and whether it may speak, also after it has gone.
+        self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lives: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -85,14 +86,15 @@ class Registry:
             if isinstance(error, SignalingError):
                 self._metrics.admission.labels("refused", error.code).inc()
             raise
-        self._viewers[viewer_id] = session.session_id
+        self._viewers[viewer_id] = session.session_id, may_speak
         if len(self._viewers) > MAX_ENDED:
             self._viewers.popitem(last=False)
         self._metrics.admission.labels("admitted", "").inc()
         return Answer(viewer_id, viewer.etag, answer, session.session_id)
 
     async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
-        session = self._session(self._viewers.get(viewer_id, viewer_id))
+        session_id, _ = self._viewers.get(viewer_id, (viewer_id, False))
+        session = self._session(session_id)
         viewer = session.viewers.get(viewer_id)
         if viewer is None:
             raise UnknownSession(f"This viewer has left. Come back with POST /whep?session={session.session_id}.")
@@ -106,7 +108,8 @@ class Registry:
 
     async def leave(self, viewer_id: str) -> None:
         # A client that hangs up is often heard over its connection first, so one that has gone already is no error.
-        session = self._sessions.get(self._viewers.get(viewer_id, viewer_id))
+        session_id, may_speak = self._viewers.get(viewer_id, (viewer_id, False))
+        session = self._sessions.get(session_id)
         if session is None:
             if viewer_id not in self._viewers and viewer_id not in self._ended:
                 raise UnknownSession("There is no such session, or it has ended. Start a new one.")
@@ -115,6 +118,8 @@ class Registry:
         leaving = None if viewer is None else session.leave(viewer, "deleted")
         if leaving is not None:
             await leaving
+        elif viewer is None and may_speak:
+            session.hang_up()
         if session.reason:
             await session.finished()
 

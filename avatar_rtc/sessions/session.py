@@ -174,13 +174,21 @@ class Session:
             self._playout.hold(viewer.silent_s if reason == "vanished" else 0.0)
             self._set_phase("held")
         if not self._is_kept:
-            self._left_s = self.clock.now() - viewer.silent_s
-            if not self._is_named and reason != "vanished":
-                self.end(reason)  # who hangs up does not come back; who vanishes may
+            if viewer.connected_s is not None:
+                self._left_s = viewer.heard_s
+            # Who hangs up does not come back; who vanishes, or fails to come back, may try again.
+            is_over = reason in ("deleted", "left") or self.phase == "waiting"
+            if is_over and viewer.may_speak and not self._is_named:
+                self.end(reason)
         closing = asyncio.create_task(self._guarded("viewer", viewer.close()))
         self._leaving.add(closing)
         closing.add_done_callback(self._leaving.discard)
         return closing
+
+    def hang_up(self) -> None:
+        """Whoever called hangs up, after its viewer has gone: a session that came with a call is over then."""
+        if not self._is_kept and not self._is_named:
+            self.end("deleted")
 
     @property
     def _is_kept(self) -> bool:
