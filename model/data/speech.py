@@ -49,10 +49,15 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Voice:
-    """A teacher's voice and the words by which captions may call it."""
+    """A voice and the words by which captions may call it.
+
+    Attributes:
+        kokoro: Kokoro's name of it; None for one that is known by recordings alone (:mod:`model.training.recordings`).
+        descriptions: for a network that is there already, of words that it knows: a new word changes the numbers of others.
+    """
 
     name: str
-    kokoro: str
+    kokoro: str | None
     gender: str
     descriptions: tuple[str, ...]
 
@@ -125,6 +130,8 @@ VOICES: dict[str, Voice] = {
 
 HIBARI_VOICE = "clara"
 """The voice that hibari has."""
+KOKORO_VOICES = tuple(name for name, voice in VOICES.items() if voice.kokoro and name != HIBARI_VOICE)
+"""Those that Kokoro speaks."""
 
 
 def _session(model: Any, threads: int) -> Any:
@@ -260,7 +267,8 @@ class DurationTeacher:
 
 
 def _styles(directory: Path) -> dict[str, np.ndarray]:
-    return {v.name: np.fromfile(directory / f"{v.kokoro}.bin", np.float32).reshape(510, 1, 256) for v in VOICES.values()}
+    styles = {v.name: directory / f"{v.kokoro}.bin" for v in VOICES.values() if v.kokoro}
+    return {name: np.fromfile(path, np.float32).reshape(510, 1, 256) for name, path in styles.items()}
 
 
 def _known(phonemes: str, vocabulary: dict[str, int]) -> str:
