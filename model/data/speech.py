@@ -297,13 +297,12 @@ class Corpus:
     """
 
     @staticmethod
-    def write(path: Path, utterances: list[Utterance], *, bitrate_bps: int = 64_000) -> None:
-        import subprocess
+    def write(path: Path, utterances: list[Utterance]) -> None:
+        import soundfile
 
-        pcm = np.concatenate([u.samples for u in utterances]).tobytes()
-        command = ["ffmpeg", "-v", "error", "-y", "-f", "s16le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1", "-i", "-"]
-        command += ["-c:a", "libopus", "-b:a", str(bitrate_bps), "-f", "ogg", str(path.with_suffix(".opus"))]
-        subprocess.run(command, input=pcm, check=True)
+        with soundfile.SoundFile(path.with_suffix(".opus"), "w", SAMPLE_RATE_HZ, 1, format="OGG", subtype="OPUS") as file:
+            for utterance in utterances:
+                file.write(utterance.samples)
         lines = (json.dumps([u.voice, u.text, u.phonemes, u.durations.tolist()], ensure_ascii=False) for u in utterances)
         path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

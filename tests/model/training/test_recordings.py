@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.data.speech import DurationTeacher, Utterance
+from model.data.speech import Corpus, DurationTeacher, Utterance
 from model.errors import TrainingError
 from model.training.recordings import LATE_S, UNIT_S, Heard, read_table, utterance
 
@@ -50,3 +50,17 @@ def test_what_cannot_be_used_says_why(teacher: DurationTeacher, tmp_path: Path) 
     (tmp_path / "lines.csv").write_text("name,text\na.wav,Hello.\n")
     with pytest.raises(TrainingError, match="columns file and text"):
         read_table(tmp_path / "lines.csv")
+
+
+def test_a_corpus_comes_back_as_it_was_written_but_for_the_codec(tmp_path: Path) -> None:
+    def one(voice: str, hz: float, units: int) -> Utterance:
+        samples = (8000 * np.sin(2 * np.pi * hz / 24_000 * np.arange(units * 600))).astype(np.int16)
+        return Utterance(voice, "Ah.", "ɑ", np.array([1, units - 2, 1], np.int16), samples)
+
+    written = [one("theo", 200, 40), one("maya", 400, 61)]
+    Corpus.write(tmp_path / "part", written)
+    read = list(Corpus.read(tmp_path / "part.jsonl"))
+    assert [u.voice for u in read] == ["theo", "maya"]
+    for found, expected in zip(read, written, strict=True):
+        assert len(found.samples) == len(expected.samples)
+        assert np.corrcoef(found.samples, expected.samples)[0, 1] > 0.98
