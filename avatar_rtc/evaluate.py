@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 TRUTH, DECODED = "truth", "decoded"
 SPEED_FILE = "speed.json"
-"""In a source's directory: seconds of each film, and of making it."""
+"""In a source's directory: seconds of each film, those of making it, and GFLOP/s of products in float32 meanwhile."""
 LONG_FILE = "long_{minutes:g}_minutes_{seed}.mp4"
 END_S = 30.0
 """The beginning and the end of a long film are compared over so long."""
 SECONDS_A_LINE = 1.0
 """No line is shorter: so many lines last for a long film."""
-RTF = "rtf"
+RTF, GFLOPS = "rtf", "gflops"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"without the judge {name}: it {remedy}", file=sys.stderr)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = processor.describe(resources.num_cores())
-    films = _Films(options.output, sources, rows, options.seed)
+    films = _Films(options.output, sources, rows, options.seed, machine["float32_gflops"])
     longs = films.make(options.minutes)
     columns = list(_judged(films, judges, longs))
     figures: list[Figure] = [figure for judge in judges.values() for figure in judge.figures]
@@ -123,22 +123,26 @@ def evaluate(options: argparse.Namespace) -> int:
         "on": processor.headline(machine),
         "machine": machine,
     }
-    report = Report([*figures, _rtf_figure()], columns, left_out, about)
+    report = Report([*figures, *_speed_figures()], columns, left_out, about)
     report.write(options.output)
     print(f"{len(rows)} prompts; {about['on']}\n\n{report.table()}\n\n{options.output / PAGE_FILE}, {options.output / JSON_FILE}")
     return 0
 
 
-def _rtf_figure() -> Figure:
+def _speed_figures() -> list[Figure]:
     from model.evaluation.judge import Figure
 
-    return Figure(RTF, "real-time factor, film encoder included", ".2f")
+    return [
+        Figure(RTF, "real-time factor, film encoder included", ".2f"),
+        Figure(GFLOPS, "  products in float32 then, GFLOP/s", ".0f"),
+    ]
 
 
 class _Films:
     """The films of all sources, below one directory."""
 
-    def __init__(self, directory: Path, sources: Sequence[Source], rows: Sequence[Row], seed: int) -> None:
+    def __init__(self, directory: Path, sources: Sequence[Source], rows: Sequence[Row], seed: int, gflops: float) -> None:
+        self._gflops = gflops
         self.directory, self.sources, self.rows, self._seed = directory, sources, rows, seed
         self.of: dict[str, dict[str, tuple[str, int]]] = {source.name: {} for source in sources}
         """By source, prompt and seed of each file."""
@@ -180,7 +184,7 @@ class _Films:
 
     def _maker(self, source: Source) -> _Maker:
         if source.checkpoint is not None:
-            return _OfCheckpoint(source.checkpoint)
+            return _OfCheckpoint(source.checkpoint, self._gflops)
         return _Drawn(next((s.checkpoint for s in self.sources if s.checkpoint), None) if source.name == DECODED else None)
 
     def truth_of(self, source: Source, name: str) -> Path | None:
@@ -200,10 +204,11 @@ class _Maker:
 
 
 class _OfCheckpoint(_Maker):
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, gflops: float) -> None:
         from model.description import read_description
 
         geometry = read_description(checkpoint).geometry
+        self._gflops = gflops
         self._checkpoint, self.size = checkpoint, (geometry.height_px, geometry.width_px)
         self._model: Model | None = None
 
@@ -218,7 +223,7 @@ class _OfCheckpoint(_Maker):
         voices = {voice.id: voice.voice for voice in presets.voices}
         settings = StreamSettings(presets.avatars[0].scene, voices[presets.avatars[0].voice], seed=seed)
         film = generate(self._model, prompt, settings, path, lambda *_: None, until_s=until_s)
-        _remember_speed(path.parent, path.name, film.duration_s, film.compute_s)
+        _remember_speed(path, film.duration_s, film.compute_s, self._gflops)
 
 
 class _Drawn(_Maker):
@@ -243,18 +248,21 @@ class _Drawn(_Maker):
             writer.write(chunk)
 
 
-def _remember_speed(directory: Path, name: str, film_s: float, work_s: float) -> None:
-    path = directory / SPEED_FILE
+def _remember_speed(film: Path, film_s: float, work_s: float, gflops: float) -> None:
+    path = film.with_name(SPEED_FILE)
     speeds = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**speeds, name: [round(film_s, 3), round(work_s, 3)]}, indent=1) + "\n")
+    path.write_text(json.dumps({**speeds, film.name: [round(film_s, 3), round(work_s, 3), gflops]}, indent=1) + "\n")
 
 
-def _rtf(directory: Path, names: Sequence[str]) -> float | None:
-    """Of films that were made here; of some it may not be known."""
+def _speed(directory: Path, names: Sequence[str]) -> dict[str, float]:
+    """Figures of films that were made here; of some it may not be known."""
     path = directory / SPEED_FILE
     speeds: dict[str, list[float]] = json.loads(path.read_text()) if path.exists() else {}
     known = [speeds[name] for name in names if name in speeds]
-    return sum(work_s for _, work_s in known) / sum(film_s for film_s, _ in known) if known else None
+    if not known:
+        return {}
+    film_s, work_s, gflops = (sum(column) for column in zip(*known, strict=True))
+    return {RTF: work_s / film_s, GFLOPS: gflops / len(known)}
 
 
 def _judged(films: _Films, judges: dict[str, Judge], longs: dict[str, Path]) -> Iterator[Column]:
@@ -293,8 +301,7 @@ def _judged(films: _Films, judges: dict[str, Judge], longs: dict[str, Path]) -> 
             return lambda: replace(read_film(directory / name, parsed), truth=films.truth_of(source, name))
 
         column = judged(source.name, [(prompt, reader(name, prompt)) for name, (prompt, _) in films.of[source.name].items()])
-        if (rtf := _rtf(directory, list(films.of[source.name]))) is not None:
-            column.figures[RTF] = rtf
+        column.figures |= _speed(directory, list(films.of[source.name]))
         yield column
         if source.name in longs:
             path, first = longs[source.name], parse_prompt(films.rows[0].prompt)

@@ -211,7 +211,7 @@ def plan_clips(utterances: Sequence[Utterance], num_clips: int, seed: int, *, nu
             by_voice.setdefault(utterance.voice, []).append(utterance)
     if not by_voice:
         raise ValueError(f"every utterance is longer than a clip of {num_frames} frames")
-    voices = [voice for voice in _TURNS if voice in by_voice]
+    voices = [*(voice for voice in _TURNS if voice in by_voice), *sorted(by_voice.keys() - set(_TURNS))]
     decks: dict[str, list[Utterance]] = {voice: [] for voice in voices}
     for i in range(num_clips):
         voice = voices[i % len(voices)]

@@ -49,10 +49,15 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Voice:
-    """A teacher's voice and the words by which captions may call it."""
+    """A voice and the words by which captions may call it.
+
+    Attributes:
+        kokoro: Kokoro's name of it; None for one that is known by recordings alone (:mod:`model.training.recordings`).
+        descriptions: for a network that is there already, of words that it knows: a new word changes the numbers of others.
+    """
 
     name: str
-    kokoro: str
+    kokoro: str | None
     gender: str
     descriptions: tuple[str, ...]
 
@@ -125,6 +130,8 @@ VOICES: dict[str, Voice] = {
 
 HIBARI_VOICE = "clara"
 """The voice that hibari has."""
+KOKORO_VOICES = tuple(name for name, voice in VOICES.items() if voice.kokoro and name != HIBARI_VOICE)
+"""Those that Kokoro speaks."""
 
 
 def _session(model: Any, threads: int) -> Any:
@@ -260,7 +267,8 @@ class DurationTeacher:
 
 
 def _styles(directory: Path) -> dict[str, np.ndarray]:
-    return {v.name: np.fromfile(directory / f"{v.kokoro}.bin", np.float32).reshape(510, 1, 256) for v in VOICES.values()}
+    styles = {v.name: directory / f"{v.kokoro}.bin" for v in VOICES.values() if v.kokoro}
+    return {name: np.fromfile(path, np.float32).reshape(510, 1, 256) for name, path in styles.items()}
 
 
 def _known(phonemes: str, vocabulary: dict[str, int]) -> str:
@@ -289,13 +297,12 @@ class Corpus:
     """
 
     @staticmethod
-    def write(path: Path, utterances: list[Utterance], *, bitrate_bps: int = 64_000) -> None:
-        import subprocess
+    def write(path: Path, utterances: list[Utterance]) -> None:
+        import soundfile
 
-        pcm = np.concatenate([u.samples for u in utterances]).tobytes()
-        command = ["ffmpeg", "-v", "error", "-y", "-f", "s16le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1", "-i", "-"]
-        command += ["-c:a", "libopus", "-b:a", str(bitrate_bps), "-f", "ogg", str(path.with_suffix(".opus"))]
-        subprocess.run(command, input=pcm, check=True)
+        with soundfile.SoundFile(path.with_suffix(".opus"), "w", SAMPLE_RATE_HZ, 1, format="OGG", subtype="OPUS") as file:
+            for utterance in utterances:
+                file.write(utterance.samples)
         lines = (json.dumps([u.voice, u.text, u.phonemes, u.durations.tolist()], ensure_ascii=False) for u in utterances)
         path.with_suffix(".jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

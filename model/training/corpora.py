@@ -13,9 +13,8 @@ import random
 from pathlib import Path
 
 from model.data.sentences import WORDNET_DIR, training_sentences
-from model.data.speech import Corpus, KokoroTeacher, Utterance
+from model.data.speech import KOKORO_VOICES, Corpus, KokoroTeacher, Utterance
 
-VOICES = ("maya", "adam", "theo")
 SPEEDS = (0.95, 1.0, 1.0, 1.05)
 UTTERANCES_PER_PART = 100
 
@@ -42,7 +41,7 @@ def main() -> None:
     seconds = 0.0
     for i in range(args.part, len(sentences), args.parts):
         for phonemes in front_end.phonemize(sentences[i]):
-            spoken = teacher.speak(VOICES[i % len(VOICES)], sentences[i], phonemes, speed=rng.choice(SPEEDS))
+            spoken = teacher.speak(KOKORO_VOICES[i % len(KOKORO_VOICES)], sentences[i], phonemes, speed=rng.choice(SPEEDS))
             waiting.append(spoken)
             seconds += len(spoken.samples) / 24_000
         if len(waiting) >= UTTERANCES_PER_PART:

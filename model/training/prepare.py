@@ -23,7 +23,7 @@ import numpy as np
 
 from model.data.clips import make_clips
 from model.data.sentences import WORDNET_DIR, training_sentences
-from model.data.speech import HIBARI_VOICE, SAMPLE_RATE_HZ, VOICES, Corpus, HibariTeacher, KokoroTeacher, Utterance
+from model.data.speech import KOKORO_VOICES, SAMPLE_RATE_HZ, VOICES, Corpus, HibariTeacher, KokoroTeacher, Utterance
 from model.training.clips import wait_for
 
 _teacher: HibariTeacher | None = None
@@ -62,7 +62,7 @@ def speak_kokoro(
 ) -> list[Utterance]:
     """Speak ``sentences`` with Kokoro's voices in turns, a number of processes sharing each of some devices; in order."""
     speeds = np.random.default_rng(seed).uniform(0.92, 1.06, len(sentences)).tolist()
-    names = [name for name in VOICES if name != HIBARI_VOICE]
+    names = KOKORO_VOICES
     jobs = [(names[i % len(names)], sentence, speed) for i, (sentence, speed) in enumerate(zip(sentences, speeds, strict=True))]
     context = multiprocessing.get_context("spawn")
     places = context.Queue()

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from model.data.captions import caption, vocabulary
 from model.data.face import Look
 from model.data.sentences import WORDNET_DIR, is_held_out, training_sentences
-from model.data.speech import HIBARI_VOICE, VOICES, DurationTeacher
+from model.data.speech import HIBARI_VOICE, KOKORO_VOICES, VOICES, DurationTeacher
 from model.errors import TrainingError, UnspeakableTextError
 from model.text.encoder import DURATION_UNIT_S, TextEncoder
 from model.text.g2p import pronounce
@@ -166,13 +166,14 @@ def ask_teachers(config: DurationsStage, seed: int) -> list[Example]:
     spoken = phonemes_of(training_sentences(config.sentences, seed, directory=WORDNET_DIR))
     jobs = [(HIBARI_VOICE, p) for p in spoken]
     if config.kokoro_model is not None:
-        others = [v for v in VOICES if v != HIBARI_VOICE]
+        others = KOKORO_VOICES
         jobs += [(v, p) for i, v in enumerate(others) for p in spoken[i :: len(others)][: config.kokoro_sentences]]
     teachers = config.kokoro_model, config.kokoro_voices
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1, _start, teachers) as pool:
         examples = pool.map(_ask, jobs, chunksize=64)
-    if config.kokoro_model is None and config.corpus is not None:
-        examples += read_corpora(config.corpus)
+    if config.corpus is not None:
+        asked = {voice for voice, _ in jobs}
+        examples += [example for example in read_corpora(config.corpus) if example.voice not in asked]
     return examples
 
 
