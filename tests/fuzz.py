@@ -268,7 +268,9 @@ class Target:
     def _states(self, call: Call) -> str:
         """What both sides of a call are at, for whoever looks into why it died."""
         sides = {"client": call.peer} | {
-            f"session {number}": session._peer for number, session in self._server.registry._sessions.items()
+            f"viewer {number}": viewer._peer
+            for session in self._server.registry.live
+            for number, viewer in session.viewers.items()
         }
         return "; ".join(f"{side}: {_state(peer)}" for side, peer in sides.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
@@ -34,13 +35,15 @@ def error_codes() -> set[str]:
 
 @pytest.mark.parametrize("text", examples("client"))
 def test_client_examples_are_events(text: str) -> None:
-    event = parse_command(text)
-    assert json.loads(dump(event)).items() >= json.loads(text).items()
+    shown = json.loads(text)
+    if shown["type"] == "output_audio_buffer.clear":
+        shown["type"] = "response.cancel"  # the same, by another name
+    assert json.loads(dump(parse_command(text))).items() >= shown.items()
 
 
 @pytest.mark.parametrize("text", examples("server"))
 def test_server_examples_are_what_the_server_would_write(text: str) -> None:
-    assert json.loads(dump(parse_event(text))) == json.loads(text)
+    assert json.loads(dump(*parse_event(text))) == json.loads(text)
 
 
 def test_every_event_and_field_has_an_example() -> None:
@@ -51,14 +54,19 @@ def test_every_event_and_field_has_an_example() -> None:
             shown.setdefault(data["type"], set()).update(data)
         assert set(shown) | {"output_audio_buffer.clear"} >= set(types)
         for name, fields in shown.items():
-            unshown = set(types[name].model_fields) - fields - {"event_id"}
+            unshown = {field.name for field in dataclasses.fields(types[name])} - fields - {"event_id"}
             if name != "output_audio_buffer.clear":
                 assert not unshown, f"{name}: {unshown}"
 
 
 def test_every_error_code_of_the_code_is_in_the_table() -> None:
     raised: set[str] = set()
-    for path in ("signaling/messages.py", "avatar_rtc/session.py"):
+    for path in (
+        "signaling/dialects/avatar.py",
+        "avatar_rtc/sessions/conversation.py",
+        "avatar_rtc/sessions/performance.py",
+        "avatar_rtc/sessions/session.py",
+    ):
         source = (Path(__file__).parent.parent / path).read_text()
         raised |= set(re.findall(r'EventError\(\s*"(\w+)"', source))
     assert raised <= error_codes(), raised - error_codes()
@@ -143,8 +151,8 @@ async def test_error_answers_of_the_table_for_offers() -> None:
             assert 'avatar_rtc_seats{state="taken"} 0.0' in text
             assert 'avatar_rtc_replies_total{status="completed"} 1.0' in text
             assert 'avatar_rtc_session_end_total{reason="deleted"} 1.0' in text
-            assert 'avatar_rtc_keyframes_total{cause="any"} 1.0' in text
-            sent = re.search(r'avatar_rtc_frames_total\{kind="video",result="sent"\} (\d+)', text)
+            assert "avatar_rtc_keyframes_total 1.0" in text
+            sent = re.search(r'avatar_rtc_frames_total\{result="sent"\} (\d+)', text)
             assert sent
             assert int(sent[1]) > 10
 

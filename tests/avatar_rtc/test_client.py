@@ -44,9 +44,7 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
     async with serving(engine) as server:
         summary = await say(server.address, ["Hello there.", "A second line."], record=path, on_caption=captions.append)
         assert server.registry.num_sessions == 0
-        counted = re.search(
-            r'avatar_rtc_frames_total\{kind="video",result="dropped"\} (\S+)', server.registry.metrics()[0].decode()
-        )
+        counted = re.search(r'avatar_rtc_frames_total\{result="dropped"\} (\S+)', server.registry.metrics()[0].decode())
     assert counted
     assert captions == ["Hello there.", "A second line."]
     assert [line.status for line in summary.lines] == ["completed"] * 2
