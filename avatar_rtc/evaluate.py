@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from avatar_rtc import processor, resources
 from model.chunk import StreamSettings
@@ -194,16 +194,16 @@ class _Films:
         return self.directory / TRUTH / name
 
 
-class _Maker:
+class _Maker(Protocol):
     """Makes films of one source."""
 
     size: tuple[int, int]
 
     def make(self, prompt: Prompt, seed: int, path: Path, *, until_s: float = math.inf) -> None:
-        raise NotImplementedError
+        """One film; a checkpoint's is cut at ``until_s``."""
 
 
-class _OfCheckpoint(_Maker):
+class _OfCheckpoint:
     def __init__(self, checkpoint: Path, gflops: float) -> None:
         from model.description import read_description
 
@@ -226,7 +226,7 @@ class _OfCheckpoint(_Maker):
         _remember_speed(path, film.duration_s, film.compute_s, self._gflops)
 
 
-class _Drawn(_Maker):
+class _Drawn:
     size = (256, 256)
 
     def __init__(self, checkpoint: Path | None) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from signaling.errors import BadRequest, Forbidden, NotFound, Unauthorized, Unprocessable
 
-Scope = Literal["call", "speak", "watch", "record", "admin"]
+Scope = Literal["call", "speak", "watch", "admin"]
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -32,14 +32,12 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("DELETE", "/whep/{id}"): None,
     ("POST", "/v1/tokens"): frozenset(),
     ("POST", "/v1/sessions"): frozenset({"call"}),
-    ("GET", "/v1/sessions"): frozenset({"watch"}),
+    ("GET", "/v1/sessions"): frozenset({"admin"}),  # their ids are what lets others touch them
     ("GET", "/v1/sessions/{id}"): frozenset({"watch"}),
     ("DELETE", "/v1/sessions/{id}"): frozenset({"call"}),
     ("POST", "/v1/sessions/{id}/events"): frozenset({"speak"}),
     ("GET", "/v1/sessions/{id}/events"): frozenset({"watch"}),
     ("GET", "/v1/sessions/{id}/stats"): frozenset({"watch"}),
-    ("POST", "/v1/sessions/{id}/recording"): frozenset({"record"}),
-    ("DELETE", "/v1/sessions/{id}/recording"): frozenset({"record"}),
 }
 """What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``."""
 

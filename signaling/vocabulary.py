@@ -7,11 +7,9 @@ resemble. Limits are annotations, which a dialect checks when it reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len
-
-PROTOCOL = "avatar.v1"
 
 Mode = Literal["replace", "queue", "append"]
 DoneStatus = Literal["completed", "cancelled", "failed"]
@@ -244,5 +242,3 @@ Event = (
     | SessionClosing
     | Error
 )
-
-Json = dict[str, Any]

@@ -28,7 +28,7 @@ const composer = new Composer({ say });
 const transcript = new Transcript({ say: (input) => composer.say(input), edit: (input) => composer.edit(input), changed: showControls });
 const presets = new Presets({ choose: (chosen) => connection.choose(chosen), showPoster: (url) => connection.watching || callState.showPoster(url) });
 const health = new Health(connection, latency);
-const sharing = new Sharing(connection, { token, tell: (text) => composer.notice(text, "info") });
+const sharing = new Sharing(connection, { tell: (text) => composer.notice(text, "info") });
 const playback = new Playback({
   onFrame(shownAt, receivedAt) {
     if (callState.pictureCame()) setTimeout(() => playback.listen());
@@ -99,7 +99,6 @@ connection.addEventListener("status", ({ detail: status }) => {
   } else if (state !== "resuming") {
     const keepSent = ["connecting", "reconnecting", "full"].includes(state);
     for (const id of transcript.endOpen({ keepSent })) latency.done(id, "failed");
-    sharing.showRecording(null);
   }
   if (["ended", "failed"].includes(state)) {
     captions.clear();
@@ -142,11 +141,6 @@ const on = {
     captions.end();
     transcript.done(message);
     if (message.status === "failed") composer.notice(message.message || "That line could not be said.");
-  },
-  "recording.started": ({ name }) => sharing.showRecording(name),
-  "recording.stopped"({ name, url }) {
-    sharing.showRecording(null);
-    if (url) transcript.addRecording(name, url, sharing.opener);
   },
   error(message) {
     composer.notice(message.message || "The server could not do that.");

@@ -122,11 +122,6 @@ export class AvatarConnection extends EventTarget {
     if (this.#inSession && !this.watching) this.#submit({ type: "session.update", ...chosen });
   }
 
-  /** Begin or end a recording on the server. */
-  record(wanted) {
-    this.#submit({ type: wanted ? "recording.start" : "recording.stop" });
-  }
-
   /** Tell the server what was seen here; nobody waits for an answer. */
   report(stats) {
     this.#transmit({ type: "client.stats", event_id: newId("e"), ...stats });
@@ -448,8 +443,6 @@ export class AvatarConnection extends EventTarget {
       "response.done": ["response.create", "response.cancel"],
       "session.updated": ["session.update"],
       "output_audio_buffer.cleared": ["response.cancel"],
-      "recording.started": ["recording.start"],
-      "recording.stopped": ["recording.stop"],
     }[message.type];
     if (message.event_id) this.#pending.delete(message.event_id);
     if (!acknowledged) return;

@@ -1,4 +1,4 @@
-/** What was said, what is being said and what waits, a line each; and the recordings that were made. */
+/** What was said, what is being said and what waits, a line each. */
 
 import { $ } from "./dom.js";
 
@@ -99,16 +99,6 @@ export class Transcript {
   showTime(id, words) {
     const line = this.#lines.get(id);
     if (line) line.element.querySelector(".line-time").textContent = words;
-  }
-
-  /** A finished recording, as an entry among the lines. `open` is called instead of following the link, where there is one. */
-  addRecording(name, url, open) {
-    const entry = $("recording").content.firstElementChild.cloneNode(true);
-    const link = entry.querySelector("a");
-    Object.assign(link, { href: url, textContent: name });
-    if (open) link.addEventListener("click", (event) => (event.preventDefault(), open(url, name)));
-    $("lines").append(entry);
-    this.#showNewest();
   }
 
   #append(id, { spoken, input }) {

@@ -12,11 +12,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import av
 import numpy as np
 
-from avatar_rtc.engine import EngineStream
 from avatar_rtc.media.buffer import PlayBuffer, Played, Slot
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.lines import Lines
@@ -48,6 +48,13 @@ class Pulled:
     took_s: float
     buffered_s: float
     rtf: float | None
+
+
+class ChunkSource(Protocol):
+    """What a playout needs of a stream of the engine."""
+
+    async def next(self, deadline_s: float) -> AVChunk:
+        """The next chunk; see :meth:`avatar_rtc.engine.EngineStream.next`."""
 
 
 class Playout:
@@ -92,17 +99,18 @@ class Playout:
 
     # In.
 
-    async def pull(self, stream: EngineStream) -> AsyncGenerator[Pulled]:
+    async def pull(self, stream: ChunkSource) -> AsyncGenerator[Pulled]:
         """Pull for ever: the next chunk is asked for when the buffer is low, and not before.
 
         Raises:
             avatar_rtc.engine.EngineFailure: the engine died.
         """
         while True:
-            spare_s = self.lines.spare_s()
-            if spare_s > 0 or (self.clock.is_stopped and self.buffer.ready):
-                # An interruption leaves less than was counted on.
-                self._trimmed.clear()
+            self._trimmed.clear()
+            if self.clock.is_stopped and self.buffer.ready:
+                await self._trimmed.wait()
+                continue
+            if (spare_s := self.lines.spare_s()) > 0:
                 await self._rest(max(spare_s, MIN_REST_S))
                 continue
             interruptions, look = self._num_interruptions, self._num_looks
@@ -121,6 +129,7 @@ class Playout:
             yield Pulled(chunk, took_s, buffered_s, rtf)
 
     async def _rest(self, duration_s: float) -> None:
+        """Sleep, but not on when an interruption leaves less than was counted on."""
         sleeping = asyncio.ensure_future(self.clock.sleep(duration_s))
         trimmed = asyncio.ensure_future(self._trimmed.wait())
         try:
@@ -133,9 +142,13 @@ class Playout:
 
     def silence(self) -> None:
         """Fade out now what is buffered; nothing that was asked for before is heard."""
-        self._num_interruptions += 1
+        self.outdate()
         self.buffer.cancel()
         self._trimmed.set()
+
+    def outdate(self) -> None:
+        """What was asked for before, and is still under way, is not to be heard."""
+        self._num_interruptions += 1
 
     def change_look(self) -> None:
         """What is asked for from now on shows somebody else."""

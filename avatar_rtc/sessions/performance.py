@@ -209,8 +209,7 @@ class Performance:
                 if stream is not None:
                     await stream.cancel()
                     self.playout.policy.on_line()
-                    # Chunks that were asked for before the engine knew count as old, too.
-                    self.playout.silence()
+                    self.playout.outdate()  # also what was asked for before the engine knew
             except EngineFailure as failure:
                 if stream is not None:
                     self._lose_stream(stream, failure)

@@ -175,6 +175,7 @@ class Registry:
         if self._engine.stats().state in ("new", "starting"):
             return {"models": []}
         info = self._engine.info
+        chunk_ms = round(info.block_duration_s * 1000)
         return {
             "models": [
                 {
@@ -183,7 +184,8 @@ class Registry:
                     "height": info.height_px,
                     "fps": info.fps,
                     "sample_rate_hz": info.sample_rate_hz,
-                    "block_ms": round(info.block_duration_s * 1000),
+                    "chunk_ms": chunk_ms,
+                    "block_ms": chunk_ms * info.chunks_per_block,
                 }
             ]
         }

@@ -1,8 +1,7 @@
 """Session: the life of one generated stream, whoever sees it and whether anybody does.
 
 It waits until its first viewer is connected, lives while somebody watches, is held when nobody does (its clock stands still,
-nothing is said), and ends by whoever owns it, or because nobody came back. What is said in it is the conversation's, when it is
-played the playout's; it carries out what the one decides and tells it what the other plays.
+nothing is said), and ends by whoever owns it, or because nobody came back. What is said and shown in it is its performance's.
 """
 
 from __future__ import annotations

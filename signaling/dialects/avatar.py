@@ -13,7 +13,9 @@ from typing import Any, NoReturn, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from signaling import vocabulary as v
-from signaling.vocabulary import Command, Event, EventError, Json
+from signaling.vocabulary import Command, Event, EventError
+
+Json = dict[str, Any]
 
 MAX_MESSAGE_BYTES = 64 * 1024
 

@@ -84,7 +84,7 @@ NUMBERED = """() => {
                 if (!["pong", "session.created"].includes(message.type)) message.seq = ++stand.seq;
                 if (message.type !== "session.created") return tell(listener, message);
                 const resumed = stand.created++ > 0;
-                tell(listener, { ...message, resumed, grace_ms: stand.graceMs, may_record: true });
+                tell(listener, { ...message, resumed, grace_ms: stand.graceMs });
                 if (resumed) tell(listener, { type: "error", code: "internal_error", message: "Told before.", seq: 1 });
             }));
         },
@@ -92,16 +92,11 @@ NUMBERED = """() => {
     const send = RTCDataChannel.prototype.send;
     RTCDataChannel.prototype.send = function (data) {
         if (this.cut) return;
-        const { type, event_id } = JSON.parse(data);
-        const answers = {
-            "recording.start": { type: "recording.started", name: "call.mp4", event_id, seq: ++stand.seq },
-            "recording.stop": { type: "recording.stopped", name: "call.mp4", url: "icon.svg", event_id, seq: ++stand.seq },
-        };
-        answers[type] ? this.tell(answers[type]) : send.call(this, data);
+        send.call(this, data);
     };
     stand.cut = () => stand.channels.forEach((channel) => (channel.cut = true));
 }"""
-"""Stands for a server that numbers its events and may record. ``stand.cut()`` loses what comes and goes over open connections."""
+"""Stands for a server that numbers its events. ``stand.cut()`` loses what comes and goes over open connections."""
 
 
 @pytest.fixture(scope="module")
@@ -471,24 +466,13 @@ def test_a_viewer_sees_what_is_said_and_has_nothing_to_type(browser: Browser, se
     page.close()
 
 
-def test_link_for_viewers_and_recording(page: Page) -> None:
-    call(page)
-    for name in ("Copy link for viewers", "Record"):
-        expect(page.get_by_role("button", name=name)).to_be_hidden()
-    page.add_init_script(f"({NUMBERED})()")
+def test_link_for_viewers(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.reload()
     call(page)
     page.get_by_role("button", name="Copy link for viewers").click()
     expect(page.get_by_role("alert")).to_contain_text("copied")
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.url + f"?session={stats(page)['session']['id']}&watch"
-
-    page.get_by_role("button", name="Record").click()
-    expect(page.get_by_text("Recording", exact=True)).to_be_visible()
-    page.get_by_role("button", name="Stop recording").click()
-    expect(page.get_by_role("link", name="call.mp4")).to_have_attribute("href", "icon.svg")
-    expect(page.get_by_role("button", name="Record")).to_be_visible()
 
 
 def test_a_token_goes_along_and_is_not_shown(browser: Browser, server: RunningServer) -> None:

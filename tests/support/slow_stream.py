@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from avatar_rtc.fake import FakeStream
-from model.chunk import AVChunk, StreamSettings
+from model.chunk import AVChunk
 from tests.support.clock import SimulatedClock
 
 
 class SlowStream:
-    """Implements ``avatar_rtc.engine.EngineStream``.
+    """Implements ``avatar_rtc.media.playout.ChunkSource``.
 
     Args:
         make: the next chunk.
@@ -35,15 +35,3 @@ class SlowStream:
         chunk = self._make()
         await self._clock.sleep(self._took_s(chunk.duration_s))
         return chunk
-
-    async def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
-        raise NotImplementedError
-
-    async def cancel(self) -> None:
-        raise NotImplementedError
-
-    async def update(self, settings: StreamSettings) -> None:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        pass
