@@ -18,7 +18,7 @@ from avatar_rtc import cli, client, doctor, prediction, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "evaluate")
+COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "keys", "evaluate")
 DATA_COMMANDS = tuple(("train", word) for word in cli.TRAIN_DATA)
 
 
@@ -50,8 +50,8 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|config|train) ?.*)$",
-        "\n".join(texts),
+        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|config|train|evaluate|keys) ?.*)$",
+        re.sub(r" *\\\n *", " ", "\n".join(texts)),
         re.MULTILINE,
     )
     typed = [re.split(r" {2,}| \| | > ", command)[0].strip() for command in commands]
