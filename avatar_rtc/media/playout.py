@@ -213,8 +213,9 @@ class Playout:
 
     def go_on(self) -> None:
         """Play on from where it was held; idempotent."""
-        self.clock.go_on()
-        self._trimmed.set()
+        if self.clock.is_stopped:
+            self.clock.go_on()
+            self._trimmed.set()
 
     def _due(self, number: int) -> Fraction:
         """Media time of a slot."""
