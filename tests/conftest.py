@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from avatar_rtc import resources
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes says something of the machine alone
+settings.load_profile("untimed")
 
 NUM_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if NUM_WORKERS > 1:  # before torch and numpy are imported: workers share the cores instead of fighting for all of them
@@ -22,7 +26,8 @@ GOLDEN = TESTS.parents[1] / "shared" / "golden"
 ALONE = (
     "tests/e2e/",
     "tests/avatar_rtc/test_hallo_live_call.py",
-    "tests/avatar_rtc/test_session.py::test_the_seat_of_a_client_that_vanishes",
+    "tests/avatar_rtc/sessions/test_calls.py::test_the_seat_of_a_client_that_vanishes",
+    "tests/avatar_rtc/sessions/test_resume.py",
     "tests/test_benchmarks.py::test_as_many_calls",
 )
 """What runs in real time on all cores, so that nothing may run beside it; by the beginnings of names."""

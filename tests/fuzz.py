@@ -386,7 +386,6 @@ def fuzz(
         rules = hypothesis.settings(
             # More than are needed: some are not sent.
             max_examples=2 * count,
-            deadline=None,
             database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         )

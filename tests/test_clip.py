@@ -56,7 +56,7 @@ def test_three_latents_go_into_one_call() -> None:
 positive = st.floats(1, 100)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     passes=st.tuples(*[positive] * 3),
     split_passes=st.tuples(*[positive] * 3),

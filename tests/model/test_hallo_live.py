@@ -298,7 +298,7 @@ class _Labelled:
         return self._submit(Latents(video, torch.zeros_like(latents.audio) + labels.repeat_interleave(5).view(1, -1, 1)))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     script=st.lists(st.sampled_from(["chunk", "chunk", "step", "step", "line", "cancel"]), min_size=20, max_size=60),
     due=st.booleans(),

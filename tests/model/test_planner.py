@@ -51,7 +51,7 @@ def on_time_line(told: list[tuple[bool, list[Mark]]], first_block: int = 0) -> l
 durations = st.lists(st.floats(0.0075, MAX_DURATION_S), min_size=1, max_size=7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(durations_s=durations, first_block=st.integers(0, 5))
 def test_a_line_is_told_once_in_order_and_as_typed(durations_s: list[float], first_block: int) -> None:
     planner = Planner(cycling(durations_s))
@@ -79,7 +79,7 @@ def test_a_line_is_told_once_in_order_and_as_typed(durations_s: list[float], fir
     assert told[speaking[-1]][1][-1].kind == "end"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(durations_s=durations, wait_blocks=st.integers(0, 12))
 def test_a_line_pushed_meanwhile_begins_after_the_one_before(durations_s: list[float], wait_blocks: int) -> None:
     planner = Planner(cycling(durations_s))
@@ -166,7 +166,7 @@ def check_tiled(track: list[TimedPhoneme], start_s: float, end_s: float) -> None
     assert all(b - a <= PAUSE_S + 1e-6 for p, a, b in track if p == PAUSE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(durations_s=durations, start_s=st.floats(0, 12), length_s=st.floats(0.1, 3), push_block=st.integers(0, 9))
 def test_the_track_has_no_gaps_and_no_overlaps(
     durations_s: list[float], start_s: float, length_s: float, push_block: int
@@ -177,7 +177,7 @@ def test_the_track_has_no_gaps_and_no_overlaps(
     check_tiled(planner.visible(start_s, start_s + length_s), start_s, start_s + length_s)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(durations_s=durations, blocks=st.integers(1, 12))
 def test_the_track_has_no_gaps_and_no_overlaps_after_a_cancel(durations_s: list[float], blocks: int) -> None:
     """The phoneme in which a line was cut may not go on under the next line."""

@@ -77,7 +77,7 @@ def decode_audio(vae: AudioVAE, latents: Tensor, noise: Tensor, cuts: list[int])
 WHOLE = [0, NUM_LATENTS]
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(cuts=chunkings)
 def test_video_in_chunks_equals_the_whole(video_vae: VideoVAE, cuts: list[int]) -> None:
     whole = decode_video(video_vae, video_latents(), WHOLE)
@@ -85,7 +85,7 @@ def test_video_in_chunks_equals_the_whole(video_vae: VideoVAE, cuts: list[int]) 
     torch.testing.assert_close(decode_video(video_vae, video_latents(), cuts), whole, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(cuts=chunkings)
 def test_audio_in_chunks_equals_the_whole(audio_vae: AudioVAE, cuts: list[int]) -> None:
     whole = decode_audio(audio_vae, *audio_latents(), WHOLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.dit import masks
@@ -21,7 +21,6 @@ def random_memory(tokens: int, seed: int) -> KeyValue:
     return KeyValue(*(normal(2, HEADS, tokens, CHANNELS, seed=seed + i) for i in (0, 1)))
 
 
-@settings(deadline=None)  # the first call of torch takes its time
 @given(sizes, st.integers(0, 7))
 def test_a_staircase_equals_its_mask(blocks: list[tuple[int, int]], ahead: int) -> None:
     queries, keys = zip(*blocks, strict=True)

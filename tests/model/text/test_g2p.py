@@ -262,7 +262,7 @@ WRITING = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=60), WRITING))
 @example("ﷺ")
 @example("Ⅷ ① ㎏ ™ 𝒜 ᵃ ª")
@@ -280,7 +280,7 @@ def test_any_text_is_spoken_or_refused(text: str) -> None:
         check_consistent(sentence)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.sampled_from(

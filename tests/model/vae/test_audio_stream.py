@@ -52,7 +52,7 @@ def stream(decoder: AudioStreamDecoder, latents: Tensor, at: list[int]) -> Tenso
     return torch.cat((*waves, decoder.flush(state)), dim=1)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(at=cuts)
 def test_with_the_reach_of_the_convolutions_held_back_chunks_are_the_whole_but_for_attention(
     parts: tuple[MMAudioVAE, BigVGAN], at: list[int]
@@ -70,7 +70,7 @@ def test_with_the_reach_of_the_convolutions_held_back_chunks_are_the_whole_but_f
         vae.decoder.middle.attention = attention
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(at=cuts)
 def test_with_attention_chunks_are_the_whole_that_sees_the_same(parts: tuple[MMAudioVAE, BigVGAN], at: list[int]) -> None:
     """The reach once for the sound, and as much again for what the attention sees."""
@@ -84,7 +84,7 @@ def test_with_attention_chunks_are_the_whole_that_sees_the_same(parts: tuple[MMA
     torch.testing.assert_close(stream(decoder, latents, at), whole, **close)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(at=cuts, left=st.integers(0, 20), hold_back=st.integers(0, 12))
 def test_every_latent_sounds_once_however_it_is_cut(
     parts: tuple[MMAudioVAE, BigVGAN], at: list[int], left: int, hold_back: int
@@ -172,7 +172,7 @@ def test_bfloat16_stays_close(tmp_path: Path) -> None:
     assert (wave - exact).norm() < 0.1 * exact.norm()
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(at=cuts, gone=st.integers(0, 12), hold_back=st.integers(0, 6))
 def test_after_a_cut_the_sound_is_that_of_what_was_kept(
     parts: tuple[MMAudioVAE, BigVGAN], at: list[int], gone: int, hold_back: int

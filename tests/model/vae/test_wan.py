@@ -96,7 +96,7 @@ def stream(module: nn.Module, x: Tensor, cuts: list[int]) -> tuple[Tensor, Featu
     return torch.cat(parts, dim=2), cache
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(cuts=chunkings)
 def test_latents_in_chunks_give_the_whole_and_its_cache(decoder: WanDecoder, cuts: list[int]) -> None:
     x, decoder = latents(batch=2).double(), copy.deepcopy(decoder).double()
@@ -109,7 +109,7 @@ def test_latents_in_chunks_give_the_whole_and_its_cache(decoder: WanDecoder, cut
         torch.testing.assert_close(mine, its, **EXACT)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(cuts=chunkings)
 def test_frames_in_chunks_give_the_whole_and_its_cache(encoder: WanEncoder, cuts: list[int]) -> None:
     x, encoder = video().double(), copy.deepcopy(encoder).double()
@@ -318,7 +318,7 @@ def test_channels_last_stays_so_through_the_network_and_changes_nothing(kind: ty
 
 
 @given(height=st.integers(1, 5), width=st.integers(1, 5), channels=st.integers(1, 4))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 def test_folded_upsampling_is_the_same_function(height: int, width: int, channels: int) -> None:
     plain = NearestConv2d(channels)
     randomise(plain)
