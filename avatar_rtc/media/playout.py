@@ -8,7 +8,6 @@ Sessions and benchmarks use it alike; with a simulated clock it is tested withou
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -135,10 +134,9 @@ class Playout:
         try:
             await asyncio.wait((sleeping, trimmed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in (sleeping, trimmed):
-                waiting.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await waiting
+            # Not waited for: whoever cancels this at that moment would not be heard.
+            sleeping.cancel()
+            trimmed.cancel()
 
     def silence(self) -> None:
         """Fade out now what is buffered; nothing that was asked for before is heard."""

@@ -187,3 +187,26 @@ async def test_what_nobody_hears_is_not_played_and_what_nobody_heard_is_played_a
     assert np.allclose(np.diff([pts for _, pts, _ in sent.video]), 0.04)
     assert made.playout.num_dropped == 0
     check_content_in_sync(sent)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_whoever_pulls_can_be_cancelled_at_any_moment(turns: int) -> None:
+    """Also just when it wakes from a rest; else a session would never end."""
+    clock = SimulatedClock()
+    playout = Playout(INFO, low_water_s=LOW_WATER_S, clock=MediaClock(clock.now, sleep=clock.sleep))
+    numbers = itertools.count()
+
+    async def pull() -> None:
+        async for _ in playout.pull(SlowStream(clock, lambda: speaking_chunk(next(numbers)), lambda _: 0.01)):
+            pass
+
+    pulling = asyncio.create_task(pull())
+    await clock.run_until(clock.time_s + 0.1)
+    assert playout.lines.spare_s() > 0, "it rests"
+    playout.silence()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    pulling.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert pulling.cancelled()
