@@ -109,11 +109,12 @@ class Playout:
             if self.clock.is_stopped and self.buffer.ready:
                 await self._trimmed.wait()
                 continue
-            if (spare_s := self.lines.spare_s()) > 0:
+            # By the clock, not by what was taken: who encodes may be behind, and then takes everything that is due at once.
+            if (spare_s := self.lines.spare_s() - self._behind_s()) > 0:
                 await self._rest(max(spare_s, MIN_REST_S))
                 continue
             interruptions, look = self._num_interruptions, self._num_looks
-            asked_s, buffered_s = self.clock.now(), self.buffer.buffered_s
+            asked_s, buffered_s = self.clock.now(), self.buffer.buffered_s - self._behind_s()
             chunk = await stream.next(asked_s + buffered_s)
             if self._shown_look != self._num_looks:
                 # Asked for before the look changed, it may show either one; the first one asked for since shows the new one.
@@ -214,6 +215,10 @@ class Playout:
         if self.clock.is_stopped:
             self.clock.go_on()
             self._trimmed.set()
+
+    def _behind_s(self) -> float:
+        """How much is due that nobody has taken yet."""
+        return max(0.0, self.clock.late_s(self._due(self.buffer.num_decided)))
 
     def _due(self, number: int) -> Fraction:
         """Media time of a slot."""

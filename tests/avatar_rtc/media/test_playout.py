@@ -46,7 +46,10 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    encode_s: Callable[[], float] = lambda: 0.0, block_s: Callable[[], float] = lambda: 0.1, delay_s: float = 0.0
+    encode_s: Callable[[], float] = lambda: 0.0,
+    block_s: Callable[[], float] = lambda: 0.1,
+    delay_s: float = 0.0,
+    encode_sound_s: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Rig]:
     """A source that makes a chunk in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
     clock = SimulatedClock()
@@ -67,6 +70,7 @@ async def rig(
     async def send_audio() -> None:
         async for frame in playout.sound():
             made.sent.audio.append((clock.time_s - start_s, float(frame.pts * frame.time_base), frame.to_ndarray()[0]))
+            await clock.sleep(encode_sound_s())
 
     tasks = [asyncio.create_task(life()) for life in (feed, send_video, send_audio)]
     try:
@@ -140,6 +144,16 @@ async def test_a_slow_encoder_drops_pictures_and_not_sync() -> None:
     assert all(at - pts < 0.35 for at, pts, _ in sent.video)
     assert np.allclose(np.diff([pts for _, pts, _ in sent.audio]), 0.02)
     check_content_in_sync(sent)
+
+
+async def test_encoders_that_stand_still_and_catch_up_do_not_run_the_buffer_dry() -> None:
+    """What is due is pulled for although nobody has taken it yet."""
+    stands = itertools.cycle([0.0] * 24 + [0.8])
+    sound_stands = itertools.cycle([0.0] * 49 + [0.8])
+    async with rig(encode_s=lambda: next(stands), encode_sound_s=lambda: next(sound_stands)) as made:
+        await made.run(30)
+        assert made.playout.num_dropped > 50, "they do stand still"
+        assert made.buffer.num_underruns == 0
 
 
 async def test_late_video_keeps_its_time_stamps() -> None:
