@@ -15,7 +15,7 @@ import av
 
 from avatar_rtc.config import EngineConfig
 from avatar_rtc.errors import BatchError
-from avatar_rtc.generate import LEAD_BLOCKS, Film, OnProgress, generate
+from avatar_rtc.generate import LEAD_CHUNKS, Film, OnProgress, generate
 from model.chunk import StreamSettings
 from model.errors import PromptError
 from model.stream import Model
@@ -96,7 +96,7 @@ def generate_all(
     on_progress: OnProgress,
     on_film: Callable[[str], None],
     *,
-    lead_blocks: int = LEAD_BLOCKS,
+    lead_chunks: int = LEAD_CHUNKS,
 ) -> Outcome:
     """Make our share of the films.
 
@@ -106,7 +106,7 @@ def generate_all(
         directory: exists.
         on_progress: of the film in work; see :func:`avatar_rtc.generate.generate`.
         on_film: hears in a line what became of each film.
-        lead_blocks: see :func:`avatar_rtc.generate.generate`.
+        lead_chunks: see :func:`avatar_rtc.generate.generate`.
 
     Raises:
         PromptTableError: the list of films that is there cannot be continued.
@@ -122,7 +122,7 @@ def generate_all(
             else:
                 try:
                     chosen = replace(settings, seed=seed)
-                    film = generate(model, row.prompt, chosen, directory / name, on_progress, lead_blocks=lead_blocks)
+                    film = generate(model, row.prompt, chosen, directory / name, on_progress, lead_chunks=lead_chunks)
                 except PromptError as error:
                     outcome.refused.append(f"line {row.line}: {error}")
                     on_film(f"line {row.line} refused: {error}")

@@ -299,8 +299,8 @@ def _generate(options: argparse.Namespace) -> int:
         if show:
             print(f"\r{film_s:6.1f} s of film, {film_s / work_s:.1f}x real time ", end="", file=sys.stderr, flush=True)
 
-    model, lead_blocks = _load_model(engine, show), _lead_blocks(engine)
-    film = generate(model, options.prompt, settings, options.output, on_progress, lead_blocks=lead_blocks)
+    model, lead_chunks = _load_model(engine, show), _lead_chunks(engine)
+    film = generate(model, options.prompt, settings, options.output, on_progress, lead_chunks=lead_chunks)
     if show:
         print(file=sys.stderr)
     print(f"{options.output}: {film.duration_s:.1f} s of film in {film.compute_s:.1f} s, real-time factor {film.rtf:.2f}")
@@ -319,7 +319,7 @@ def _generate_all(options: argparse.Namespace, engine: EngineConfig, settings: S
     engine = on_our_gpu(engine)
     # One bar, that of the first process: the others have as much to do.
     shown = share.rank == 0 and sys.stderr.isatty()
-    model, lead_blocks = _load_model(engine, shown), _lead_blocks(engine)
+    model, lead_chunks = _load_model(engine, shown), _lead_chunks(engine)
     num_films = len(rows[share.rank :: share.world]) * options.num_samples
     with tqdm(total=num_films, unit="film", disable=not shown) as bar:
 
@@ -331,17 +331,17 @@ def _generate_all(options: argparse.Namespace, engine: EngineConfig, settings: S
             bar.update()
 
         outcome = generate_all(
-            model, rows, settings, options.output, options.num_samples, share, on_progress, on_film, lead_blocks=lead_blocks
+            model, rows, settings, options.output, options.num_samples, share, on_progress, on_film, lead_chunks=lead_chunks
         )
     print(f"{options.output}: {outcome.summary()}")
     return 2 if outcome.refused else 0
 
 
-def _lead_blocks(engine: EngineConfig) -> int:
+def _lead_chunks(engine: EngineConfig) -> int:
     """The published model's clips begin with speech; what it was not trained on is not put before it."""
-    from avatar_rtc.generate import LEAD_BLOCKS
+    from avatar_rtc.generate import LEAD_CHUNKS
 
-    return 0 if engine.model == "hallo-live" else LEAD_BLOCKS
+    return 0 if engine.model == "hallo-live" else LEAD_CHUNKS
 
 
 def _load_model(engine: EngineConfig, show: bool) -> Model:

@@ -26,8 +26,8 @@ from avatar_rtc import engine_worker
 from avatar_rtc.engine_worker import (
     Alive,
     Answer,
-    Block,
     Cancel,
+    ChunkReady,
     CloseStream,
     Command,
     ModelLoader,
@@ -129,8 +129,8 @@ class EngineStats:
         message: what it is busy with while it starts, or why it restarts; for people.
         streams: open now.
         restarts: after crashes and hangs.
-        blocks: finished so far.
-        late_blocks: of these, finished after their deadline.
+        chunks: finished so far.
+        late_chunks: of these, finished after their deadline.
         stage_s: seconds of computing by stage (``text``, ``dit``, ``vae``, ``audio``; ``copy`` is the way out of shared memory).
         rtf_p50, rtf_p95: real-time factor of the latest blocks: seconds of computing a second of media. Before the first block,
             that of the warm-up.
@@ -140,8 +140,8 @@ class EngineStats:
     message: str
     streams: int = 0
     restarts: int = 0
-    blocks: int = 0
-    late_blocks: int = 0
+    chunks: int = 0
+    late_chunks: int = 0
     stage_s: Mapping[str, float] = field(default_factory=dict)
     rtf_p50: float = 0.0
     rtf_p95: float = 0.0
@@ -180,14 +180,14 @@ class _Totals:
     """What is counted over all lives of the process."""
 
     def __init__(self) -> None:
-        self.blocks = 0
-        self.late_blocks = 0
+        self.chunks = 0
+        self.late_chunks = 0
         self.stage_s: dict[str, float] = {}
         self.pace = Pace(1)
 
-    def add_block(self, stage_s: Mapping[str, float], copy_s: float, duration_s: float, *, late: bool) -> None:
-        self.blocks += 1
-        self.late_blocks += late
+    def add_chunk(self, stage_s: Mapping[str, float], copy_s: float, duration_s: float, *, late: bool) -> None:
+        self.chunks += 1
+        self.late_chunks += late
         for stage, seconds in (*stage_s.items(), ("copy", copy_s)):
             self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds
         self.pace.add(sum(stage_s.values()), duration_s)
@@ -306,21 +306,21 @@ class _Life(asyncio.Protocol):
                     _fail(waiting, report.error)
                 elif not waiting.done():
                     waiting.set_result(report.length_s)
-            case Block():
+            case ChunkReady():
                 self._take(report)
             case Alive():
                 pass
 
-    def _take(self, block: Block) -> None:
+    def _take(self, ready: ChunkReady) -> None:
         """Copy a chunk out, give its slot back, and hand it to its stream, if that is still open."""
         assert self._slots is not None
         started_s = time.perf_counter()
-        chunk = self._slots.read(block)
+        chunk = self._slots.read(ready)
         copy_s = time.perf_counter() - started_s
-        self.send(Release(block.slot))
-        stream = self.streams.get(block.stream)
+        self.send(Release(ready.slot))
+        stream = self.streams.get(ready.stream)
         late = stream is not None and time.monotonic() > stream.deadline_s
-        self._totals.add_block(block.stage_s, copy_s, chunk.duration_s, late=late)
+        self._totals.add_chunk(ready.stage_s, copy_s, chunk.duration_s, late=late)
         if stream is not None:
             stream.deliver(chunk)
 
@@ -545,8 +545,8 @@ class ProcessEngine:
             message=self._message,
             streams=len(self._life.streams) if self._life is not None else 0,
             restarts=self._restarts,
-            blocks=totals.blocks,
-            late_blocks=totals.late_blocks,
+            chunks=totals.chunks,
+            late_chunks=totals.late_chunks,
             stage_s=dict(totals.stage_s),
             rtf_p50=totals.pace.percentile(50),
             rtf_p95=totals.pace.percentile(95),

@@ -147,7 +147,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Block:
+class ChunkReady:
     """A chunk lies in ``slot``. ``stage_s`` is the time its steps took, by stage."""
 
     stream: int
@@ -163,7 +163,7 @@ class Alive:
     """A step is done and there was nothing else to say for a while."""
 
 
-Report = Progress | Ready | Unloadable | Answer | Block | Alive
+Report = Progress | Ready | Unloadable | Answer | ChunkReady | Alive
 
 _LENGTH = struct.Struct("!I")
 
@@ -197,14 +197,14 @@ class Slots:
 
     def __init__(self, memory: mmap, info: StreamInfo) -> None:
         self.memory = memory
-        self._frames_shape = (info.block_frames, info.height_px * 3 // 2, info.width_px)
-        self._num_frames_bytes = info.block_frames * info.height_px * 3 // 2 * info.width_px
-        self._num_samples = info.block_samples
+        self._frames_shape = (info.chunk_frames, info.height_px * 3 // 2, info.width_px)
+        self._num_frames_bytes = info.chunk_frames * info.height_px * 3 // 2 * info.width_px
+        self._num_samples = info.chunk_samples
         self._info = info
 
     @staticmethod
     def size_bytes(info: StreamInfo) -> int:
-        return NUM_SLOTS * (info.block_frames * info.height_px * 3 // 2 * info.width_px + 2 * info.block_samples)
+        return NUM_SLOTS * (info.chunk_frames * info.height_px * 3 // 2 * info.width_px + 2 * info.chunk_samples)
 
     def _views(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
         offset = slot * (self._num_frames_bytes + 2 * self._num_samples)
@@ -217,17 +217,17 @@ class Slots:
         frames[:] = chunk.frames
         samples[:] = chunk.samples
 
-    def read(self, block: Block) -> AVChunk:
-        """The chunk of this report, copied out of its slot."""
-        frames, samples = self._views(block.slot)
+    def read(self, ready: ChunkReady) -> AVChunk:
+        """The chunk that is ready, copied out of its slot."""
+        frames, samples = self._views(ready.slot)
         return AVChunk(
-            index=block.index,
+            index=ready.index,
             frames=frames.copy(),
             samples=samples.copy(),
             fps=self._info.fps,
             sample_rate_hz=self._info.sample_rate_hz,
-            speaking=block.speaking,
-            marks=block.marks,
+            speaking=ready.speaking,
+            marks=ready.marks,
         )
 
 
@@ -278,7 +278,7 @@ class _Speaker:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Book the time of what is done inside under a stage of the block in work."""
+        """Book the time of what is done inside under a stage of the chunk in work."""
         started_s = time.perf_counter()
         yield
         self.stage_s[stage] = self.stage_s.get(stage, 0.0) + time.perf_counter() - started_s
@@ -335,7 +335,7 @@ class _Scheduler:
             return
         slot = self._free_slots.pop()
         self._slots.write(slot, chunk)
-        self._wire.send(Block(stream_id, slot, chunk.index, chunk.speaking, chunk.marks, speaker.stage_s))
+        self._wire.send(ChunkReady(stream_id, slot, chunk.index, chunk.speaking, chunk.marks, speaker.stage_s))
         speaker.stage_s = {}
         speaker.deadline_s = None
 
@@ -386,7 +386,7 @@ def _warm_up(model: Model) -> float:
         if stream.step() is None:
             continue
         now_s = time.perf_counter()
-        if (factor := pace.add(now_s - began_s, model.info.block_duration_s)) is not None:
+        if (factor := pace.add(now_s - began_s, model.info.chunk_duration_s)) is not None:
             factors.append(factor)
         began_s = now_s
         num_chunks += 1

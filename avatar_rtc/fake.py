@@ -28,7 +28,7 @@ from model.text.prompt import MAX_PROMPT_CHARS
 SIZE_PX = 256
 FPS = 25
 SAMPLE_RATE_HZ = 24_000
-BLOCK_FRAMES = 8
+CHUNK_FRAMES = 8
 FRAME_SAMPLES = SAMPLE_RATE_HZ // FPS
 
 INFO = StreamInfo(
@@ -37,12 +37,12 @@ INFO = StreamInfo(
     height_px=SIZE_PX,
     fps=FPS,
     sample_rate_hz=SAMPLE_RATE_HZ,
-    block_frames=BLOCK_FRAMES,
-    block_samples=BLOCK_FRAMES * FRAME_SAMPLES,
+    chunk_frames=CHUNK_FRAMES,
+    chunk_samples=CHUNK_FRAMES * FRAME_SAMPLES,
 )
 
 STAGES = ("dit", "dit", "vae", "audio")
-"""The steps of a block."""
+"""The steps of a chunk, which is a block."""
 
 FLASH_EVERY_FRAMES = FPS
 BEEP_HZ = 2000.0
@@ -82,15 +82,15 @@ class FakeOptions:
     Attributes:
         rtf: seconds of sleep a second of media: a slow model.
         flash_and_beep: whether the patch flashes and the beep sounds. Without them silence is silent.
-        crash_on_text, hang_on_text: the block after a line that holds this text ends the process, or never ends.
-        crash_after_blocks: each stream ends the process instead of making a further block.
+        crash_on_text, hang_on_text: the chunk after a line that holds this text ends the process, or never ends.
+        crash_after_chunks: each stream ends the process instead of making a further chunk.
     """
 
     rtf: float = 0.0
     flash_and_beep: bool = True
     crash_on_text: str | None = None
     hang_on_text: str | None = None
-    crash_after_blocks: int | None = None
+    crash_after_chunks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class FakeStream:
             # What a block holds is settled when it begins, as in a real model.
             self._chunk = self._compose()
         if self._options.rtf:
-            time.sleep(self._options.rtf * INFO.block_duration_s / len(STAGES))
+            time.sleep(self._options.rtf * INFO.chunk_duration_s / len(STAGES))
         self._num_steps += 1
         if self._num_steps < len(STAGES):
             return None
@@ -193,16 +193,16 @@ class FakeStream:
 
     def _meet_fate(self) -> None:
         options = self._options
-        if self._index == options.crash_after_blocks or (options.crash_on_text and options.crash_on_text in self._fate):
+        if self._index == options.crash_after_chunks or (options.crash_on_text and options.crash_on_text in self._fate):
             os._exit(70)
         while options.hang_on_text and options.hang_on_text in self._fate:
             time.sleep(1)
 
     def _compose(self) -> AVChunk:
         voice, marks, is_speaking = self._speak()
-        openings = np.abs(voice).reshape(BLOCK_FRAMES, FRAME_SAMPLES).mean(axis=1) / (SPEECH_AMPLITUDE / 2)
-        first_frame = self._index * BLOCK_FRAMES
-        frames = np.repeat(_portrait(self._settings.scene)[None], BLOCK_FRAMES, axis=0)
+        openings = np.abs(voice).reshape(CHUNK_FRAMES, FRAME_SAMPLES).mean(axis=1) / (SPEECH_AMPLITUDE / 2)
+        first_frame = self._index * CHUNK_FRAMES
+        frames = np.repeat(_portrait(self._settings.scene)[None], CHUNK_FRAMES, axis=0)
         for offset, frame in enumerate(frames):
             number = first_frame + offset
             is_flash = self._options.flash_and_beep and number % FLASH_EVERY_FRAMES == 0
@@ -220,8 +220,8 @@ class FakeStream:
         )
 
     def _speak(self) -> tuple[np.ndarray, list[Mark], bool]:
-        """The next block of what is to be said: float samples [S], marks, and whether it holds anything of a reply."""
-        samples = np.zeros(INFO.block_samples)
+        """The next chunk of what is to be said: float samples [S], marks, and whether it holds anything of a reply."""
+        samples = np.zeros(INFO.chunk_samples)
         marks: list[Mark] = []
         is_speaking = bool(self._sounds)
         at = 0

@@ -21,13 +21,13 @@ from model.text.prompt import Prompt, parse_prompt
 H264_ENCODERS = ("libx264", "libopenh264", "h264_videotoolbox")
 VIDEO_BITRATE_BPS = 1_000_000
 REPLY_ID = "film"
-LEAD_BLOCKS = 1
+LEAD_CHUNKS = 1
 """So long the face listens before it speaks: without, the film begins in the middle of a movement."""
-TAIL_BLOCKS = 1
+TAIL_CHUNKS = 1
 """So long it goes on after the last word, so that the film does not break off with it."""
 
 OnProgress = Callable[[float, float], None]
-"""Hears, after each block, the seconds of film so far and the seconds of work they took."""
+"""Hears, after each chunk, the seconds of film so far and the seconds of work they took."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def generate(
     path: Path,
     on_progress: OnProgress,
     *,
-    lead_blocks: int = LEAD_BLOCKS,
+    lead_chunks: int = LEAD_CHUNKS,
     until_s: float = math.inf,
 ) -> Film:
     """Say a prompt into an MP4 file.
@@ -114,8 +114,8 @@ def generate(
         prompt: plain text, the full grammar, or parsed; a scene and a voice named in it win over ``settings``.
         settings: who says it.
         path: written, and overwritten.
-        on_progress: told after each block.
-        lead_blocks: of a face that listens, before it speaks.
+        on_progress: told after each chunk.
+        lead_chunks: of a face that listens, before it speaks.
         until_s: then the film breaks off, whatever is being said.
 
     Raises:
@@ -126,23 +126,23 @@ def generate(
     stream = model.open(settings)
     # Only a try tells whether a line can be spoken; nothing has been made for it yet.
     _push(stream, parsed)
-    if lead_blocks:
+    if lead_chunks:
         stream.cancel()
     started_s = time.perf_counter()
     num_samples = 0
     with FilmWriter(path, model.info) as writer:
-        num_blocks, end_block = 0, None
+        num_chunks, end_chunk = 0, None
         until = until_s * model.info.sample_rate_hz
-        while num_samples < until and (end_block is None or num_blocks <= end_block + TAIL_BLOCKS):
+        while num_samples < until and (end_chunk is None or num_chunks <= end_chunk + TAIL_CHUNKS):
             chunk = stream.step()
             if chunk is None:
                 continue
             writer.write(chunk)
             num_samples += len(chunk.samples)
             if any(mark.kind == "end" for mark in chunk.marks):
-                end_block = num_blocks
-            num_blocks += 1
-            if num_blocks == lead_blocks:
+                end_chunk = num_chunks
+            num_chunks += 1
+            if num_chunks == lead_chunks:
                 _push(stream, parsed)
             on_progress(num_samples / model.info.sample_rate_hz, time.perf_counter() - started_s)
     stream.close()

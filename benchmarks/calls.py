@@ -25,8 +25,8 @@ class Call:
     """One call: a session's playout, and the encoders of a broadcast with one reader of each kind.
 
     Attributes:
-        blocks: chunks that came, the first one not counted: nothing can run dry before it.
-        late_blocks: of these, after the buffer had run dry.
+        chunks: that came, the first one not counted: nothing can run dry before it.
+        late_chunks: of these, after the buffer had run dry.
         playout: counts underruns, and pictures left out because the encoder had no time for them.
         encoding_s: of each picture, seconds of encoding it.
     """
@@ -39,7 +39,7 @@ class Call:
         self._video_encoder = make_video_encoder("H264" if codec == "H264" else "VP8", media.rates(info.fps))
         self._audio_encoder = Opus(info.sample_rate_hz, media.audio_bps)
         self.encoding_s: list[float] = []
-        self.blocks = self.late_blocks = self.num_speaking = 0
+        self.chunks = self.late_chunks = self.num_speaking = 0
 
     async def run(self, engine: Engine, settings: StreamSettings, seconds: float) -> None:
         """Talk until so much media was played."""
@@ -56,8 +56,8 @@ class Call:
         await self._push(stream, self._script.next_line(None), num_chunks)
         async for pulled in self.playout.pull(stream):
             if num_chunks:
-                self.blocks += 1
-                self.late_blocks += pulled.took_s > pulled.buffered_s
+                self.chunks += 1
+                self.late_chunks += pulled.took_s > pulled.buffered_s
                 self.num_speaking += pulled.chunk.speaking
             num_chunks += 1
             await self._push(stream, self._script.next_line(pulled.chunk), num_chunks)
@@ -81,15 +81,15 @@ class Call:
 
 
 async def talk(engine: Engine, num_calls: int, seconds: float, codec: str) -> dict[str, Any]:
-    """Hold so many calls of so many seconds at once with an engine that was just started; they begin within one block."""
+    """Hold so many calls of so many seconds at once with an engine that was just started; they begin within one chunk."""
     config = load_config(server_config("pocket"))
     voices = {voice.id: voice.voice for voice in config.voices}
     avatars = [StreamSettings(avatar.scene, voices[avatar.voice]) for avatar in config.avatars]
     calls = [Call(engine, config.media, codec, Script(number)) for number in range(num_calls)]
-    block_s = engine.info.block_duration_s
+    chunk_s = engine.info.chunk_duration_s
 
     async def begin(number: int) -> None:
-        await asyncio.sleep(number * block_s / num_calls)
+        await asyncio.sleep(number * chunk_s / num_calls)
         await calls[number].run(engine, avatars[number % len(avatars)], seconds)
 
     own_cpu_s = time.process_time()
@@ -98,23 +98,23 @@ async def talk(engine: Engine, num_calls: int, seconds: float, codec: str) -> di
             group.create_task(begin(number))
     own_cpu_s = time.process_time() - own_cpu_s
     stats = engine.stats()
-    blocks, late = sum(call.blocks for call in calls), sum(call.late_blocks for call in calls)
-    size = engine.info.block_frames
+    chunks, late = sum(call.chunks for call in calls), sum(call.late_chunks for call in calls)
+    size = engine.info.chunk_frames
     shares = [
-        sum(call.encoding_s[i : i + size]) / block_s for call in calls for i in range(0, len(call.encoding_s) - size + 1, size)
+        sum(call.encoding_s[i : i + size]) / chunk_s for call in calls for i in range(0, len(call.encoding_s) - size + 1, size)
     ]
     encoder = percentile(shares, 0.5), percentile(shares, 0.95)
     return {
         "calls": num_calls,
-        "blocks": blocks,
-        "late_blocks": late,
-        "late_share": round(late / blocks, 4),
-        "speaking_share": round(sum(call.num_speaking for call in calls) / blocks, 2),
+        "chunks": chunks,
+        "late_chunks": late,
+        "late_share": round(late / chunks, 4),
+        "speaking_share": round(sum(call.num_speaking for call in calls) / chunks, 2),
         "underruns": sum(call.playout.buffer.num_underruns for call in calls),
         "dropped_frames": sum(call.playout.num_dropped for call in calls),
         "rtf_engine": {"p50": round(stats.rtf_p50, 3), "p95": round(stats.rtf_p95, 3)},
         "rtf_encoder": {"p50": round(encoder[0], 3), "p95": round(encoder[1], 3)},
-        # The two seldom have their worst block together, and may run at once: this is what they need at most.
+        # The two seldom have their worst chunk together, and may run at once: this is what they need at most.
         "rtf_together": {"p50": round(stats.rtf_p50 + encoder[0], 3), "p95": round(stats.rtf_p95 + encoder[1], 3)},
         # Encoders, buffers and clocks; the engine is a process of its own.
         "service_cores": round(own_cpu_s / seconds, 3),

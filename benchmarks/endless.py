@@ -119,21 +119,21 @@ def main() -> None:
     info, block = model.info, config.geometry.block_video_latents
     stream = model.open(StreamSettings("A woman in a bright office.", "a clear voice", seed=1))
     positions = Positions(stream)
-    num_chunks = round(options.seconds / info.block_duration_s)
-    samples, changes = np.zeros(num_chunks * info.block_samples, np.int16), np.zeros(num_chunks, np.float32)
+    num_chunks = round(options.seconds / info.chunk_duration_s)
+    samples, changes = np.zeros(num_chunks * info.chunk_samples, np.int16), np.zeros(num_chunks, np.float32)
     memory: list[dict[str, Any]] = []
     last = np.zeros(0)
     began_s = time.perf_counter()
     for number in range(num_chunks):
-        media_s = number * info.block_duration_s
-        if media_s // LINE_EVERY_S != (media_s - info.block_duration_s) // LINE_EVERY_S:
+        media_s = number * info.chunk_duration_s
+        if media_s // LINE_EVERY_S != (media_s - info.chunk_duration_s) // LINE_EVERY_S:
             stream.push(f"line-{number}", LINE)
-        if media_s // LOOK_EVERY_S != (media_s - info.block_duration_s) // LOOK_EVERY_S:
+        if media_s // LOOK_EVERY_S != (media_s - info.chunk_duration_s) // LOOK_EVERY_S:
             memory.append({"media_s": round(media_s), "host_gb": round(host_gb(), 3), "device_gb": device_gb()})
             print(f"{media_s:.0f} s after {time.perf_counter() - began_s:.1f} s: {json.dumps(memory[-1])}", flush=True)
         while (chunk := stream.step()) is None:
             pass
-        samples[number * info.block_samples : (number + 1) * info.block_samples] = chunk.samples
+        samples[number * info.chunk_samples : (number + 1) * info.chunk_samples] = chunk.samples
         luma = chunk.frames[:, : info.height_px].astype(np.int16)
         changes[number] = np.abs(luma[0] - last).mean() if number else 0
         last = luma[-1]
@@ -145,8 +145,8 @@ def main() -> None:
     moved = chunks >= config.rollout.window_latents + block
     inside, meets = moved & (chunks % block != 0), moved & (chunks % block == 0)
     latent = config.geometry.audio_latent_samples
-    block_samples = info.block_samples * block
-    meets_samples = chunks[meets] * info.block_samples
+    block_samples = info.chunk_samples * info.chunks_per_block
+    meets_samples = chunks[meets] * info.chunk_samples
     windows = np.arange(2 * block_samples, len(samples), block_samples) - config.audio_stream.hold_back_latents * latent
     ahead = config.dit.future_audio_latents
     result = {

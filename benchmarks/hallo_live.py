@@ -390,7 +390,7 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
         chunks.append(chunk)
     stream.close()
     block = model.info.chunks_per_block
-    rtf = (left_ms[-1] - left_ms[block - 1]) / 1000 / ((num_chunks - block) * model.info.block_duration_s)
+    rtf = (left_ms[-1] - left_ms[block - 1]) / 1000 / ((num_chunks - block) * model.info.chunk_duration_s)
     figures = {"blocks_finished_when_first_chunk_leaves": num_finished, "rtf": round(rtf, 3), "chunk_leaves_ms": left_ms}
     frames, samples = (torch.from_numpy(np.concatenate([getattr(c, name) for c in chunks])) for name in ("frames", "samples"))
     return figures, Streamed(frames, samples)
@@ -410,7 +410,7 @@ def sustained(model: HalloLive, seconds: float) -> dict[str, Any]:
 
     for _ in range(model.warm_up_chunks):
         leaves()
-    num_chunks, duration_s = round(seconds / model.info.block_duration_s), model.info.block_duration_s
+    num_chunks, duration_s = round(seconds / model.info.chunk_duration_s), model.info.chunk_duration_s
     left_s = [leaves() for _ in range(num_chunks)]
     spare_s = [left_s[0] + number * duration_s - at_s for number, at_s in enumerate(left_s)]
     taken_s = left_s[-1] - left_s[0]

@@ -80,7 +80,7 @@ class Player:
 
     def __init__(self, stream: HalloLiveStream, clock: Time, low_water_s: float) -> None:
         self._stream, self._clock, info = stream, clock, stream._model.info
-        self._chunk_s = info.block_duration_s
+        self._chunk_s = info.chunk_duration_s
         self._policy = PullPolicy(low_water_s, self._chunk_s, Pace(info.chunks_per_block))
         self._dry_s = clock()
         self._asked_s: float | None = None
@@ -114,7 +114,7 @@ def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_
     """Play a stream and send it messages; see the module's text."""
     player, dice = Player(stream, clock, low_water_s), random.Random(seed)
     took_ms: dict[str, list[float]] = {"line": [], "interruption": []}
-    window_s = stream._model.info.block_duration_s * stream._model.parts.config.rollout.window_latents
+    window_s = stream._model.info.chunk_duration_s * stream._model.parts.config.rollout.window_latents
     due_s, sent_s, kind, speaks = clock() + 2 * window_s, None, "line", False
     sent = 0
     while sent < num_messages or sent_s is not None:

@@ -130,7 +130,7 @@ def runtimes_table(rows: dict[str, Any], shipped: str) -> str:
 
 def calls_table(rows: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
-        f"{'calls at once':32}{'late blocks':>14}{'underruns':>11}{'rtf p50 (p95): engine':>24}{'encoder':>14}{'together':>14}"
+        f"{'calls at once':32}{'late chunks':>14}{'underruns':>11}{'rtf p50 (p95): engine':>24}{'encoder':>14}{'together':>14}"
     ]
     for name, own in rows.items():
         held = sum(is_unbroken(row) for row in own)

@@ -32,10 +32,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class AVChunk:
-    """Decoded video and audio of one block: exactly as many frames as samples need, so in sync by construction.
+    """Decoded video and audio of a block or a part of one: exactly as many frames as samples need, so in sync by construction.
 
     Attributes:
-        index: number of the block in its stream, from 0.
+        index: number of the chunk in its stream, from 0.
         frames: uint8 [T, H * 3 / 2, W], I420 (BT.601, limited range), planes stacked as ``av.VideoFrame`` takes them.
         samples: int16 [S], mono.
         fps: pictures a second.
@@ -106,8 +106,8 @@ class StreamInfo:
     """What a client must know of a model before the first chunk.
 
     Attributes:
-        block_frames, block_samples: of a chunk.
-        chunks_per_block: what the model makes at once, and hands out chunk by chunk.
+        chunk_frames, chunk_samples: what the model hands out at once.
+        chunks_per_block: what it computes at once is a block, handed out chunk by chunk.
     """
 
     model: str
@@ -115,10 +115,14 @@ class StreamInfo:
     height_px: int
     fps: int
     sample_rate_hz: int
-    block_frames: int
-    block_samples: int
+    chunk_frames: int
+    chunk_samples: int
     chunks_per_block: int = 1
 
     @property
+    def chunk_duration_s(self) -> float:
+        return self.chunk_frames / self.fps
+
+    @property
     def block_duration_s(self) -> float:
-        return self.block_frames / self.fps
+        return self.chunk_duration_s * self.chunks_per_block

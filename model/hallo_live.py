@@ -252,7 +252,7 @@ class HalloLiveStream:
     def __init__(self, model: HalloLive, settings: StreamSettings) -> None:
         self._model = model
         config, g = model.parts.config, model.geometry
-        self._latent_s = model.info.block_duration_s
+        self._latent_s = model.info.chunk_duration_s
         self._lines = Utterances(float(g.block_duration_s), config.rollout.window_latents // g.block_video_latents)
         self._marks = MarkTrack()
         # Chunks whose sound waits for latents to come.
@@ -443,7 +443,7 @@ class HalloLiveStream:
             self._decoders.cut(num_latents, ratio)
             self._num_latents -= num_latents
             self._num_listening = max(0, self._num_listening - num_latents)
-            at_most = self._num_latents * self._model.info.block_samples
+            at_most = self._num_latents * self._model.info.chunk_samples
             if self._decoders.sound:
                 self._decoders.sound[-1].at_most = at_most
             else:
@@ -468,12 +468,12 @@ class HalloLiveStream:
         self._collect()
         have_pictures, have_sound = (sum(map(len, held)) for held in (self._pictures, self._sound))
         # What is wanted now; where nobody says when, one more, so that the decoder does not rest.
-        wanted = (1 if self._dry_s is not None else 2) - have_pictures // info.block_frames - len(decoders.pictures)
+        wanted = (1 if self._dry_s is not None else 2) - have_pictures // info.chunk_frames - len(decoders.pictures)
         if wanted > 0:
             decoders.ask(wanted)
-        if have_pictures < info.block_frames or have_sound < info.block_samples:
+        if have_pictures < info.chunk_frames or have_sound < info.chunk_samples:
             return None
-        pictures, sound = _cut(self._pictures, info.block_frames), _cut(self._sound, info.block_samples)
+        pictures, sound = _cut(self._pictures, info.chunk_frames), _cut(self._sound, info.chunk_samples)
         start_s = self._told_chunks * self._latent_s
         speaking, marks = self._marks.tell(start_s, start_s + self._latent_s, info.sample_rate_hz)
         chunk = AVChunk(self._told_chunks, pictures, sound, info.fps, info.sample_rate_hz, speaking, marks)

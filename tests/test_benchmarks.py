@@ -102,7 +102,7 @@ def test_half_of_what_is_typed_is_speech() -> None:
 def test_as_many_calls_are_found_as_an_engine_holds() -> None:
     rows = rtf.find_most_calls({"slow": functools.partial(load_fake, FakeOptions(rtf=0.75))}, 2.5, "VP8")["slow"]
     assert [row["calls"] for row in rows] == [1, 2]
-    assert (rows[0]["underruns"], rows[0]["late_blocks"]) == (0, 0)
+    assert (rows[0]["underruns"], rows[0]["late_chunks"]) == (0, 0)
     assert rows[1]["underruns"] > 0
     assert rows[1]["late_share"] > 0
     assert rows[0]["rtf_engine"]["p50"] == pytest.approx(0.75, abs=0.15)

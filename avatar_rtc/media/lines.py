@@ -113,7 +113,7 @@ class Lines:
 
     def _left_s(self, line: _Line) -> float:
         """What of a line is still to come from the engine. Its length may have been a guess."""
-        return 0.0 if line.is_made else max(line.length_s - (line.made_s or 0.0), self._buffer.info.block_duration_s)
+        return 0.0 if line.is_made else max(line.length_s - (line.made_s or 0.0), self._buffer.info.chunk_duration_s)
 
     def _behind_s(self, line: _Line) -> float | None:
         return None if line.gate is None else self._buffer.buffered_behind_s(line.gate)

@@ -85,8 +85,8 @@ class Playout:
     ) -> None:
         self.info = info
         self.clock = clock or MediaClock()
-        self.buffer = PlayBuffer(info, on_played, kept_after_cancel_s=info.block_duration_s + KEPT_AFTER_CANCEL_S)
-        self.policy = PullPolicy(low_water_s, info.block_duration_s, Pace(info.chunks_per_block, prior=rtf))
+        self.buffer = PlayBuffer(info, on_played, kept_after_cancel_s=info.chunk_duration_s + KEPT_AFTER_CANCEL_S)
+        self.policy = PullPolicy(low_water_s, info.chunk_duration_s, Pace(info.chunks_per_block, prior=rtf))
         self.lines = Lines(self.buffer, self.policy)
         self.num_sent = self.num_dropped = 0
         self._is_wanted = is_wanted

@@ -15,22 +15,22 @@ class PullPolicy:
     """How much media must be left when a chunk is asked for.
 
     At least ``low_water_s``; more where chunks took longer of late: an engine that has several sessions, or that had to begin a
-    block again, must not run dry each time. After it did, a whole block more, so that a slow engine works without a break.
+    block again, must not run dry each time. After it did, a chunk more, so that a slow engine works without a break.
 
     An engine that is slower than real time cannot catch up with a line that is being played. So much of it has to be there
     before it begins that the rest comes in time: see :meth:`needed_s`.
 
     Args:
         low_water_s: as configured.
-        block_s: duration of a chunk.
+        chunk_s: duration of a chunk.
         pace: of this stream; it is kept here.
     """
 
-    def __init__(self, low_water_s: float, block_s: float, pace: Pace) -> None:
+    def __init__(self, low_water_s: float, chunk_s: float, pace: Pace) -> None:
         self.pace = pace
         self._low_water_s = low_water_s
-        self._block_s = block_s
-        self._most_s = low_water_s + block_s
+        self._chunk_s = chunk_s
+        self._most_s = low_water_s + chunk_s
         self._needed_s = 0.0
         self._num_underruns = 0
 
@@ -58,15 +58,15 @@ class PullPolicy:
         """How long it takes until a line can begin, of which ``there_s`` are there and ``left_s`` are not.
 
         Args:
-            begun: whether its first chunk is there. Else the block in work is made again for it.
+            begun: whether its first chunk is there. Else what is in work is made again for it.
         """
         factor, bound = self.pace.recent(PACE_OVER_S), self.pace.bound(PACE_OVER_S, left_s + there_s)
-        again_s = 0.0 if begun else factor * self._block_s
+        again_s = 0.0 if begun else factor * self._chunk_s
         return again_s + wait_s(self._whole_s(left_s), factor, self._low_water_s, there_s, bound)
 
     def _whole_s(self, left_s: float) -> float:
         """What has to be made for ``left_s`` at most: the last chunk comes as a whole."""
-        return left_s + self._block_s if left_s > 0 else 0.0
+        return left_s + self._chunk_s if left_s > 0 else 0.0
 
     def is_behind(self, left_s: float) -> bool:
         """Whether ``left_s`` may take longer to be made than to be played."""

@@ -175,7 +175,7 @@ class Registry:
         if self._engine.stats().state in ("new", "starting"):
             return {"models": []}
         info = self._engine.info
-        chunk_ms = round(info.block_duration_s * 1000)
+        chunk_ms = round(info.chunk_duration_s * 1000)
         return {
             "models": [
                 {

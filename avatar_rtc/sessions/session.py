@@ -132,7 +132,7 @@ class Session:
 
     def hello(self, viewer: Viewer) -> Sequence[Event]:
         info = self._engine.info
-        chunk_ms = round(info.block_duration_s * 1000)
+        chunk_ms = round(info.chunk_duration_s * 1000)
         created = SessionCreated(
             session_id=self.session_id,
             model=info.model,

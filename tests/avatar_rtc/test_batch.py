@@ -12,7 +12,7 @@ from avatar_rtc import cli, resources
 from avatar_rtc.batch import Share, generate_all, is_film
 from avatar_rtc.errors import BatchError
 from avatar_rtc.fake import FakeModel, read_mouth
-from avatar_rtc.generate import LEAD_BLOCKS
+from avatar_rtc.generate import LEAD_CHUNKS
 from model.chunk import StreamSettings
 from model.errors import PromptTableError
 from model.text.prompt import parse_prompt
@@ -131,7 +131,7 @@ def test_a_film_begins_with_a_closed_mouth(tmp_path: Path) -> None:
     make(tmp_path, rows_of("Hello there."))
     with av.open(str(next(tmp_path.glob("*.mp4")))) as film:
         mouths = [read_mouth(frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
-    lead_frames = LEAD_BLOCKS * FakeModel.info.block_frames
+    lead_frames = LEAD_CHUNKS * FakeModel.info.chunk_frames
     assert not any(mouths[:lead_frames])
     assert any(mouths[lead_frames : 2 * lead_frames])
 

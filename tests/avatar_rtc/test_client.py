@@ -119,7 +119,7 @@ async def test_say_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, unuse
 
 async def test_say_tells_what_is_waited_for_on_a_slow_machine() -> None:
     told: list[str] = []
-    async with serving(InstantEngine(block_s=0.6, rtf=1.4)) as server:
+    async with serving(InstantEngine(chunk_s=0.6, rtf=1.4)) as server:
         summary = await say(server.address, ["One two three four five six."], on_wait=told.append)
     assert [line.status for line in summary.lines] == ["completed"]
     assert told[0].startswith("This machine makes 0.71 s of speech a second")

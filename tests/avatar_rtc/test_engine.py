@@ -82,7 +82,7 @@ async def test_chunks_say_the_line_and_are_the_same_every_time(start_engine: Sta
         assert np.array_equal(one.frames, other.frames)
         assert np.array_equal(one.samples, other.samples)
     stats = engine.stats()
-    assert (stats.state, stats.blocks, stats.streams) == ("ready", 12, 0)
+    assert (stats.state, stats.chunks, stats.streams) == ("ready", 12, 0)
     assert set(stats.stage_s) == {"text", "dit", "vae", "audio", "copy"}
     assert 0 < stats.rtf_p50 <= stats.rtf_p95
 

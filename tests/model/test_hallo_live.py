@@ -117,7 +117,7 @@ def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
 
     for number in (1, 2):
         (pictures, samples), (wanted, wanted_samples) = (decode(each, blocks[:number]) for each in (helped, model))
-        assert len(pictures) == number * model.info.block_frames * block
+        assert len(pictures) == number * model.info.chunk_frames * block
         assert np.abs(pictures.astype(int) - wanted).max() <= 1
         assert np.array_equal(samples, wanted_samples)
 
@@ -136,8 +136,8 @@ def test_latents_that_are_asked_for_together_are_decoded_together(model: HalloLi
         return found
 
     together, alone = pieces(None), pieces(*[1] * 9)
-    assert [len(one) // model.info.block_frames for one in together] == [1, 3, 3, 1, 1]
-    assert [len(one) // model.info.block_frames for one in alone] == [1] * 9
+    assert [len(one) // model.info.chunk_frames for one in together] == [1, 3, 3, 1, 1]
+    assert [len(one) // model.info.chunk_frames for one in alone] == [1] * 9
     assert np.abs(np.concatenate(together).astype(int) - np.concatenate(alone)).max() <= 1
 
 
@@ -276,7 +276,7 @@ class _Labelled:
 
         def pictures(held: Any) -> Arrives:
             ((latent, _),) = held
-            shape = info.block_frames, info.height_px * 3 // 2, info.width_px
+            shape = info.chunk_frames, info.height_px * 3 // 2, info.width_px
             return lambda: np.full(shape, int(latent.flatten()[0]), np.uint8)
 
         def sound(audio: Tensor, made: object) -> Arrives:

@@ -66,7 +66,7 @@ def until_silent(stream: PocketStream) -> list[AVChunk]:
 
 
 def test_chunks_are_what_the_model_says_they_are(pocket: Pocket) -> None:
-    assert (pocket.info.width_px, pocket.info.height_px, pocket.info.block_frames, pocket.info.block_samples) == (96, 64, 8, 2560)
+    assert (pocket.info.width_px, pocket.info.height_px, pocket.info.chunk_frames, pocket.info.chunk_samples) == (96, 64, 8, 2560)
     stream = pocket.open(MAN)
     some = chunks(stream, 6)
     assert [chunk.index for chunk in some] == list(range(6))

@@ -14,7 +14,7 @@ class InstantEngine:
     """Implements ``avatar_rtc.engine.Engine``.
 
     Args:
-        block_s: time that a block takes.
+        chunk_s: time that a chunk takes.
         transit_s: time that a finished chunk is under way; no cancel reaches it there.
         rtf: the real-time factor that it says it has.
 
@@ -25,9 +25,9 @@ class InstantEngine:
     """
 
     def __init__(
-        self, block_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None, rtf: float = 0.0
+        self, chunk_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None, rtf: float = 0.0
     ) -> None:
-        self.block_s = block_s
+        self.chunk_s = chunk_s
         self.transit_s = transit_s
         self.rtf = rtf
         self.streams: list[InstantStream] = []
@@ -89,7 +89,7 @@ class InstantStream:
     async def next(self, deadline_s: float) -> AVChunk:
         self._check()
         while (chunk := self._stream.step()) is None:
-            await asyncio.sleep(self._engine.block_s / 4)
+            await asyncio.sleep(self._engine.chunk_s / 4)
             self._check()
         await asyncio.sleep(self._engine.transit_s)
         return chunk

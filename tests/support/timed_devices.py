@@ -151,7 +151,7 @@ class _TimedDecoders(Decoders):
     def _decode_pictures(self, held: Sequence[object]) -> Arrives:
         self._begins = False
         info = self.info
-        return lambda: np.full((len(held) * info.block_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
+        return lambda: np.full((len(held) * info.chunk_frames, info.height_px * 3 // 2, info.width_px), 128, np.uint8)
 
     def _decode_sound(self, audio: torch.Tensor, made: object) -> Arrives:
         self.num_unheard += audio.shape[1]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.playout import Playout
 from avatar_rtc.media.pull_policy import PullPolicy
 from avatar_rtc.pace import Pace, in_words, num_calls
-from model.chunk import StreamSettings
+from model.chunk import StreamInfo, StreamSettings
 from tests.support.clock import SimulatedClock
 from tests.support.slow_stream import SlowStream
 
@@ -49,8 +50,14 @@ class Heard:
     audio: list[tuple[float, float]] = field(default_factory=list)
 
 
-async def hear(factor: float | Callable[[], float], lines: tuple[str, ...] = (LINE,), prior: float = 0.0) -> Heard:
-    """Say lines on a fake engine whose chunks take ``factor`` of their own length."""
+async def hear(
+    factor: float | Callable[[], float],
+    lines: tuple[str, ...] = (LINE,),
+    prior: float = 0.0,
+    info: StreamInfo = INFO,
+    low_water_s: float = LOW_WATER_S,
+) -> Heard:
+    """Say lines on a fake engine whose chunks take ``factor`` of their own length; those of a block come together."""
     clock, heard = SimulatedClock(), Heard()
     pictures: list[np.ndarray] = []
 
@@ -63,8 +70,8 @@ async def hear(factor: float | Callable[[], float], lines: tuple[str, ...] = (LI
             playout.lines.forget(played.mark.reply_id)
 
     playout = Playout(
-        INFO,
-        low_water_s=LOW_WATER_S,
+        info,
+        low_water_s=low_water_s,
         rtf=prior,
         on_played=on_played,
         clock=MediaClock(clock.now, sleep=clock.sleep),
@@ -74,8 +81,14 @@ async def hear(factor: float | Callable[[], float], lines: tuple[str, ...] = (LI
     began_s = clock.time_s
 
     async def pull() -> None:
-        took_s = factor if callable(factor) else lambda: factor
-        async for _ in playout.pull(SlowStream.of(clock, stream, lambda duration_s: took_s() * duration_s)):
+        factor_of = factor if callable(factor) else lambda: factor
+        numbers = itertools.count()
+
+        def took_s(duration_s: float) -> float:
+            begins_block = next(numbers) % info.chunks_per_block == 0
+            return factor_of() * duration_s * info.chunks_per_block if begins_block else 0.0
+
+        async for _ in playout.pull(SlowStream.of(clock, stream, took_s)):
             pass
 
     async def push() -> None:
@@ -123,12 +136,23 @@ async def test_a_line_plays_through_on_a_slow_engine_and_says_when_it_begins(fac
     waited_s = line.start_s - PUSHED_S
     least_s = LINE_S * (factor - 1)
     # A block was in work when the line came, two more may be cut by its begin and its end.
-    assert least_s < waited_s < least_s + factor * (LOW_WATER_S + 3 * INFO.block_duration_s), "no longer than it must"
+    assert least_s < waited_s < least_s + factor * (LOW_WATER_S + 3 * INFO.chunk_duration_s), "no longer than it must"
     assert heard.told_s is not None
     assert abs(heard.told_s - waited_s) < 0.3 * waited_s
     assert heard.num_held > 0, "the engine is too slow, so something has to wait"
     assert heard.num_stills < 3, "and the face is alive meanwhile"
     check_no_drift(heard)
+
+
+@pytest.mark.parametrize("factor", [1.2, 1.5, 2.0, 2.5])
+async def test_a_line_plays_through_where_the_chunks_of_a_block_come_together(factor: float) -> None:
+    """Then a block is three times as long as a chunk, and how long a line waits is told to within what a block takes."""
+    info = replace(INFO, chunks_per_block=3)
+    heard = await hear(factor, info=info, low_water_s=1.2)
+    (line,) = heard.lines
+    assert line.num_held == 0
+    assert heard.told_s is not None
+    assert abs(heard.told_s - (line.start_s - PUSHED_S)) < factor * info.block_duration_s
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -47,11 +47,11 @@ class Rig:
 @asynccontextmanager
 async def rig(
     encode_s: Callable[[], float] = lambda: 0.0,
-    block_s: Callable[[], float] = lambda: 0.1,
+    chunk_s: Callable[[], float] = lambda: 0.1,
     delay_s: float = 0.0,
     encode_sound_s: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Rig]:
-    """A source that makes a chunk in ``block_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
+    """A source that makes a chunk in ``chunk_s()`` when the buffer is low; a sender that encodes pictures in ``encode_s()``."""
     clock = SimulatedClock()
     playout = Playout(INFO, low_water_s=LOW_WATER_S, video_delay_s=delay_s, clock=MediaClock(clock.now, sleep=clock.sleep))
     made = Rig(clock, playout, Sent())
@@ -59,7 +59,7 @@ async def rig(
 
     async def feed() -> None:
         numbers = itertools.count()
-        async for _ in playout.pull(SlowStream(clock, lambda: speaking_chunk(next(numbers)), lambda _: block_s())):
+        async for _ in playout.pull(SlowStream(clock, lambda: speaking_chunk(next(numbers)), lambda _: chunk_s())):
             pass
 
     async def send_video() -> None:
@@ -97,7 +97,7 @@ async def test_ten_minutes_without_drift_under_jitter_and_underruns() -> None:
     random_ = random.Random(1)
     async with rig(
         encode_s=lambda: random_.uniform(0.001, 0.03),
-        block_s=lambda: random_.choice([0.05] * 30 + [0.2] * 10 + [0.7]),
+        chunk_s=lambda: random_.choice([0.05] * 30 + [0.2] * 10 + [0.7]),
     ) as made:
         await made.run(600)
         sent, buffer = made.sent, made.buffer
@@ -117,7 +117,7 @@ async def test_ten_minutes_without_drift_under_jitter_and_underruns() -> None:
 
 async def test_a_source_that_keeps_up_pauses_no_longer_than_it_was_late() -> None:
     took_s = iter([0.1] * 20 + [0.9] + [0.1] * 80)
-    async with rig(block_s=lambda: next(took_s, 0.1)) as made:
+    async with rig(chunk_s=lambda: next(took_s, 0.1)) as made:
         await made.run(20)
         buffer, sent = made.buffer, made.sent
     late_s = 0.9 - LOW_WATER_S

@@ -158,8 +158,8 @@ async def test_a_line_is_said_with_captions_at_playout() -> None:
 
 
 async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_through() -> None:
-    # A chunk takes three naps of a quarter of block_s, for 0.32 s of media.
-    async with serving(InstantEngine(block_s=0.6)) as server, calling(server) as call, lateness() as late:
+    # A chunk takes three naps of a quarter of chunk_s, for 0.32 s of media.
+    async with serving(InstantEngine(chunk_s=0.6)) as server, calling(server) as call, lateness() as late:
         (session,) = server.registry.live
         await call.wait_for(
             lambda: session.performance.playout.policy.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast"
@@ -184,10 +184,10 @@ async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_t
             assert int(counted[1]) <= 1
 
 
-@pytest.mark.parametrize("block_s", [0.0, 0.6])
-async def test_a_new_look_says_its_first_word_itself(block_s: float) -> None:
+@pytest.mark.parametrize("chunk_s", [0.0, 0.6])
+async def test_a_new_look_says_its_first_word_itself(chunk_s: float) -> None:
     """A look is chosen and a line sent right behind it: no voice is heard from the face before."""
-    async with serving(InstantEngine(block_s=block_s)) as server, calling(server) as call:
+    async with serving(InstantEngine(chunk_s=chunk_s)) as server, calling(server) as call:
         seen: list[tuple[float, int]] = []
         voiced_s: list[float] = []
         call.on_frame = lambda frame: seen.append((call.video.media_s(-1), int(frame.to_ndarray()[256 + 40, 0])))
@@ -206,7 +206,7 @@ async def test_a_new_look_says_its_first_word_itself(block_s: float) -> None:
 
 
 async def test_a_long_reply_on_a_slow_engine_is_said_sentence_by_sentence() -> None:
-    engine = InstantEngine(block_s=0.6)
+    engine = InstantEngine(chunk_s=0.6)
     async with serving(engine, media={"max_wait_ms": 2000}) as server, calling(server) as call:
         (session,) = server.registry.live
         await call.wait_for(
@@ -416,9 +416,9 @@ async def test_what_stood_still_was_not_heard() -> None:
         call.send(ResponseCreate(input=LONG, id="completed"))
         await wait_voice(call, "completed")
         before = session.performance.playout.buffer.num_held_frames
-        engine.block_s = 6.0  # as if its process were stopped in the middle of a block
+        engine.chunk_s = 6.0  # as if its process were stopped in the middle of a block
         await asyncio.sleep(2.0)
-        engine.block_s = 0.0
+        engine.chunk_s = 0.0
         completed = await wait_done(call, "completed")
         held_s = (session.performance.playout.buffer.num_held_frames - before) * FRAME_S
         assert held_s > 0.5
@@ -428,14 +428,14 @@ async def test_what_stood_still_was_not_heard() -> None:
         # The same, and then it dies.
         call.send(ResponseCreate(input=LONG, id="failed"))
         await wait_voice(call, "failed")
-        engine.block_s = 60.0
+        engine.chunk_s = 60.0
         held = session.performance.playout.buffer.num_held_frames
         await call.wait_for(lambda: session.performance.playout.buffer.num_held_frames > held + 25, TIMEOUT_S, "it goes on")
         engine.crash()
         failed = await wait_done(call, "failed")
         words_s = call.received(TranscriptDelta, "failed")[-1].end_ms / 1000
         assert failed.heard_ms / 1000 < words_s + 2 * FRAME_S, "a second longer with what was held"
-        engine.block_s = 0.0
+        engine.chunk_s = 0.0
         await engine.start()
 
 

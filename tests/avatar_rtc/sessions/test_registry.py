@@ -217,7 +217,7 @@ async def test_the_limits_that_are_announced_are_held() -> None:
 async def test_who_only_watches_is_not_taken_for_gone_before_the_first_picture() -> None:
     # A block takes 3 s, so that for so long there is nothing to report on; the watcher has no data channel to ping over.
     limits = {"vanish_after_s": 1.5}
-    async with serving(InstantEngine(block_s=4.0), limits=limits) as server, aiohttp.ClientSession() as http:
+    async with serving(InstantEngine(chunk_s=4.0), limits=limits) as server, aiohttp.ClientSession() as http:
         watcher = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         receiver = watcher.addTransceiver("video", direction="recvonly").receiver
         await watcher.setLocalDescription(await watcher.createOffer())
