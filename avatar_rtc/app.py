@@ -9,7 +9,8 @@ from collections.abc import Callable
 from aiohttp import web
 
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine, ProcessEngine
+from avatar_rtc.engine.api import Engine
+from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.keys import make_auth
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.models import model_loader
@@ -63,7 +64,7 @@ class Server:
 
         Raises:
             OSError: the port cannot be used.
-            avatar_rtc.engine.EngineFailure, model.errors.ModelError: the engine does not start.
+            avatar_rtc.engine.api.EngineFailure, model.errors.ModelError: the engine does not start.
         """
         http = self._config.http
         await self._runner.setup()

@@ -194,7 +194,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the line to print."""
-    from avatar_rtc.engine import EngineFailure
+    from avatar_rtc.engine.api import EngineFailure
     from avatar_rtc.errors import BatchError, CallError, DownloadError, ServerConfigError, StillError
 
     if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, StillError, OSError)):
@@ -231,7 +231,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _say_ready(address: str, rtf: float) -> None:
-    from avatar_rtc.pace import in_words, keeps_up
+    from avatar_rtc.rtf import in_words, keeps_up
 
     print(f"avatar-rtc is ready: open {address}", flush=True)
     print(in_words(rtf) + ("" if keeps_up(rtf) else " 'avatar-rtc doctor' says what helps."), flush=True)

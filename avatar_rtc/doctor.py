@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from avatar_rtc import prediction, resources
-from avatar_rtc.pace import in_words, keeps_up
+from avatar_rtc.rtf import in_words, keeps_up
 from model.errors import ModelError
 
 Status = Literal["ok", "warn", "fail"]

@@ -119,7 +119,7 @@ class FakeModel:
 
 
 def load_fake(options: FakeOptions, on_progress: Callable[[str], None]) -> FakeModel:
-    """A loader for ``avatar_rtc.engine.ProcessEngine``."""
+    """A loader for ``avatar_rtc.engine.process_engine.ProcessEngine``."""
     on_progress("making pictures and sounds without a network")
     return FakeModel(options)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from avatar_rtc import extras, resources
 from avatar_rtc.config import EngineConfig
-from avatar_rtc.engine_worker import ModelLoader, OnProgress
+from avatar_rtc.engine.api import ModelLoader, OnProgress
 from avatar_rtc.fake import FakeOptions, load_fake
 from model.errors import ConfigError
 from model.stream import Model

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from avatar_rtc.config import MediaConfig, load_config
-from avatar_rtc.engine import Engine, EngineStream
+from avatar_rtc.engine.api import Engine, EngineStream
 from avatar_rtc.media.encode import Opus, make_video_encoder
 from avatar_rtc.media.playout import Playout
 from avatar_rtc.resources import server_config

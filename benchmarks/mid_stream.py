@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from avatar_rtc import resources
 from avatar_rtc.media.pull_policy import PullPolicy
-from avatar_rtc.pace import Pace
+from avatar_rtc.rtf import RtfMeter
 from benchmarks.clip import StageTimes, split_network
 from benchmarks.figures import percentile
 from model import hallo_live
@@ -81,7 +81,7 @@ class Player:
     def __init__(self, stream: HalloLiveStream, clock: Time, low_water_s: float) -> None:
         self._stream, self._clock, info = stream, clock, stream._model.info
         self._chunk_s = info.chunk_duration_s
-        self._policy = PullPolicy(low_water_s, self._chunk_s, Pace(info.chunks_per_block))
+        self._policy = PullPolicy(low_water_s, self._chunk_s, RtfMeter(info.chunks_per_block))
         self._dry_s = clock()
         self._asked_s: float | None = None
         self.late_s: list[float] = []

@@ -37,8 +37,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from avatar_rtc import resources
-from avatar_rtc.engine import ProcessEngine
-from avatar_rtc.engine_worker import ModelLoader, OnProgress
+from avatar_rtc.engine.api import ModelLoader, OnProgress
+from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.models import MAX_THREADS, load_checkpoint
 from benchmarks import calls, machine, measurements
 from model.errors import ModelError

@@ -17,7 +17,7 @@ import torch
 
 from avatar_rtc import resources
 from avatar_rtc.config import load_config
-from avatar_rtc.engine_worker import OnProgress
+from avatar_rtc.engine.api import OnProgress
 from avatar_rtc.media.encode import make_video_encoder
 from avatar_rtc.media.playout import VIDEO_CLOCK_HZ
 from benchmarks.figures import percentile

@@ -47,7 +47,7 @@ def test_imports_go_one_way() -> None:
     [
         ([module_of(path) for path in sources("avatar_rtc", "signaling")] + list(TORCH_FREE_IN_MODEL), ["torch", "onnxruntime"]),
         ([module_of(path) for path in sources("signaling")], ["aiortc", "av", "numpy"]),
-        (["avatar_rtc.engine_worker", "avatar_rtc.fake"], ["aiortc", "av", "aiohttp"]),
+        (["avatar_rtc.engine.worker", "avatar_rtc.fake"], ["aiortc", "av", "aiohttp"]),
     ],
     ids=["the service imports no torch", "the wire imports no media", "the engine's child imports no network"],
 )

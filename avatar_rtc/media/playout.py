@@ -20,7 +20,7 @@ from avatar_rtc.media.buffer import PlayBuffer, Played, Slot
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.lines import Lines
 from avatar_rtc.media.pull_policy import PullPolicy
-from avatar_rtc.pace import Pace
+from avatar_rtc.rtf import RtfMeter
 from model.chunk import AVChunk, StreamInfo
 
 VIDEO_CLOCK_HZ = 90_000
@@ -53,7 +53,7 @@ class ChunkSource(Protocol):
     """What a playout needs of a stream of the engine."""
 
     async def next(self, deadline_s: float) -> AVChunk:
-        """The next chunk; see :meth:`avatar_rtc.engine.EngineStream.next`."""
+        """The next chunk; see :meth:`avatar_rtc.engine.api.EngineStream.next`."""
 
 
 class Playout:
@@ -86,7 +86,7 @@ class Playout:
         self.info = info
         self.clock = clock or MediaClock()
         self.buffer = PlayBuffer(info, on_played, kept_after_cancel_s=info.chunk_duration_s + KEPT_AFTER_CANCEL_S)
-        self.policy = PullPolicy(low_water_s, info.chunk_duration_s, Pace(info.chunks_per_block, prior=rtf))
+        self.policy = PullPolicy(low_water_s, info.chunk_duration_s, RtfMeter(info.chunks_per_block, prior=rtf))
         self.lines = Lines(self.buffer, self.policy)
         self.num_sent = self.num_dropped = 0
         self._is_wanted = is_wanted
@@ -102,7 +102,7 @@ class Playout:
         """Pull for ever: the next chunk is asked for when the buffer is low, and not before.
 
         Raises:
-            avatar_rtc.engine.EngineFailure: the engine died.
+            avatar_rtc.engine.api.EngineFailure: the engine died.
         """
         while True:
             self._trimmed.clear()

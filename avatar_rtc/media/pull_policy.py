@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from avatar_rtc.pace import Pace, needed_s, wait_s
+from avatar_rtc.rtf import RtfMeter, needed_s, wait_s
 
 MARGIN_S = 0.06
 DECAY = 0.98
 """By this what is needed is forgotten with each chunk."""
-PACE_OVER_S = 4.0
+RTF_OVER_S = 4.0
 """Over so much media the real-time factor is looked at."""
 
 
@@ -23,11 +23,11 @@ class PullPolicy:
     Args:
         low_water_s: as configured.
         chunk_s: duration of a chunk.
-        pace: of this stream; it is kept here.
+        rtf: the meter of this stream; it is kept here.
     """
 
-    def __init__(self, low_water_s: float, chunk_s: float, pace: Pace) -> None:
-        self.pace = pace
+    def __init__(self, low_water_s: float, chunk_s: float, rtf: RtfMeter) -> None:
+        self.rtf = rtf
         self._low_water_s = low_water_s
         self._chunk_s = chunk_s
         self._most_s = low_water_s + chunk_s
@@ -43,16 +43,16 @@ class PullPolicy:
         needed_s = self._most_s if num_underruns > self._num_underruns else took_s + MARGIN_S
         self._num_underruns = num_underruns
         self._needed_s = min(max(needed_s, self._needed_s * DECAY), self._most_s)
-        return self.pace.add(took_s, media_s)
+        return self.rtf.add(took_s, media_s)
 
     def on_line(self) -> None:
         """A line was given to the engine, or taken back: a block may be made once more, and takes longer than the others do."""
-        self.pace.skip()
+        self.rtf.skip()
 
     def needed_s(self, left_s: float) -> float:
         """How much of a line must be there before it begins, if ``left_s`` of it are still to be made; 0 on an engine that keeps
-        up. See :func:`avatar_rtc.pace.needed_s`."""
-        return needed_s(self._whole_s(left_s), self.pace.bound(PACE_OVER_S, left_s), self._low_water_s)
+        up. See :func:`avatar_rtc.rtf.needed_s`."""
+        return needed_s(self._whole_s(left_s), self.rtf.bound(RTF_OVER_S, left_s), self._low_water_s)
 
     def wait_s(self, left_s: float, there_s: float, *, begun: bool) -> float:
         """How long it takes until a line can begin, of which ``there_s`` are there and ``left_s`` are not.
@@ -60,7 +60,7 @@ class PullPolicy:
         Args:
             begun: whether its first chunk is there. Else what is in work is made again for it.
         """
-        factor, bound = self.pace.recent(PACE_OVER_S), self.pace.bound(PACE_OVER_S, left_s + there_s)
+        factor, bound = self.rtf.recent(RTF_OVER_S), self.rtf.bound(RTF_OVER_S, left_s + there_s)
         again_s = 0.0 if begun else factor * self._chunk_s
         return again_s + wait_s(self._whole_s(left_s), factor, self._low_water_s, there_s, bound)
 
@@ -70,7 +70,7 @@ class PullPolicy:
 
     def is_behind(self, left_s: float) -> bool:
         """Whether ``left_s`` may take longer to be made than to be played."""
-        return self.pace.bound(PACE_OVER_S, left_s) > 1.0
+        return self.rtf.bound(RTF_OVER_S, left_s) > 1.0
 
     def spare_s(self, buffered_s: float) -> float:
         """How long from now the next chunk is asked for; at 0 or below, now."""

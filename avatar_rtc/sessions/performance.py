@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine, EngineFailure, EngineStream
+from avatar_rtc.engine.api import Engine, EngineFailure, EngineStream
 from avatar_rtc.errors import StillError
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import Played

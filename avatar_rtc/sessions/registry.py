@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from avatar_rtc import pace, resources
+from avatar_rtc import resources, rtf
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine, speed_of
+from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.sessions.session import Session
 from model.chunk import StreamSettings
@@ -205,7 +205,7 @@ class Registry:
     @property
     def num_seats(self) -> int:
         limit = self._config.limits.max_sessions
-        return pace.num_calls(self._engine.stats().rtf_p50) if limit == "auto" else limit
+        return rtf.num_calls(self._engine.stats().rtf_p50) if limit == "auto" else limit
 
     def metrics(self) -> tuple[bytes, str]:
         states: Counter[str] = Counter(session.state for session in self._sessions.values())

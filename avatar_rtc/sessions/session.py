@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from typing import Any, Literal
 
 from avatar_rtc.config import ServerConfig
-from avatar_rtc.engine import Engine, speed_of
+from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.metrics import Metrics

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatar_rtc.engine import EngineFailure, EngineLimits, EngineStream, ProcessEngine
-from avatar_rtc.engine_worker import OnProgress
+from avatar_rtc.engine.api import EngineFailure, EngineStream, OnProgress
+from avatar_rtc.engine.process import EngineLimits
+from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.fake import FakeModel, FakeOptions, FakeStream, load_fake, read_counter, read_tone_hz, word_tone_hz
 from model.chunk import AVChunk, StreamSettings
 from model.errors import CheckpointError, UnspeakableTextError
@@ -353,7 +354,7 @@ async def test_close_leaves_nothing_and_fails_what_waits(start_engine: StartEngi
 
 PARENT = """
 import asyncio, functools, math
-from avatar_rtc.engine import ProcessEngine
+from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.fake import FakeOptions, load_fake
 from model.chunk import StreamSettings
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from avatar_rtc.engine import EngineFailure, EngineState, EngineStats
+from avatar_rtc.engine.api import EngineFailure, EngineState, EngineStats
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.errors import PromptError
 
 
 class InstantEngine:
-    """Implements ``avatar_rtc.engine.Engine``.
+    """Implements ``avatar_rtc.engine.api.Engine``.
 
     Args:
         chunk_s: time that a chunk takes.

@@ -16,7 +16,7 @@ from avatar_rtc.media.buffer import Played
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.playout import Playout
 from avatar_rtc.media.pull_policy import PullPolicy
-from avatar_rtc.pace import Pace, in_words, num_calls
+from avatar_rtc.rtf import RtfMeter, in_words, num_calls
 from model.chunk import StreamInfo, StreamSettings
 from tests.support.clock import SimulatedClock
 from tests.support.slow_stream import SlowStream
@@ -196,7 +196,7 @@ async def test_nothing_waits_where_the_engine_keeps_up() -> None:
 
 def test_a_block_that_was_made_again_for_a_line_does_not_make_it_wait() -> None:
     """The beginning of a call on one H200, whose first line comes when three chunks are there."""
-    policy = PullPolicy(1.2, 0.16, Pace(chunks_per_block=6, prior=0.86))
+    policy = PullPolicy(1.2, 0.16, RtfMeter(chunks_per_block=6, prior=0.86))
     for chunk, took_s in enumerate([0.305, 0.057, 0.058, 0.057, 0.618, 0.058]):
         if chunk == 3:
             policy.on_line()
@@ -210,14 +210,14 @@ def test_a_block_that_was_made_again_for_a_line_does_not_make_it_wait() -> None:
 
 
 def test_the_pace_is_that_of_whole_blocks() -> None:
-    pace = Pace(chunks_per_block=3, prior=0.7)
-    assert pace.percentile(95) == pace.recent(3.0) == pace.bound(3.0, 3.0) == 0.7
+    meter = RtfMeter(chunks_per_block=3, prior=0.7)
+    assert meter.percentile(95) == meter.recent(3.0) == meter.bound(3.0, 3.0) == 0.7
     took = [0.9, 0.0, 0.0, 0.3, 0.3, 0.0]
-    assert [pace.add(spent_s, 0.25) for spent_s in took] == [None, None, pytest.approx(1.2), None, None, pytest.approx(0.8)]
-    assert pace.percentile(95) == pytest.approx(0.8)
-    assert pace.recent(0.5) == pytest.approx(0.8)
-    assert pace.recent(9.0) == pytest.approx(1.0)
-    assert 1.0 < pace.bound(9.0, 60.0) < pace.bound(9.0, 3.0) < 1.6, "many blocks differ less from their mean than few"
+    assert [meter.add(spent_s, 0.25) for spent_s in took] == [None, None, pytest.approx(1.2), None, None, pytest.approx(0.8)]
+    assert meter.percentile(95) == pytest.approx(0.8)
+    assert meter.recent(0.5) == pytest.approx(0.8)
+    assert meter.recent(9.0) == pytest.approx(1.0)
+    assert 1.0 < meter.bound(9.0, 60.0) < meter.bound(9.0, 3.0) < 1.6, "many blocks differ less from their mean than few"
 
 
 @pytest.mark.parametrize(

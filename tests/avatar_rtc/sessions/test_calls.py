@@ -161,9 +161,7 @@ async def test_on_an_engine_slower_than_real_time_a_reply_waits_and_then_plays_t
     # A chunk takes three naps of a quarter of chunk_s, for 0.32 s of media.
     async with serving(InstantEngine(chunk_s=0.6)) as server, calling(server) as call, lateness() as late:
         (session,) = server.registry.live
-        await call.wait_for(
-            lambda: session.performance.playout.policy.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast"
-        )
+        await call.wait_for(lambda: session.performance.playout.policy.rtf.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
         held: list[int] = []
         call.on_event = lambda event: (
             held.append(session.performance.playout.buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None
@@ -209,9 +207,7 @@ async def test_a_long_reply_on_a_slow_engine_is_said_sentence_by_sentence() -> N
     engine = InstantEngine(chunk_s=0.6)
     async with serving(engine, media={"max_wait_ms": 2000}) as server, calling(server) as call:
         (session,) = server.registry.live
-        await call.wait_for(
-            lambda: session.performance.playout.policy.pace.percentile(50) > 1, TIMEOUT_S, "the engine seems fast"
-        )
+        await call.wait_for(lambda: session.performance.playout.policy.rtf.percentile(50) > 1, TIMEOUT_S, "the engine seems fast")
         held: list[int] = []
         call.on_event = lambda event: (
             held.append(session.performance.playout.buffer.num_held_frames) if isinstance(event, TranscriptDelta) else None

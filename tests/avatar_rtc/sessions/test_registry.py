@@ -14,7 +14,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from avatar_rtc.client import Call
-from avatar_rtc.pace import in_words
+from avatar_rtc.rtf import in_words
 from signaling.dialects.avatar import dump
 from signaling.errors import UnknownSession
 from signaling.vocabulary import AudioStarted, Command, Error, ResponseCreate, ResponseDone, SessionCreated, SessionUpdate

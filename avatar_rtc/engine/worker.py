@@ -14,33 +14,44 @@ import faulthandler
 import gc
 import math
 import os
-import pickle
 import select
 import signal
 import socket
 import statistics
-import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from mmap import mmap
 
-import numpy as np
-
-from avatar_rtc.pace import Pace
-from model.chunk import AVChunk, Mark, StreamInfo, StreamSettings
+from avatar_rtc.engine.api import ModelLoader
+from avatar_rtc.engine.wire import (
+    NUM_SLOTS,
+    Alive,
+    CallResult,
+    Cancel,
+    ChunkReady,
+    CloseStream,
+    Command,
+    Next,
+    Open,
+    Progress,
+    Push,
+    Ready,
+    Release,
+    Report,
+    SharedChunks,
+    Shutdown,
+    Unloadable,
+    Unpacker,
+    Update,
+    pack,
+)
+from avatar_rtc.rtf import RtfMeter
+from model.chunk import StreamSettings
 from model.errors import ModelError
 from model.stream import Model, Stream
-
-OnProgress = Callable[[str], None]
-"""Hears how loading goes on, in words for people."""
-
-ModelLoader = Callable[[OnProgress], Model]
-
-NUM_SLOTS = 4
-"""Chunks on their way. The parent copies one out as soon as it hears of it: more than one is taken only while it is busy."""
 
 ALIVE_EVERY_S = 0.25
 """While it works the child says something at least this often, a step's length permitting."""
@@ -50,185 +61,6 @@ MEASURED_BLOCKS = 3
 
 WARM_UP_SETTINGS = StreamSettings(scene="A woman with brown hair in a bright office.", voice="a warm, clear female voice")
 WARM_UP_LINE = "Hello, nice to meet you."
-
-
-# Commands: from the parent. ``call`` is the number under which an Answer is expected.
-
-
-@dataclass(frozen=True)
-class Open:
-    call: int
-    stream: int
-    settings: StreamSettings
-
-
-@dataclass(frozen=True)
-class Push:
-    call: int
-    stream: int
-    reply_id: str
-    text: str
-    last: bool
-
-
-@dataclass(frozen=True)
-class Update:
-    call: int
-    stream: int
-    settings: StreamSettings
-
-
-@dataclass(frozen=True)
-class Cancel:
-    call: int
-    stream: int
-
-
-@dataclass(frozen=True)
-class Next:
-    """The next chunk is wanted by ``deadline_s``; sent again, it moves the deadline."""
-
-    stream: int
-    deadline_s: float
-
-
-@dataclass(frozen=True)
-class CloseStream:
-    stream: int
-
-
-@dataclass(frozen=True)
-class Release:
-    """The parent has copied the chunk in this slot."""
-
-    slot: int
-
-
-@dataclass(frozen=True)
-class Shutdown:
-    pass
-
-
-Command = Open | Push | Update | Cancel | Next | CloseStream | Release | Shutdown
-
-
-# Reports: to the parent.
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Loading goes on."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The model is loaded and warm; ``rtf`` is the real-time factor of its warm-up's last blocks."""
-
-    info: StreamInfo
-    rtf: float
-
-
-@dataclass(frozen=True)
-class Unloadable:
-    """The model cannot be loaded, for a reason that a person can mend."""
-
-    error: ModelError
-
-
-@dataclass(frozen=True)
-class Answer:
-    """``length_s`` is how long what was pushed will be heard; 0 of other commands."""
-
-    call: int
-    error: ModelError | None = None
-    length_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class ChunkReady:
-    """A chunk lies in ``slot``. ``stage_s`` is the time its steps took, by stage."""
-
-    stream: int
-    slot: int
-    index: int
-    speaking: bool
-    marks: tuple[Mark, ...]
-    stage_s: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Alive:
-    """A step is done and there was nothing else to say for a while."""
-
-
-Report = Progress | Ready | Unloadable | Answer | ChunkReady | Alive
-
-_LENGTH = struct.Struct("!I")
-
-
-def pack(message: Command | Report) -> bytes:
-    """One message as it goes over the socket: a length, then a pickle. Both ends are the same program, started by one another."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
-
-
-class Unpacker:
-    """Bytes in, whole messages out."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[Command | Report]:
-        self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
-            yield pickle.loads(body)
-
-
-class Slots:
-    """The shared memory seen as ``NUM_SLOTS`` places for a chunk: frames first, then samples."""
-
-    def __init__(self, memory: mmap, info: StreamInfo) -> None:
-        self.memory = memory
-        self._frames_shape = (info.chunk_frames, info.height_px * 3 // 2, info.width_px)
-        self._num_frames_bytes = info.chunk_frames * info.height_px * 3 // 2 * info.width_px
-        self._num_samples = info.chunk_samples
-        self._info = info
-
-    @staticmethod
-    def size_bytes(info: StreamInfo) -> int:
-        return NUM_SLOTS * (info.chunk_frames * info.height_px * 3 // 2 * info.width_px + 2 * info.chunk_samples)
-
-    def _views(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        offset = slot * (self._num_frames_bytes + 2 * self._num_samples)
-        frames = np.frombuffer(self.memory, np.uint8, self._num_frames_bytes, offset).reshape(self._frames_shape)
-        samples = np.frombuffer(self.memory, np.int16, self._num_samples, offset + self._num_frames_bytes)
-        return frames, samples
-
-    def write(self, slot: int, chunk: AVChunk) -> None:
-        frames, samples = self._views(slot)
-        frames[:] = chunk.frames
-        samples[:] = chunk.samples
-
-    def read(self, ready: ChunkReady) -> AVChunk:
-        """The chunk that is ready, copied out of its slot."""
-        frames, samples = self._views(ready.slot)
-        return AVChunk(
-            index=ready.index,
-            frames=frames.copy(),
-            samples=samples.copy(),
-            fps=self._info.fps,
-            sample_rate_hz=self._info.sample_rate_hz,
-            speaking=ready.speaking,
-            marks=ready.marks,
-        )
 
 
 class _ParentIsGone(Exception):
@@ -287,9 +119,9 @@ class _Speaker:
 class _Scheduler:
     """Earliest deadline first, over the streams of which a chunk is wanted, one step at a time; then those that work ahead."""
 
-    def __init__(self, model: Model, slots: Slots, wire: _Wire) -> None:
+    def __init__(self, model: Model, chunks: SharedChunks, wire: _Wire) -> None:
         self._model = model
-        self._slots = slots
+        self._chunks = chunks
         self._wire = wire
         self._free_slots = list(range(NUM_SLOTS))
         self._speakers: dict[int, _Speaker] = {}
@@ -300,7 +132,7 @@ class _Scheduler:
             wanted = self._most_urgent() is not None
             for command in self._wire.receive(0.0 if wanted else self._next_due()[0] - time.monotonic()):
                 assert not isinstance(command, Report)
-                self._obey(command)
+                self._execute(command)
             if not self._running:
                 return
             # Asked again, because a command may have changed it.
@@ -334,12 +166,12 @@ class _Scheduler:
             self._wire.say_alive()
             return
         slot = self._free_slots.pop()
-        self._slots.write(slot, chunk)
+        self._chunks.write(slot, chunk)
         self._wire.send(ChunkReady(stream_id, slot, chunk.index, chunk.speaking, chunk.marks, speaker.stage_s))
         speaker.stage_s = {}
         speaker.deadline_s = None
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         match command:
             case Next():
                 self._speakers[command.stream].deadline_s = command.deadline_s
@@ -351,9 +183,9 @@ class _Scheduler:
                 self._running = False
             case Open() | Push() | Update() | Cancel():
                 try:
-                    self._wire.send(Answer(command.call, length_s=self._call(command)))
+                    self._wire.send(CallResult(command.call, length_s=self._call(command)))
                 except ModelError as error:
-                    self._wire.send(Answer(command.call, error))
+                    self._wire.send(CallResult(command.call, error))
 
     def _call(self, command: Open | Push | Update | Cancel) -> float:
         if isinstance(command, Open):
@@ -378,7 +210,7 @@ def _warm_up(model: Model) -> float:
     Returns:
         The real-time factor: the median of the last blocks, of which one may have met a busy moment of the machine.
     """
-    stream, pace = model.open(WARM_UP_SETTINGS), Pace(model.info.chunks_per_block)
+    stream, meter = model.open(WARM_UP_SETTINGS), RtfMeter(model.info.chunks_per_block)
     stream.push("warm-up", WARM_UP_LINE)
     num_chunks, began_s = 0, time.perf_counter()
     factors: deque[float] = deque(maxlen=MEASURED_BLOCKS)
@@ -386,7 +218,7 @@ def _warm_up(model: Model) -> float:
         if stream.step() is None:
             continue
         now_s = time.perf_counter()
-        if (factor := pace.add(now_s - began_s, model.info.chunk_duration_s)) is not None:
+        if (factor := meter.add(now_s - began_s, model.info.chunk_duration_s)) is not None:
             factors.append(factor)
         began_s = now_s
         num_chunks += 1
@@ -444,10 +276,10 @@ def run(connection: socket.socket, load: ModelLoader, parent_pid: int) -> None:
         rtf = _warm_up(model)
         _give_memory_back()
         wire.send(Progress(f"warm after {time.monotonic() - started_s:.1f} s, real-time factor {rtf:.2f}"))
-        size_bytes = Slots.size_bytes(model.info)
+        size_bytes = SharedChunks.size_bytes(model.info)
         os.ftruncate(memory_fd, size_bytes)
-        slots = Slots(mmap(memory_fd, size_bytes), model.info)
+        chunks = SharedChunks(mmap(memory_fd, size_bytes), model.info)
         wire.send(Ready(model.info, rtf))
-        _Scheduler(model, slots, wire).run()
+        _Scheduler(model, chunks, wire).run()
     except _ParentIsGone:
         return

@@ -31,7 +31,7 @@ class _Window:
         return self.spent_s / self.media_s
 
 
-class Pace:
+class RtfMeter:
     """What chunks took, block by block. A model may make several chunks at once: of such, one alone says nothing.
 
     Args:
