@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from avatar_rtc.config import EngineConfig
 
 DEFAULT_PORT = 8080
-SCOPES = ("call", "speak", "watch", "admin")
+SCOPES = ("call", "speak", "watch", "record", "admin")
 
 EXAMPLES = """
 examples:
@@ -89,7 +89,8 @@ examples:
   curl -X POST http://127.0.0.1:8080/v1/tokens -H "Authorization: Bearer $KEY" -d '{"scopes": ["call"], "ttl_s": 600}'
                                                           a token of it for a browser, good for ten minutes
 
-scopes: call (start a call), speak (send events over HTTP), watch (see a call, its events and counters) and admin
+scopes: call (start a call), speak (send events over HTTP), watch (see a call, its events and counters), record (record a call,
+download recordings) and admin
 (the rest, such as /metrics). A server reads the file when it starts: delete a line, and from the next start on the key and its
 tokens are worth nothing.
 """

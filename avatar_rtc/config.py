@@ -137,6 +137,12 @@ class MediaConfig(_Strict):
         return VideoRates(self.video_target_bps, self.video_min_bps, self.video_max_bps, fps)
 
 
+class RecordingConfig(_Strict):
+    """Recordings of sessions. ``directory`` holds them; null keeps none."""
+
+    directory: Path | None = None
+
+
 class IceServerConfig(_Strict):
     """A STUN or TURN server.
 
@@ -277,6 +283,7 @@ class ServerConfig(_Strict):
     engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     media: MediaConfig = MediaConfig()
+    recording: RecordingConfig = RecordingConfig()
     ice: IceConfig = IceConfig()
     avatars: tuple[AvatarConfig, ...] = Field(min_length=1)
     voices: tuple[VoiceConfig, ...] = Field(min_length=1)
@@ -326,6 +333,15 @@ def load_config(path: Path) -> ServerConfig:
         if not static_dir.is_dir():
             raise ServerConfigError(f"{path}: http.static_dir: there is no directory {static_dir}; correct it or write null")
         config = config.model_copy(update={"http": config.http.model_copy(update={"static_dir": static_dir})})
+    directory = config.recording.directory
+    if directory is not None:
+        directory = (base / directory).resolve()
+        if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+            raise ServerConfigError(
+                f"{path}: recording.directory: there is no directory {directory} that this program may write to; "
+                "make it, or write null"
+            )
+        config = config.model_copy(update={"recording": RecordingConfig(directory=directory)})
     auth = config.auth
     if auth is not None:
         auth = auth.model_copy(

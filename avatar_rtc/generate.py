@@ -11,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 import av
-from av.audio.stream import AudioStream
-from av.video.stream import VideoStream
 
+from avatar_rtc.media.film import AAC_SAMPLES, FilmFile
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.stream import Model, Stream
 from model.text.prompt import Prompt, parse_prompt
@@ -48,15 +47,11 @@ class FilmWriter:
 
     def __init__(self, path: Path, info: StreamInfo) -> None:
         self._path, self._unfinished = path, path.with_name(f".{path.name}.part")
-        # With the index in front, so that it plays while it is being loaded.
-        self._container = av.open(str(self._unfinished), "w", format="mp4", options={"movflags": "faststart"})
-        video = self._container.add_stream(h264_encoder(), rate=info.fps)
-        assert isinstance(video, VideoStream)
-        video.width, video.height, video.pix_fmt = info.width_px, info.height_px, "yuv420p"
-        video.bit_rate = VIDEO_BITRATE_BPS
-        audio = self._container.add_stream("aac", rate=info.sample_rate_hz, layout="mono")
-        assert isinstance(audio, AudioStream)
-        self._video, self._audio = video, audio
+        self._film = FilmFile(self._unfinished)
+        self._video = self._film.add_video_encoder(
+            h264_encoder(), info.width_px, info.height_px, info.fps, bit_rate=VIDEO_BITRATE_BPS
+        )
+        self._audio = self._film.add_sound("aac", info.sample_rate_hz, "mono", AAC_SAMPLES / info.sample_rate_hz)
         self._num_frames = self._num_samples = 0
 
     def write(self, chunk: AVChunk) -> None:
@@ -64,12 +59,12 @@ class FilmWriter:
             frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
             frame.pts, frame.time_base = self._num_frames, Fraction(1, chunk.fps)
             self._num_frames += 1
-            self._container.mux(self._video.encode(frame))
+            self._film.write(self._video.encode(frame))
         sound = av.AudioFrame.from_ndarray(chunk.samples[None], format="s16", layout="mono")
         sound.sample_rate = chunk.sample_rate_hz
         sound.pts, sound.time_base = self._num_samples, Fraction(1, chunk.sample_rate_hz)
         self._num_samples += len(chunk.samples)
-        self._container.mux(self._audio.encode(sound))
+        self._film.write(self._audio.encode(sound))
 
     def __enter__(self) -> FilmWriter:
         return self
@@ -78,14 +73,14 @@ class FilmWriter:
         is_whole = False
         try:
             if kind is None:
-                self._container.mux(self._video.encode())
-                self._container.mux(self._audio.encode())
-            self._container.close()
-            is_whole = kind is None
-        finally:
-            if is_whole:
+                self._film.write(self._video.encode())
+                self._film.write(self._audio.encode())
+                self._film.finish()
                 self._unfinished.replace(self._path)
-            else:
+                is_whole = True
+        finally:
+            if not is_whole:
+                self._film.close()
                 self._unfinished.unlink(missing_ok=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any, Literal
 import av
 import numpy as np
 
+from avatar_rtc.media.film import AAC_SAMPLES, FilmFile
+
 Kind = Literal["video", "audio"]
 AUDIO_HZ = 48_000
 VIDEO_HZ = 90_000
 FRAME_S = 0.04
-FRAGMENT_S = 0.5
+AUDIO_BPS = 128_000
 MAX_WAITING = 250
 """Pictures and sounds that are kept until sender reports have told how the tracks lie to each other; some three seconds."""
-PATIENCE_S = 2.0
-"""A track that is behind the other by more is taken to have stopped."""
 
 
 class Recorder:
@@ -29,8 +28,8 @@ class Recorder:
     Lost sound becomes silence, a lost picture lets the one before stand longer. The film begins where both tracks have begun and
     ends where the first of them ends, so that they last equally long but for less than a frame.
 
-    It is written in fragments, so that it can be played up to the last second, whatever ends it; closed, it is an MP4 file like
-    others. What the file held before stays until there is something to record.
+    It can be played up to the last second, whatever ends it (``FilmFile``). What the file held before stays until there is
+    something to record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,15 +42,14 @@ class Recorder:
         with path.open("ab"):
             pass
         self._error: OSError | None = None
-        self._container: Any = None
+        self._film: Any = None
         self._video: Any = None
         self._audio: Any = None
         self._zero_s: dict[Kind, float] = {}
         self._start_s: float | None = None
         self._waiting: list[tuple[Kind, Any]] = []
-        self._pictures: deque[tuple[int, np.ndarray]] = deque()  # with their time stamps, not written yet
-        self._sounds: deque[np.ndarray] = deque()  # int16 [2 * samples], stereo, not written yet
-        self._num_samples = self._num_written = 0
+        self._sounds: list[np.ndarray] = []  # int16 [2 * samples], stereo, not encoded yet
+        self._num_samples = self._num_encoded = 0
         self._last_pts = -1
         self._queue: asyncio.Queue[tuple[Kind, Any] | None] = asyncio.Queue()
         self._writer = asyncio.create_task(self._write_all())
@@ -81,7 +79,7 @@ class Recorder:
             self._begin_anyway()
         self._queue.put_nowait(None)
         await self._writer
-        if self._container is None and not self._was_there:
+        if self._film is None and not self._was_there:
             self._path.unlink(missing_ok=True)
         if self._error is not None:
             raise OSError(f"the recording {self._path} could not be written to its end: {self._error.strerror}") from self._error
@@ -116,8 +114,8 @@ class Recorder:
         while (item := await self._queue.get()) is not None:
             await self._try(self._write, *item)
         await self._try(self._finish)
-        if self._container is not None:
-            await self._try(self._container.close)
+        if self._film is not None and self._error is not None:
+            await self._try(self._film.close)
 
     async def _try(self, step: Callable[..., None], *arguments: Any) -> None:
         """One step of writing. After the first that fails only closing is tried: what is written so far must stay as it is."""
@@ -135,60 +133,45 @@ class Recorder:
             pts = round(since_s * VIDEO_HZ)
             if pts <= self._last_pts:
                 return
-            if self._video is None:
+            if self._film is None:
                 self._begin_film(frame.width, frame.height)
             self._last_pts = pts
-            self._pictures.append((pts, frame.to_ndarray(format="yuv420p")))
-        else:
-            samples = frame.to_ndarray().reshape(-1)
-            gap = round(since_s * AUDIO_HZ) - self._num_samples
-            samples = np.concatenate([np.zeros(2 * max(gap, 0), np.int16), samples[2 * max(-gap, 0) :]])
-            if len(samples):
-                self._sounds.append(samples)
-                self._num_samples += len(samples) // 2
-        # What lies before both ends will stay.
-        ends_s = self._last_pts / VIDEO_HZ, self._num_samples / AUDIO_HZ
-        self._encode_until(max(min(ends_s), max(ends_s) - PATIENCE_S))
+            picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="yuv420p"), format="yuv420p")
+            picture.pts, picture.time_base = pts, Fraction(1, VIDEO_HZ)
+            self._film.write(self._video.encode(picture))
+            return
+        samples = frame.to_ndarray().reshape(-1)
+        gap = round(since_s * AUDIO_HZ) - self._num_samples
+        samples = np.concatenate([np.zeros(2 * max(gap, 0), np.int16), samples[2 * max(-gap, 0) :]])
+        if len(samples):
+            self._sounds.append(samples)
+            self._num_samples += len(samples) // 2
+        if self._film is not None:
+            self._encode_sounds()
 
     def _begin_film(self, width_px: int, height_px: int) -> None:
-        flags = {"movflags": "hybrid_fragmented+delay_moov", "frag_duration": str(int(FRAGMENT_S * 1e6)), "flush_packets": "1"}
-        self._container = av.open(str(self._path), "w", format="mp4", options=flags)
+        self._film = FilmFile(self._path)
         # Without latency: what the encoder keeps for later would be lost.
         coding = {"preset": "veryfast", "crf": "18", "tune": "zerolatency"}
-        self._video = self._container.add_stream("libx264", rate=25, options=coding)
-        self._video.width, self._video.height, self._video.pix_fmt = width_px, height_px, "yuv420p"
-        self._video.codec_context.time_base = Fraction(1, VIDEO_HZ)
-        self._audio = self._container.add_stream("aac", rate=AUDIO_HZ, layout="stereo")
-        self._audio.bit_rate = 128_000
+        self._video = self._film.add_video_encoder(
+            "libx264", width_px, height_px, round(1 / FRAME_S), time_base=Fraction(1, VIDEO_HZ), options=coding
+        )
+        self._audio = self._film.add_sound("aac", AUDIO_HZ, "stereo", AAC_SAMPLES / AUDIO_HZ, AUDIO_BPS)
 
-    def _encode_until(self, end_s: float) -> None:
-        """Write the pictures that begin before ``end_s``, and the sound up to there."""
-        if self._video is None:
-            return
-        while self._pictures and self._pictures[0][0] < end_s * VIDEO_HZ:
-            pts, planes = self._pictures.popleft()
-            picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-            picture.pts, picture.time_base = pts, Fraction(1, VIDEO_HZ)
-            self._container.mux(self._video.encode(picture))
-        while self._sounds and (room := 2 * (round(end_s * AUDIO_HZ) - self._num_written)) > 0:
-            samples = self._sounds.popleft()
-            if len(samples) > room:
-                self._sounds.appendleft(samples[room:])
-                samples = samples[:room]
+    def _encode_sounds(self) -> None:
+        """Encode what has come since the film began, and before."""
+        for samples in self._sounds:
             sound = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="stereo")
             sound.sample_rate = AUDIO_HZ
-            sound.pts, sound.time_base = self._num_written, Fraction(1, AUDIO_HZ)
-            self._num_written += len(samples) // 2
-            self._container.mux(self._audio.encode(sound))
+            sound.pts, sound.time_base = self._num_encoded, Fraction(1, AUDIO_HZ)
+            self._num_encoded += len(samples) // 2
+            self._film.write(self._audio.encode(sound))
+        self._sounds.clear()
 
     def _finish(self) -> None:
-        if self._container is None or self._error is not None:
+        if self._film is None or self._error is not None:
             return
-        video_s, audio_s = self._last_pts / VIDEO_HZ + FRAME_S, self._num_samples / AUDIO_HZ
-        end_s = min(video_s, audio_s) if audio_s else video_s
-        # A picture that would stand for less than half its time is left out.
-        while self._pictures and self._pictures[-1][0] / VIDEO_HZ > end_s - FRAME_S / 2:
-            self._pictures.pop()
-        self._encode_until(end_s)
+        self._encode_sounds()
         for stream in (self._video, self._audio):
-            self._container.mux(stream.encode(None))
+            self._film.write(stream.encode(None))
+        self._film.finish()

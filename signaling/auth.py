@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from signaling.errors import BadRequest, Forbidden, NotFound, Unauthorized, Unprocessable
 
-Scope = Literal["call", "speak", "watch", "admin"]
+Scope = Literal["call", "speak", "watch", "record", "admin"]
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -38,6 +38,10 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("POST", "/v1/sessions/{id}/events"): frozenset({"speak"}),
     ("GET", "/v1/sessions/{id}/events"): frozenset({"watch"}),
     ("GET", "/v1/sessions/{id}/stats"): frozenset({"watch"}),
+    ("POST", "/v1/sessions/{id}/outputs"): frozenset({"record"}),
+    ("GET", "/v1/sessions/{id}/outputs/{output}"): frozenset({"record"}),
+    ("DELETE", "/v1/sessions/{id}/outputs/{output}"): frozenset({"record"}),
+    ("GET", "/v1/sessions/{id}/recordings/{file}"): frozenset({"record"}),
 }
 """What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``."""
 
@@ -70,6 +74,16 @@ _PRINCIPAL = web.RequestKey("principal", Principal)
 def principal_of(request: web.Request) -> Principal:
     """Who asks; known once the middleware has seen the request."""
     return request[_PRINCIPAL]
+
+
+def check_scope(request: web.Request, scope: Scope) -> None:
+    """For what only some requests of a route need.
+
+    Raises:
+        signaling.errors.Forbidden: whoever asks lacks it.
+    """
+    principal = principal_of(request)
+    _check_scopes({scope}, principal.scopes, f"{principal.id!r}")
 
 
 @dataclass(frozen=True)

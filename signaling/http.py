@@ -8,12 +8,14 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from signaling.auth import Auth, principal_of
+from signaling.auth import Auth, check_scope, principal_of
+from signaling.bodies import explain, read_bytes, read_text
 from signaling.connections import Connections
 from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command
 from signaling.errors import (
@@ -27,6 +29,7 @@ from signaling.errors import (
     WrongType,
 )
 from signaling.ice import parse_fragment
+from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
 from signaling.service import Answer, NewSession, SessionService
 from signaling.vocabulary import Event, EventError
@@ -38,7 +41,6 @@ FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 MAX_BODY_BYTES = 2 * MAX_MESSAGE_BYTES
 """Above the limit of an event, so that a message that is too large gets that answer and not a broken connection."""
 
-BODY_TIMEOUT_S = 10.0
 SIGN_OF_LIFE_S = 15.0
 
 _EVENT_STATUS = {"invalid_json": 400, "unknown_type": 400, "invalid_event": 400, "not_text": 400, "message_too_large": 413}
@@ -95,6 +97,7 @@ def make_app(
             web.post("/v1/sessions/{id}/events", routes.command),
             web.get("/v1/sessions/{id}/events", routes.events),
             web.get("/v1/sessions/{id}/stats", routes.stats),
+            *OutputRoutes(service).table(),
             web.get("/v1/avatars", routes.avatars),
             web.get("/v1/models", routes.models),
             web.get("/livez", routes.livez),
@@ -119,11 +122,12 @@ class _Routes:
         role, after = query.get("role", "speak"), _number(query.get("after"), "after")
         if role not in ("speak", "watch"):
             raise Unprocessable(f"The role is speak or watch, not {role!r:.80}.", code="bad_request")
-        offer = await _text(request)
+        offer = await read_text(request)
+        may_record = role == "speak" and "record" in principal_of(request).scopes
         if (session_id := query.get("session")) is not None:
-            answer = await self._service.join(session_id, offer, may_speak=role == "speak", after=after)
+            answer = await self._service.join(session_id, offer, may_speak=role == "speak", may_record=may_record, after=after)
         else:
-            answer = await self._service.call(offer, avatar=query.get("avatar"), voice=query.get("voice"))
+            answer = await self._service.call(offer, avatar=query.get("avatar"), voice=query.get("voice"), may_record=may_record)
         return self._with_ice_servers(_answered(request, answer))
 
     async def options(self, request: web.Request) -> web.Response:
@@ -144,7 +148,7 @@ class _Routes:
         # Whoever sends none, or any, means the one ICE session that there is; whether the fragment does, too, its ufrag says.
         # Weak ones are compared like strong ones: a proxy that compresses makes them weak.
         etags = [etag.strip().removeprefix("W/").strip('"') for etag in request.headers.get(hdrs.IF_MATCH, "*").split(",")]
-        await self._service.trickle(request.match_info["id"], etags, parse_fragment(await _text(request)))
+        await self._service.trickle(request.match_info["id"], etags, parse_fragment(await read_text(request)))
         return web.Response(status=204)
 
     async def leave(self, request: web.Request) -> web.Response:
@@ -152,28 +156,31 @@ class _Routes:
         return web.Response()
 
     async def token(self, request: web.Request) -> web.Response:
-        token = self._auth.make_token(request, await _body(request))
+        token = self._auth.make_token(request, await read_bytes(request))
         return web.json_response(token, status=201, headers={hdrs.CACHE_CONTROL: "no-store"})
 
     async def create(self, request: web.Request) -> web.Response:
         try:
-            wanted = _NewSession.model_validate_json(await _body(request) or b"{}")
+            wanted = _NewSession.model_validate_json(await read_bytes(request) or b"{}")
         except ValidationError as error:
-            raise Unprocessable(_explain(error, _NewSession), code="bad_request") from None
-        session = self._service.create(NewSession(**wanted.model_dump()))
+            raise Unprocessable(explain(error, _NewSession), code="bad_request") from None
+        if wanted.outputs:
+            check_scope(request, "record")
+        outputs = tuple(output.wanted() for output in wanted.outputs)
+        session = self._service.create(NewSession(**wanted.model_dump(exclude={"outputs"}), outputs=outputs))
         place = f"/v1/sessions/{session['id']}"
         urls = {"whep_url": f"/whep?session={session['id']}", "events_url": f"{place}/events", "url": place}
-        return web.json_response({**session, **urls}, status=201, headers={hdrs.LOCATION: place})
+        return web.json_response({**_told(session), **urls}, status=201, headers={hdrs.LOCATION: place})
 
     async def sessions(self, request: web.Request) -> web.Response:
-        return web.json_response({"sessions": self._service.sessions()})
+        return web.json_response({"sessions": [_told(session) for session in self._service.sessions()]})
 
     async def end(self, request: web.Request) -> web.Response:
         await self._service.end(request.match_info["id"])
         return web.Response(status=204)
 
     async def command(self, request: web.Request) -> web.Response:
-        await self._service.handle(request.match_info["id"], parse_command(await _body(request)))
+        await self._service.handle(request.match_info["id"], parse_command(await read_bytes(request)))
         return web.json_response({"accepted": True}, status=202)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -194,7 +201,7 @@ class _Routes:
         return response
 
     async def stats(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._service.stats(request.match_info["id"]))
+        return web.json_response(_told(await self._service.stats(request.match_info["id"])))
 
     async def avatars(self, request: web.Request) -> web.Response:
         return web.json_response(self._service.avatars())
@@ -227,14 +234,12 @@ class _NewSession(BaseModel):
     voice: str | None = Field(default=None, min_length=1)
     name: str | None = Field(default=None, min_length=1, max_length=128)
     idle_s: float | None = Field(default=None, gt=0, le=86_400)
+    outputs: list[OutputBody] = Field(default=[], max_length=8)
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
-    if first["type"] == "extra_forbidden":
-        return f"There is no field {where!r:.80}. Known: {', '.join(model.model_fields)}."
-    return f"{where}: {first['msg']}."
+def _told(session: dict[str, Any]) -> dict[str, Any]:
+    """The counters of a session as they are told."""
+    return {**session, "outputs": [with_urls(session["id"], output) for output in session.get("outputs", [])]}
 
 
 def _answered(request: web.Request, answer: Answer) -> web.Response:
@@ -289,26 +294,6 @@ def _files(static_dir: Path | None) -> Handler:
         return web.FileResponse(path, headers={hdrs.CACHE_CONTROL: "no-cache"})
 
     return file
-
-
-async def _body(request: web.Request) -> bytes:
-    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
-    if coding != "identity":
-        raise WrongType(f"Send the body as it is, without Content-Encoding {coding:.40}.")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} s. Send it again.") from None
-    except web.RequestPayloadError as error:
-        raise BadRequest(f"The body cannot be read: {error}.") from None
-
-
-async def _text(request: web.Request) -> str:
-    try:
-        return (await _body(request)).decode()
-    except UnicodeDecodeError:
-        raise BadRequest("The body is not UTF-8 text.") from None
 
 
 def _problem_response(problem: dict[str, object], status: int) -> web.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from signaling.ice import IceFragment, IceServer
@@ -28,12 +29,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class NewRecording:
+    """A recording on the server's disk is wanted."""
+
+
+NewOutput = NewRecording
+
+
+@dataclass(frozen=True)
 class NewSession:
     """Who is wanted. Presets by their ids; ``scene`` and ``voice`` may be words, too. None takes the default.
 
     Attributes:
         name: for people and lists; unique among the sessions that live.
-        idle_s: without a viewer it ends after so many seconds.
+        idle_s: without a viewer or another output it ends after so many seconds.
+        outputs: where it goes from its beginning.
     """
 
     avatar: str | None = None
@@ -41,6 +51,7 @@ class NewSession:
     voice: str | None = None
     name: str | None = None
     idle_s: float | None = None
+    outputs: tuple[NewOutput, ...] = ()
 
 
 class SessionService(Protocol):
@@ -50,13 +61,14 @@ class SessionService(Protocol):
     def ice_servers(self) -> tuple[IceServer, ...]:
         """What clients are told to use."""
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
         """Take a seat for a new session, and answer the offer of its first viewer, which may speak."""
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
         """Answer the offer of a further viewer of a session.
 
         Args:
+            may_record: it is told that it may, where there are recordings.
             after: number of the last event that it knows: it was there before and comes back.
         """
 
@@ -91,6 +103,18 @@ class SessionService(Protocol):
 
     async def stats(self, session_id: str) -> dict[str, Any]:
         """Counters of one session."""
+
+    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+        """Let a session go to one more place; returns what ``output`` would."""
+
+    def output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        """Where one output goes, and how it stands."""
+
+    async def end_output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        """End an output; returns what became of it. One that has ended stays so."""
+
+    def recording(self, session_id: str, file_name: str) -> Path:
+        """The file of a recording, also of a session that has ended."""
 
     def avatars(self) -> dict[str, Any]:
         """The presets: looks and voices."""

@@ -14,6 +14,8 @@ from annotated_types import Ge, Le, Len
 Mode = Literal["replace", "queue", "append"]
 DoneStatus = Literal["completed", "cancelled", "failed"]
 State = Literal["initializing", "idle", "listening", "thinking", "speaking"]
+OutputKind = Literal["recording"]
+OutputState = Literal["waiting", "live", "ended", "failed"]
 EventId = Annotated[str, Len(1, 128)]
 ReplyId = Annotated[str, Len(1, 128)]
 Number = Annotated[float | int, Ge(-(2**63)), Le(2**63)]
@@ -112,6 +114,7 @@ class SessionCreated:
         grace_ms: how long the session is held when nobody watches any more; within it ``POST /whep?session=ID`` resumes it.
         resumed: the viewer has joined a session that went on before.
         may_speak: commands of this viewer are carried out; else it watches.
+        may_record: this viewer may begin and end recordings, and the server keeps them.
         speed: seconds of speech that the machine makes a second.
         notice: for people, what that means, on a machine that does not keep up with real time.
     """
@@ -130,6 +133,7 @@ class SessionCreated:
     grace_ms: int
     resumed: bool | None = None
     may_speak: bool = True
+    may_record: bool | None = None
     speed: float | None = None
     notice: str | None = None
 
@@ -208,6 +212,43 @@ class AvatarState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputStarted:
+    """The stream goes somewhere else, too, besides to its viewers."""
+
+    output_id: str
+    kind: OutputKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputUpdated:
+    """``waiting``: it has begun, and nothing has arrived there yet. ``live``: it arrives.
+
+    Attributes:
+        file_url: of a recording: where it is downloaded, also while it grows.
+    """
+
+    output_id: str
+    kind: OutputKind
+    state: OutputState
+    file_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputEnded:
+    """``failed``: nobody wanted it to end, and ``message`` says why it did.
+
+    Attributes:
+        file_url: of a recording: where it is downloaded.
+    """
+
+    output_id: str
+    kind: OutputKind
+    state: OutputState
+    message: str | None = None
+    file_url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pong:
     t: Number | None = None
 
@@ -238,6 +279,9 @@ Event = (
     | AudioCleared
     | ResponseDone
     | AvatarState
+    | OutputStarted
+    | OutputUpdated
+    | OutputEnded
     | Pong
     | SessionClosing
     | Error

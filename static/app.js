@@ -9,6 +9,7 @@ import { foreignLanguageOf } from "./language.js";
 import { Latency } from "./latency.js";
 import { Playback } from "./playback.js";
 import { Presets } from "./presets.js";
+import { Recording } from "./recording.js";
 import { Sharing } from "./sharing.js";
 import { CallState } from "./state.js";
 import { takeToken } from "./storage.js";
@@ -29,6 +30,7 @@ const transcript = new Transcript({ say: (input) => composer.say(input), edit: (
 const presets = new Presets({ choose: (chosen) => connection.choose(chosen), showPoster: (url) => connection.watching || callState.showPoster(url) });
 const health = new Health(connection, latency);
 const sharing = new Sharing(connection, { tell: (text) => composer.notice(text, "info") });
+const recording = new Recording(connection, { token, tell: (text, tone) => composer.notice(text, tone) });
 const playback = new Playback({
   onFrame(shownAt, receivedAt) {
     if (callState.pictureCame()) setTimeout(() => playback.listen());
@@ -119,6 +121,7 @@ const on = {
     document.documentElement.style.setProperty("--aspect", message.width / message.height);
     callState.showMachine(message.notice);
     sharing.allow(message);
+    recording.allow(message);
     if (message.may_speak === false) callState.becomeWatching();
     $("stage").dataset.session = message.session_id;
   },
@@ -126,6 +129,9 @@ const on = {
   "avatar.state"({ state, ready_in_ms }) {
     callState.showAvatar(state, ready_in_ms);
   },
+  "output.started": (message) => recording.runs(message),
+  "output.updated": (message) => recording.runs(message),
+  "output.ended": (message) => recording.ended(message),
   "response.created": (message) => transcript.created(message),
   "output_audio_buffer.started"(message, at) {
     latency.started(message.response_id, at);

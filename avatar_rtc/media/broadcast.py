@@ -19,7 +19,7 @@ from avatar_rtc.media.encode import Encoded, Opus, VideoCodec, VideoEncoder, Vid
 from avatar_rtc.media.playout import Playout
 
 MAX_WAITING = {"video": 25, "audio": 50}
-"""Pictures, and pieces of sound, that wait for a reader: about a second of each."""
+"""Pictures, and pieces of sound, that wait for a reader each second of its backlog."""
 KEYFRAME_EVERY_S = 0.5
 """Requests for keyframes within so long are answered by one."""
 
@@ -31,13 +31,16 @@ class ReaderClosed(Exception):
 class Reader:
     """What one output reads of one track, from its first ``get`` on.
 
+    Args:
+        backlog_s: about so much waits for it at most.
+
     Attributes:
         num_dropped: pictures or pieces of sound that it was too slow for.
     """
 
-    def __init__(self, track: _Track, kind: str) -> None:
+    def __init__(self, track: _Track, kind: str, backlog_s: float) -> None:
         self._track = track
-        self._limit = MAX_WAITING[kind]
+        self._limit = round(MAX_WAITING[kind] * backlog_s)
         self._waiting: deque[Encoded] = deque()
         self._news = asyncio.Event()
         self._closed = False
@@ -167,18 +170,18 @@ class Broadcast:
         self._audio = _Track()
         self._opus = Opus(playout.info.sample_rate_hz, audio_bps)
 
-    def read_video(self, codec: VideoCodec) -> Reader:
+    def read_video(self, codec: VideoCodec, *, backlog_s: float = 1.0) -> Reader:
         """A reader of pictures, from the next keyframe on."""
         track = self._video.get(codec)
         if track is None:
             track = self._video[codec] = self._new_video(codec)
-        reader = Reader(track, "video")
+        reader = Reader(track, "video", backlog_s)
         track.readers.add(reader)
         return reader
 
-    def read_audio(self) -> Reader:
+    def read_audio(self, *, backlog_s: float = 1.0) -> Reader:
         """A reader of sound."""
-        reader = Reader(self._audio, "audio")
+        reader = Reader(self._audio, "audio", backlog_s)
         self._audio.readers.add(reader)
         return reader
 

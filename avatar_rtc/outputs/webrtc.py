@@ -67,6 +67,7 @@ class Viewer:
 
     Args:
         may_speak: its commands are carried out; else it watches.
+        may_record: it is told that it may.
         after: number of the last event that it knows; None for one that was not there before, which is told how things stand.
         is_resumed: it joins a session that others, or it itself, have seen before.
 
@@ -85,11 +86,13 @@ class Viewer:
         log: SessionLog,
         *,
         may_speak: bool,
+        may_record: bool,
         after: int,
         is_resumed: bool,
     ) -> None:
         self.viewer_id = viewer_id
         self.may_speak = may_speak
+        self.may_record = may_record
         self.is_resumed = is_resumed
         self.etag = secrets.token_hex(8)
         self.born_s = self.heard_s = host.clock.now()

@@ -7,18 +7,31 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from avatar_rtc import resources, rtf
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.outputs.recording import find_recording
+from avatar_rtc.outputs.webrtc import Viewer
+from avatar_rtc.sessions.outputs import check_output
 from avatar_rtc.sessions.session import Session
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
-from signaling.errors import Conflict, SignalingError, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
+from signaling.errors import (
+    Conflict,
+    NotFound,
+    SignalingError,
+    StaleETag,
+    Unavailable,
+    UnknownAvatar,
+    UnknownSession,
+    Unprocessable,
+)
 from signaling.ice import IceFragment, IceServer
-from signaling.service import Answer, NewSession
+from signaling.service import Answer, NewOutput, NewSession
 from signaling.vocabulary import Command, Event
 
 MAX_ENDED = 1024
@@ -58,12 +71,13 @@ class Registry:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
         session = self._admit(NewSession(avatar=avatar, voice=voice), is_named=False)
         # The first viewer has the id of the session: whoever calls needs to know one only.
-        return await self._connect(session, session.session_id, offer, may_speak=True, after=None)
+        viewer = session.viewer(session.session_id, may_speak=True, may_record=may_record, after=None)
+        return await self._connect(session, viewer, offer)
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
         session = self._session(session_id)
         if len(session.viewers) >= MAX_VIEWERS:
             raise Unavailable(
@@ -71,10 +85,10 @@ class Registry:
                 code="full",
                 retry_after_s=self._config.limits.retry_after_s,
             )
-        return await self._connect(session, secrets.token_hex(16), offer, may_speak=may_speak, after=after)
+        viewer = session.viewer(secrets.token_hex(16), may_speak=may_speak, may_record=may_record, after=after)
+        return await self._connect(session, viewer, offer)
 
-    async def _connect(self, session: Session, viewer_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
-        viewer = session.viewer(viewer_id, may_speak=may_speak, after=after)
+    async def _connect(self, session: Session, viewer: Viewer, offer: str) -> Answer:
         try:
             answer = await viewer.negotiate(offer)
         except BaseException as error:
@@ -86,11 +100,11 @@ class Registry:
             if isinstance(error, SignalingError):
                 self._metrics.admission.labels("refused", error.code).inc()
             raise
-        self._viewers[viewer_id] = session.session_id, may_speak
+        self._viewers[viewer.viewer_id] = session.session_id, viewer.may_speak
         if len(self._viewers) > MAX_ENDED:
             self._viewers.popitem(last=False)
         self._metrics.admission.labels("admitted", "").inc()
-        return Answer(viewer_id, viewer.etag, answer, session.session_id)
+        return Answer(viewer.viewer_id, viewer.etag, answer, session.session_id)
 
     async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
         session_id, _ = self._viewers.get(viewer_id, (viewer_id, False))
@@ -126,7 +140,12 @@ class Registry:
     def create(self, wanted: NewSession) -> dict[str, Any]:
         if any(session.name == wanted.name for session in self._sessions.values() if wanted.name):
             raise Conflict(f"A session with the name {wanted.name!r:.80} lives already. Choose another name, or end that one.")
-        return self._admit(wanted, is_named=True).stats()
+        for output in wanted.outputs:
+            check_output(self._config, output)
+        session = self._admit(wanted, is_named=True)
+        for output in wanted.outputs:
+            session.outputs.add(output)
+        return session.stats()
 
     def sessions(self) -> list[dict[str, Any]]:
         return [session.stats() for session in self._sessions.values()]
@@ -163,6 +182,21 @@ class Registry:
 
     async def stats(self, session_id: str) -> dict[str, Any]:
         return self._session(session_id).stats()
+
+    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+        return self._session(session_id).outputs.add(wanted)
+
+    def output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        return self._session(session_id).outputs.get(output_id).describe()
+
+    async def end_output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        return await self._session(session_id).outputs.end(output_id)
+
+    def recording(self, session_id: str, file_name: str) -> Path:
+        path = find_recording(self._config.recording.directory, session_id, file_name)
+        if path is None:
+            raise NotFound("There is no such recording.")
+        return path
 
     def avatars(self) -> dict[str, Any]:
         voices = {voice.id: voice.voice for voice in self._config.voices}

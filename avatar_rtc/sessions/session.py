@@ -18,6 +18,7 @@ from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.webrtc import Departure, Viewer
 from avatar_rtc.sessions.event_log import EventLog
+from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
@@ -90,6 +91,7 @@ class Session:
         self._playout = self.performance.playout
         self.clock = self._playout.clock
         self.broadcast = Broadcast(self._playout, config.media.rates(engine.info.fps), config.media.audio_bps, executor)
+        self.outputs = Outputs(session_id, config, self.broadcast, engine.info, self.events, self._log, self._on_outputs)
         self.born_s = self._left_s = self.clock.now()
         self._is_named = is_named
         self._hold_s = (idle_s or config.limits.idle_s) if is_named else config.limits.grace_s
@@ -106,7 +108,7 @@ class Session:
 
     # Viewers.
 
-    def viewer(self, viewer_id: str, *, may_speak: bool, after: int | None) -> Viewer:
+    def viewer(self, viewer_id: str, *, may_speak: bool, may_record: bool, after: int | None) -> Viewer:
         """A new viewer, which has not negotiated yet.
 
         Args:
@@ -124,6 +126,7 @@ class Session:
             self._metrics,
             self._log,
             may_speak=may_speak,
+            may_record=may_record and self._config.recording.directory is not None,
             after=known,
             is_resumed=not is_first,
         )
@@ -151,9 +154,10 @@ class Session:
             grace_ms=round(self._hold_s * 1000),
             resumed=True if viewer.is_resumed else None,
             may_speak=viewer.may_speak,
+            may_record=True if viewer.may_record else None,
             **speed_of(self._engine),
         )
-        return [created, AvatarState(state=self.performance.state)]
+        return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]
 
     def on_connected(self, viewer: Viewer) -> None:
         if viewer.viewer_id not in self.viewers or self.reason:
@@ -169,7 +173,7 @@ class Session:
         if self.viewers.pop(viewer.viewer_id, None) is None:
             return None
         self._log.info("viewer %.8s: %s", viewer.viewer_id, reason)
-        if self.phase == "live" and not any(other.connected_s for other in self.viewers.values()):
+        if self.phase == "live" and not self._is_seen:
             self._playout.hold(viewer.silent_s if reason == "vanished" else 0.0)
             self._set_phase("held")
         if not self._is_kept:
@@ -191,8 +195,27 @@ class Session:
 
     @property
     def _is_kept(self) -> bool:
-        """Whether somebody is there whose going would end it: who only watches does not keep a call."""
+        """Whether somebody is there whose going would end it: who only watches does not keep a call, nor does an output."""
+        if self._is_named and self.outputs.are_running:
+            return True
         return any(self._is_named or viewer.may_speak for viewer in self.viewers.values())
+
+    @property
+    def _is_seen(self) -> bool:
+        """Whether somebody is shown it. To a session that was made without a viewer an output is an audience; a call stands still
+        without its caller."""
+        return any(viewer.connected_s for viewer in self.viewers.values()) or (self._is_named and self.outputs.are_seen)
+
+    def _on_outputs(self) -> None:
+        if self.reason:
+            return
+        if self._is_seen:
+            self._set_phase("live")
+        elif self.phase == "live":
+            self._playout.hold()
+            self._set_phase("held")
+        if not self._is_kept:
+            self._left_s = self.clock.now()
 
     def _leave_silent(self, but: Viewer | None = None) -> None:
         for viewer in list(self.viewers.values()):
@@ -285,7 +308,8 @@ class Session:
                     self.leave(viewer, "join_timeout")
                 elif viewer.connected_s is not None and viewer.silent_s > limits.vanish_after_s:
                     self.leave(viewer, "vanished")
-            unheard_s = min((viewer.silent_s for viewer in connected), default=0.0)
+            is_watched = self._is_named and self.outputs.are_seen
+            unheard_s = 0.0 if is_watched else min((viewer.silent_s for viewer in connected), default=0.0)
             if self.phase == "live" and unheard_s > UNHEARD_AFTER_S:
                 self._playout.hold(unheard_s)
             elif self.phase == "live":
@@ -316,6 +340,7 @@ class Session:
         for viewer in list(self.viewers.values()):
             self.leave(viewer, "deleted")
         await asyncio.gather(*self._leaving)
+        await self.outputs.close()
         self.broadcast.close()
         self._count()
         self._metrics.session_end.labels(self.reason).inc()
@@ -348,6 +373,7 @@ class Session:
             "phase": self.phase,
             "state": self.state,
             "viewers": len(self.viewers),
+            "outputs": self.outputs.describe(),
             "age_s": round(self.clock.now() - self.born_s, 3),
             "frames": buffer.num_decided,
             "underruns": buffer.num_underruns,

@@ -492,6 +492,51 @@ def test_a_token_goes_along_and_is_not_shown(browser: Browser, server: RunningSe
     page.close()
 
 
+def test_a_call_is_recorded_and_the_browser_seeks_in_it(browser: Browser, tmp_path: Path) -> None:
+    with run_server("fake", recording={"directory": str(tmp_path)}) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        call(page)
+        page.get_by_role("button", name="Record").click()
+        expect(page.get_by_role("button", name="Stop recording")).to_have_attribute("aria-pressed", "true")
+        say(page, LINE)
+        page.wait_for_timeout(5000)
+        page.get_by_role("button", name="Stop recording").click()
+        with page.expect_download() as downloading:
+            page.get_by_role("link", name="Save the recording").click()
+        assert downloading.value.suggested_filename.startswith(stats(page)["session"]["id"])
+        # What runs when the caller hangs up ends with the call, and is there, too.
+        page.get_by_role("button", name="Record").click()
+        button = page.get_by_role("button", name="Stop recording")
+        expect(button).to_be_visible()
+        page.wait_for_timeout(1000)
+        page.get_by_role("button", name="Hang up").click()
+        second = str(page.get_by_role("link", name="Save the recording").get_attribute("href"))
+        first, last = sorted(tmp_path.iterdir())
+        assert second.endswith(last.name)
+        eventually(page, lambda: list(tmp_path.glob(".*")), lambda parts: not parts, "the recording is finished")
+        for path, at_least_s in ((last, 0.5), (first, 4)):
+            page.goto(f"{server.url}/v1/sessions/{path.name.partition('-')[0]}/recordings/{path.name}")
+            page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+            assert page.evaluate("document.querySelector('video').duration") > at_least_s
+        page.evaluate("""() => new Promise((resolve) => {
+            const video = document.querySelector("video");
+            video.onseeked = resolve;
+            video.pause();
+            video.currentTime = 3.1;
+        })""")
+        assert abs(page.evaluate("document.querySelector('video').currentTime") - 3.1) < 0.05
+        page.close()
+
+
+def test_who_may_not_record_has_no_button_for_it(browser: Browser, server: RunningServer) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    call(page)
+    assert page.locator("#record").is_hidden(), "this server keeps no recordings"
+    page.close()
+
+
 def test_the_lines_of_the_readme_embed_a_call(browser: Browser, server: RunningServer, tmp_path: Path) -> None:
     """From another origin than the server's."""
     readme = (Path(__file__).parents[2] / "README.md").read_text()

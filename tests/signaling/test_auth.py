@@ -46,6 +46,9 @@ async def test_each_route_wants_its_scope() -> None:
         ("speak", "POST", "/v1/sessions/s1/events", {"data": "Hello."}),
         ("watch", "GET", "/v1/sessions/s1/stats", {}),
         ("watch", "HEAD", "/v1/sessions/s1/stats", {}),
+        ("record", "POST", "/v1/sessions/s1/outputs", {"json": {"type": "recording"}}),
+        ("record", "GET", "/v1/sessions/s1/outputs/o1", {}),
+        ("record", "DELETE", "/v1/sessions/s1/outputs/o1", {}),
         ("admin", "GET", "/metrics", {}),
     ]
     keys = {scope: make_key(scope, scope) for scope in SCOPES}

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from aiohttp.test_utils import TestServer
 
-from signaling import http
+from signaling import bodies
 from signaling.connections import Connections
 from signaling.http import make_app
 from signaling.service import SessionService
@@ -17,7 +17,7 @@ from tests.signaling.test_http import OPEN, FakeService
 
 
 async def test_half_a_request_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.3)
     connections = Connections(timeout_s=0.5)
     service = cast(SessionService, FakeService())
     (tmp_path / "index.html").write_text("page")

@@ -13,11 +13,11 @@ from yarl import URL
 from signaling.auth import Auth
 from signaling.connections import Connections
 from signaling.dialects.avatar import MAX_MESSAGE_BYTES
-from signaling.errors import BadOffer, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
+from signaling.errors import BadOffer, NotFound, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
 from signaling.rate import RateLimit
-from signaling.service import Answer, NewSession
+from signaling.service import Answer, NewOutput, NewSession
 from signaling.vocabulary import AvatarState, Command, Event, EventError, ResponseCreate
 
 SDP = {"Content-Type": "application/sdp"}
@@ -42,12 +42,12 @@ class FakeService:
         if session_id != "s1":
             raise UnknownSession("no such session")
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None) -> Answer:
+    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
         self._check()
         self.calls.append((offer, avatar, voice))
         return Answer("s1", "e1", "v=0 answer", "s1")
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
         self._check(session_id)
         self.calls.append((offer, session_id, may_speak, after))
         return Answer("v2", "e2", "v=0 answer", "s1")
@@ -83,6 +83,22 @@ class FakeService:
     async def stats(self, session_id: str) -> dict[str, Any]:
         self._check(session_id)
         return {"id": session_id}
+
+    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+        self._check(session_id)
+        self.calls.append(wanted)
+        return {"id": "o1", "type": "recording", "file": "f.webm"}
+
+    def output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        self._check(session_id)
+        return {"id": output_id}
+
+    async def end_output(self, session_id: str, output_id: str) -> dict[str, Any]:
+        self._check(session_id)
+        return {"id": output_id}
+
+    def recording(self, session_id: str, file_name: str) -> Path:
+        raise NotFound("no such recording")
 
     def avatars(self) -> dict[str, Any]:
         return {"avatars": [], "voices": []}
@@ -266,7 +282,7 @@ async def test_sessions_are_made_listed_and_ended(client: TestClient[Any, Any], 
     assert (await client.post("/v1/sessions")).status == 201
     for body in ('{"nam": "x"}', '{"idle_s": -1}', "[]", "{oops"):
         await check_problem(await client.post("/v1/sessions", data=body), 422, "bad_request")
-    assert (await (await client.get("/v1/sessions")).json()) == {"sessions": [{"id": "s1"}]}
+    assert (await (await client.get("/v1/sessions")).json()) == {"sessions": [{"id": "s1", "outputs": []}]}
     assert (await client.get("/v1/sessions/s2")).status == 404
     assert (await client.delete("/v1/sessions/s1")).status == 204
 

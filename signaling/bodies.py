@@ -1,0 +1,47 @@
+"""Reading what a request carries."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ValidationError
+
+from signaling.errors import BadRequest, RequestTimeout, WrongType
+
+BODY_TIMEOUT_S = 10.0
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        signaling.errors.SignalingError: it is encoded, did not come, or cannot be read.
+    """
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if coding != "identity":
+        raise WrongType(f"Send the body as it is, without Content-Encoding {coding:.40}.")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} s. Send it again.") from None
+    except web.RequestPayloadError as error:
+        raise BadRequest(f"The body cannot be read: {error}.") from None
+
+
+async def read_text(request: web.Request) -> str:
+    """The same as text. Errors as in ``read_bytes``."""
+    try:
+        return (await read_bytes(request)).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not UTF-8 text.") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing in a body that does not fit, and what would."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "body"
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return f"There is no field {where!r:.80}. Known: {', '.join(model.model_fields)}."
+    return f"{where:.80}: {first['msg']}."

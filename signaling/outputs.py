@@ -1,0 +1,78 @@
+"""Outputs of a session over HTTP: where else it goes than to its viewers, and the files that recordings leave."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from signaling.bodies import explain, read_bytes
+from signaling.errors import Unprocessable
+from signaling.service import NewOutput, NewRecording, SessionService
+
+MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+
+
+class OutputBody(BaseModel):
+    """The body of ``POST /v1/sessions/{id}/outputs``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["recording"]
+
+    def wanted(self) -> NewOutput:
+        return NewRecording()
+
+
+def with_urls(session_id: str, output: dict[str, Any]) -> dict[str, Any]:
+    """An output as it is told, with where it is found."""
+    urls = {"url": f"/v1/sessions/{session_id}/outputs/{output['id']}"}
+    if output.get("file") is not None:
+        urls["file_url"] = file_url(session_id, output["file"])
+    return {**output, **urls}
+
+
+def file_url(session_id: str, file_name: str) -> str:
+    """Where the file of a recording is downloaded."""
+    return f"/v1/sessions/{session_id}/recordings/{file_name}"
+
+
+class OutputRoutes:
+    """The routes and what they answer."""
+
+    def __init__(self, service: SessionService) -> None:
+        self._service = service
+
+    def table(self) -> list[web.RouteDef]:
+        place = "/v1/sessions/{id}/outputs/{output}"
+        return [
+            web.post("/v1/sessions/{id}/outputs", self.add),
+            web.get(place, self.get),
+            web.delete(place, self.end),
+            web.get("/v1/sessions/{id}/recordings/{file}", self.download),
+        ]
+
+    async def add(self, request: web.Request) -> web.Response:
+        try:
+            wanted = OutputBody.model_validate_json(await read_bytes(request))
+        except ValidationError as error:
+            raise Unprocessable(explain(error, OutputBody), code="bad_request") from None
+        session_id = request.match_info["id"]
+        output = with_urls(session_id, self._service.add_output(session_id, wanted.wanted()))
+        return web.json_response(output, status=201, headers={hdrs.LOCATION: output["url"]})
+
+    async def get(self, request: web.Request) -> web.Response:
+        session_id, output_id = request.match_info["id"], request.match_info["output"]
+        return web.json_response(with_urls(session_id, self._service.output(session_id, output_id)))
+
+    async def end(self, request: web.Request) -> web.Response:
+        session_id, output_id = request.match_info["id"], request.match_info["output"]
+        return web.json_response(with_urls(session_id, await self._service.end_output(session_id, output_id)))
+
+    async def download(self, request: web.Request) -> web.FileResponse:
+        """With ranges, by which browsers seek."""
+        path = self._service.recording(request.match_info["id"], request.match_info["file"])
+        response = web.FileResponse(path, headers={hdrs.CACHE_CONTROL: "no-cache"})
+        response.content_type = MEDIA_TYPES[path.suffix]
+        return response
