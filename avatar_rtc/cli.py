@@ -196,9 +196,9 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the line to print."""
     from avatar_rtc.engine.api import EngineFailure
-    from avatar_rtc.errors import BatchError, CallError, DownloadError, ServerConfigError, StillError
+    from avatar_rtc.errors import BatchError, CallError, DownloadError, ImageError, ServerConfigError
 
-    if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, StillError, OSError)):
+    if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, ImageError, OSError)):
         return 2, str(error)
     if isinstance(error, ModuleNotFoundError) and (words := extras.remedy(error)) is not None:
         return 2, words
@@ -272,7 +272,7 @@ def _say(options: argparse.Namespace) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from avatar_rtc.config import load_config
     from avatar_rtc.generate import generate
-    from avatar_rtc.stills import read_still
+    from avatar_rtc.images import read_image
     from model.text.prompt import parse_prompt
 
     if (options.prompt is None) == (options.prompts is None):
@@ -285,7 +285,7 @@ def _generate(options: argparse.Namespace) -> int:
         scene=options.scene or avatar.scene,
         voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
         seed=options.seed,
-        still=None if options.image is None else read_still(options.image),
+        image=None if options.image is None else read_image(options.image),
     )
     if options.prompts is not None:
         return _generate_all(options, engine, settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class StillError(ValueError):
+class ImageError(ValueError):
     """A picture that a stream cannot begin with; the message says why and what to send."""
 
     code = "bad_image"

@@ -72,7 +72,7 @@ class AVChunk:
 
 
 @dataclass(frozen=True)
-class Still:
+class Image:
     """A picture, RGB, 3 bytes a pixel, row by row from the top."""
 
     height_px: int
@@ -92,13 +92,13 @@ class StreamSettings:
         scene: look, clothes, place and light, e.g. "A woman with long red hair and glasses in a bright office."
         voice: e.g. "a warm, clear female voice".
         seed: for everything that the text leaves open.
-        still: what the stream begins with, where the model can.
+        image: what the stream begins with, where the model can.
     """
 
     scene: str
     voice: str
     seed: int = 0
-    still: Still | None = None
+    image: Image | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from model.adapters.hallo_live import load_generator
 from model.adapters.mmaudio import load_bigvgan, load_mmaudio_vae
 from model.adapters.umt5 import load_umt5
 from model.adapters.wan import load_wan_decoder, load_wan_encoder
-from model.chunk import AVChunk, Still, StreamInfo, StreamSettings
+from model.chunk import AVChunk, Image, StreamInfo, StreamSettings
 from model.config import HalloLiveConfig, load_yaml
 from model.decoding import PRIORITY, Decoders
 from model.dit.transformer import DualStreamTransformer, TextMemory
@@ -234,11 +234,11 @@ class HalloLive:
         self.free_seat(seat)
 
     @torch.inference_mode()
-    def encode(self, still: Still) -> Tensor:
+    def encode(self, image: Image) -> Tensor:
         """The first latent of a stream that begins with a picture; see :func:`model.vae.wan.first_latent`."""
-        image = torch.frombuffer(bytearray(still.rgb), dtype=torch.uint8).view(still.height_px, still.width_px, 3)
+        rgb = torch.frombuffer(bytearray(image.rgb), dtype=torch.uint8).view(image.height_px, image.width_px, 3)
         g = self.geometry
-        return first_latent(self.parts.encoder, image, g.height_px, g.width_px).to(self.parts.dit.video_ends.head.weight.device)
+        return first_latent(self.parts.encoder, rgb, g.height_px, g.width_px).to(self.parts.dit.video_ends.head.weight.device)
 
     @torch.inference_mode()
     def read(self, prompt: str) -> TextMemory:
@@ -270,7 +270,7 @@ class HalloLiveStream:
         self._seat: Seat | None = (seat := model.take_seat())
         self._rollout, self._decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
         self._ahead, self._shares_device = Ahead(self._device), model.parts.video.latent_mean.device == self._device
-        self._first_latent = None if settings.still is None else model.encode(settings.still)
+        self._first_latent = None if settings.image is None else model.encode(settings.image)
         self._read: str | None = None
         self._pictures: list[np.ndarray] = []
         self._sound: list[np.ndarray] = []

@@ -111,7 +111,7 @@ class PocketStream:
             model.errors.PromptError: the model does not know a word of them, or there is a picture; nothing has changed.
         """
         model = self._model
-        if settings.still is not None:
+        if settings.image is not None:
             raise PromptError("This model draws its own faces and cannot begin with a picture. Describe who is to be seen.")
         caption = model.description.tokenizer(settings.scene, settings.voice)
         self._settings = settings

@@ -45,7 +45,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Played:
+class MarkReached:
     """A mark whose moment has come.
 
     Attributes:
@@ -67,7 +67,7 @@ class Gate:
 
 
 @dataclass
-class _Part:
+class _QueuedChunk:
     """A chunk that is being played, or a part of one behind a gate. ``samples`` is a copy of our own, so that it can be faded."""
 
     chunk: AVChunk
@@ -123,7 +123,7 @@ class PlayBuffer:
 
     Args:
         info: rates of the stream.
-        on_played: called with each mark when its slot is decided.
+        on_mark: called with each mark when its slot is decided.
         kept_after_cancel_s: pictures that may still be played after an interruption; what lies beyond is dropped.
 
     Attributes:
@@ -132,14 +132,14 @@ class PlayBuffer:
         num_underruns: times that the buffer ran dry; a row of held slots is one.
     """
 
-    def __init__(self, info: StreamInfo, on_played: Callable[[Played], None], *, kept_after_cancel_s: float) -> None:
+    def __init__(self, info: StreamInfo, on_mark: Callable[[MarkReached], None], *, kept_after_cancel_s: float) -> None:
         if info.sample_rate_hz % info.fps:
             raise ValueError(f"{info.sample_rate_hz} Hz is not a whole number of samples a picture at {info.fps} fps")
         self.info = info
         self.slot_samples = info.sample_rate_hz // info.fps
-        self._on_played = on_played
+        self._on_mark = on_mark
         self._kept_after_cancel_frames = int(kept_after_cancel_s * info.fps)
-        self._parts: deque[_Part] = deque()
+        self._queue: deque[_QueuedChunk] = deque()
         self._decided: deque[Slot] = deque(maxlen=KEPT_SLOTS)
         self._last_frame: np.ndarray | None = None
         self._loop = _Loop()
@@ -158,7 +158,7 @@ class PlayBuffer:
     @property
     def buffered_frames(self) -> int:
         """Pictures that wait to be decided."""
-        return sum(part.num_frames - part.next_frame for part in self._parts)
+        return sum(queued.num_frames - queued.next_frame for queued in self._queue)
 
     @property
     def buffered_s(self) -> float:
@@ -167,14 +167,14 @@ class PlayBuffer:
     @property
     def is_dry(self) -> bool:
         """Whether it ran dry, and nothing has come since."""
-        return self._dry and not self._parts
+        return self._dry and not self._queue
 
     def buffered_behind_s(self, gate: Gate) -> float | None:
         """How much is buffered from a gate on; None if it was passed."""
         frames = 0
-        for part in reversed(self._parts):
-            frames += part.num_frames - part.next_frame
-            if part.gate is gate:
+        for queued in reversed(self._queue):
+            frames += queued.num_frames - queued.next_frame
+            if queued.gate is gate:
                 return frames / self.info.fps
         return None
 
@@ -206,7 +206,7 @@ class PlayBuffer:
                 own: deque[Mark] = deque()
                 while marks and (is_last or marks[0].start_sample - (marks[0].kind == "end") < end * self.slot_samples):
                     own.append(marks.popleft())
-                self._parts.append(_Part(chunk, samples, own, first, end, gate, muted, self._is_cut))
+                self._queue.append(_QueuedChunk(chunk, samples, own, first, end, gate, muted, self._is_cut))
                 self._is_cut = False
         if muted:
             self._trim(self._kept_after_cancel_frames)
@@ -217,9 +217,9 @@ class PlayBuffer:
 
     def release(self) -> None:
         """Play what is buffered without waiting for more."""
-        for part in self._parts:
-            part.gate = None
-        if self._parts:
+        for queued in self._queue:
+            queued.gate = None
+        if self._queue:
             self._dry = False
 
     def cancel(self) -> None:
@@ -227,10 +227,10 @@ class PlayBuffer:
         self.release()
         fade = np.linspace(1.0, 0.0, self.info.sample_rate_hz * FADE_MS // 1000, dtype=np.float32)
         self._in_line = False
-        for part in self._parts:
-            part.marks.clear()
-            part.muted = True
-            rest = part.samples[part.next_frame * self.slot_samples : part.num_frames * self.slot_samples]
+        for queued in self._queue:
+            queued.marks.clear()
+            queued.muted = True
+            rest = queued.samples[queued.next_frame * self.slot_samples : queued.num_frames * self.slot_samples]
             num_faded = min(len(fade), len(rest))
             rest[:num_faded] = (rest[:num_faded] * fade[:num_faded]).astype(np.int16)
             rest[num_faded:] = 0
@@ -254,7 +254,7 @@ class PlayBuffer:
             sample_rate_hz=self.info.sample_rate_hz,
             speaking=self._in_line,
         )
-        self._parts.appendleft(_Part(chunk, chunk.samples, deque(), 0, len(again)))
+        self._queue.appendleft(_QueuedChunk(chunk, chunk.samples, deque(), 0, len(again)))
         self.num_held_frames += len(again)
         return len(again)
 
@@ -275,43 +275,43 @@ class PlayBuffer:
     def _decide(self) -> Slot:
         if self._last_frame is None:
             raise ValueError("nothing to show yet: no chunk has come")
-        if not self._parts and not self._dry:
+        if not self._queue and not self._dry:
             self._dry = True
             self.num_underruns += 1
-        part = self._parts[0] if self._parts else None
-        if part is None or (part.gate is not None and self.buffered_s < part.gate.needed_s):
+        queued = self._queue[0] if self._queue else None
+        if queued is None or (queued.gate is not None and self.buffered_s < queued.gate.needed_s):
             self.num_held_frames += 1
             self._last_frame = self._loop.next(self._last_frame)
             return Slot(self.num_decided, self._last_frame, np.zeros(self.slot_samples, np.int16), held=True)
         self._dry = False
-        part.gate = None
-        if part.is_cut:
-            self._loop, part.is_cut = _Loop(), False
-        first = part.next_frame * self.slot_samples
+        queued.gate = None
+        if queued.is_cut:
+            self._loop, queued.is_cut = _Loop(), False
+        first = queued.next_frame * self.slot_samples
         end = first + self.slot_samples
-        part.next_frame += 1
-        is_last = part.next_frame >= part.num_frames
+        queued.next_frame += 1
+        is_last = queued.next_frame >= queued.num_frames
         if is_last:
-            self._parts.popleft()
-        speaking = self._in_line or (part.muted and part.chunk.speaking)
+            self._queue.popleft()
+        speaking = self._in_line or (queued.muted and queued.chunk.speaking)
         # A mark at the very end of a part belongs to its last slot.
-        while part.marks and (part.marks[0].start_sample < end or is_last):
-            mark = part.marks.popleft()
+        while queued.marks and (queued.marks[0].start_sample < end or is_last):
+            mark = queued.marks.popleft()
             self._in_line = mark.kind != "end"
             speaking = True
-            self._on_played(Played(mark, self._media_s(mark.start_sample - first), self._media_s(mark.end_sample - first)))
-        self._last_frame = self._loop.show(part.chunk.frames[part.next_frame - 1], speaking=speaking)
-        return Slot(self.num_decided, self._last_frame, part.samples[first:end], held=False)
+            self._on_mark(MarkReached(mark, self._media_s(mark.start_sample - first), self._media_s(mark.end_sample - first)))
+        self._last_frame = self._loop.show(queued.chunk.frames[queued.next_frame - 1], speaking=speaking)
+        return Slot(self.num_decided, self._last_frame, queued.samples[first:end], held=False)
 
     def _media_s(self, sample_in_slot: int) -> float:
         return self.num_decided / self.info.fps + sample_in_slot / self.info.sample_rate_hz
 
     def _trim(self, max_frames: int) -> None:
         excess = self.buffered_frames - max_frames
-        while excess > 0 and self._parts:
-            part = self._parts[-1]
-            cut = min(excess, part.num_frames - part.next_frame)
-            part.num_frames -= cut
+        while excess > 0 and self._queue:
+            queued = self._queue[-1]
+            cut = min(excess, queued.num_frames - queued.next_frame)
+            queued.num_frames -= cut
             excess -= cut
-            if part.num_frames == part.next_frame:
-                self._parts.pop()
+            if queued.num_frames == queued.next_frame:
+                self._queue.pop()

@@ -16,7 +16,7 @@ from typing import Protocol
 import av
 import numpy as np
 
-from avatar_rtc.media.buffer import PlayBuffer, Played, Slot
+from avatar_rtc.media.buffer import MarkReached, PlayBuffer, Slot
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.lines import Lines
 from avatar_rtc.media.pull_policy import PullPolicy
@@ -63,7 +63,7 @@ class Playout:
         info: of the stream.
         low_water_s: the next chunk is pulled when less media than this is left.
         rtf: real-time factor of the engine so far; 0 if it is not known.
-        on_played: told each mark at its moment.
+        on_mark: told each mark at its moment.
         is_wanted: whether a line is still to be heard.
         video_delay_s: pictures are given so much late, with their right time stamps; for measuring what receivers make of it.
 
@@ -78,14 +78,14 @@ class Playout:
         *,
         low_water_s: float,
         rtf: float = 0.0,
-        on_played: Callable[[Played], None] = lambda played: None,
+        on_mark: Callable[[MarkReached], None] = lambda reached: None,
         is_wanted: Callable[[str], bool] = lambda line_id: True,
         video_delay_s: float = 0.0,
         clock: MediaClock | None = None,
     ) -> None:
         self.info = info
         self.clock = clock or MediaClock()
-        self.buffer = PlayBuffer(info, on_played, kept_after_cancel_s=info.chunk_duration_s + KEPT_AFTER_CANCEL_S)
+        self.buffer = PlayBuffer(info, on_mark, kept_after_cancel_s=info.chunk_duration_s + KEPT_AFTER_CANCEL_S)
         self.policy = PullPolicy(low_water_s, info.chunk_duration_s, RtfMeter(info.chunks_per_block, prior=rtf))
         self.lines = Lines(self.buffer, self.policy)
         self.num_sent = self.num_dropped = 0

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.buffer import MarkReached
 from model.errors import ModelError, PromptError
 from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from signaling.vocabulary import (
@@ -272,7 +272,7 @@ class Conversation:
         if self.state in ("initializing", "idle"):
             self._set_state("thinking" if self._replies else "listening")
 
-    def reached(self, played: Played, at: Playhead) -> None:
+    def reached(self, played: MarkReached, at: Playhead) -> None:
         """A moment of a line is being played."""
         mark = played.mark
         reply = self._by_line.get(mark.reply_id)

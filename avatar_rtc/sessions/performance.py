@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, EngineFailure, EngineStream
-from avatar_rtc.errors import StillError
+from avatar_rtc.errors import ImageError
+from avatar_rtc.images import decode_base64
 from avatar_rtc.logs import SessionLog
-from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
 from avatar_rtc.sessions.event_log import EventLog
-from avatar_rtc.stills import decode_base64
-from model.chunk import Still, StreamSettings
+from model.chunk import Image, StreamSettings
 from model.errors import ModelError
 from model.text.prompt import MAX_PROMPT_CHARS
 from signaling.vocabulary import (
@@ -89,7 +89,7 @@ class Performance:
             engine.info,
             low_water_s=media.low_water_ms / 1000,
             rtf=engine.stats().rtf_p50,
-            on_played=self._on_played,
+            on_mark=self._on_mark,
             is_wanted=self._conversation.knows,
             video_delay_s=media.video_delay_ms / 1000,
         )
@@ -171,18 +171,18 @@ class Performance:
             if text is not None and (not text.strip() or len(text) > MAX_PROMPT_CHARS):
                 raise EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
         try:
-            still = None if command.image is None else decode_base64(command.image)
-            await self._change_settings(scene, voice, command.event_id, still)
-        except (ModelError, StillError) as error:
+            image = None if command.image is None else decode_base64(command.image)
+            await self._change_settings(scene, voice, command.event_id, image)
+        except (ModelError, ImageError) as error:
             raise EventError(error.code, str(error)) from None
 
     async def _change_settings(
-        self, scene: str | None, voice: str | None, event_id: str | None, still: Still | None = None
+        self, scene: str | None, voice: str | None, event_id: str | None, image: Image | None = None
     ) -> None:
         old = self.settings
-        if still is None and scene is None:
-            still = old.still
-        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed, still)
+        if image is None and scene is None:
+            image = old.image
+        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed, image)
         stream = self._stream
         if stream is not None and self.settings != old:
             try:
@@ -326,7 +326,7 @@ class Performance:
         self._conversation.stream_lost(self._playhead())
         self._tell()
 
-    def _on_played(self, played: Played) -> None:
+    def _on_mark(self, played: MarkReached) -> None:
         """A moment of a line is being played."""
         if played.mark.kind == "end":
             self.playout.lines.forget(played.mark.reply_id)  # whether the next one waits is asked below

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import hallo_live
-from model.chunk import AVChunk, Still, StreamSettings
+from model.chunk import AVChunk, Image, StreamSettings
 from model.config import RolloutConfig
 from model.decoding import Arrives, Decoders, Piece
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
@@ -251,11 +251,11 @@ def test_a_stream_begins_with_a_picture(model: HalloLive) -> None:
     """The first picture is what the VAE makes of it, and what comes later hangs on it."""
     height, width = TINY.geometry.height_px, TINY.geometry.width_px
     rows = np.linspace(0, 255, height, dtype=np.uint8)[:, None, None].repeat(width, 1).repeat(3, 2)
-    with_picture = replace(SETTINGS, still=Still(height, width, rows.tobytes()))
+    with_picture = replace(SETTINGS, image=Image(height, width, rows.tobytes()))
     begun, plain = (model.open(settings) for settings in (with_picture, SETTINGS))
     firsts = [take(stream, 3) for stream in (begun, plain)]
     with torch.inference_mode():
-        frames, _ = model.parts.video.decode(model.encode(with_picture.still))  # type: ignore[arg-type]
+        frames, _ = model.parts.video.decode(model.encode(with_picture.image))  # type: ignore[arg-type]
         expected = i420_from_frames(frames)[0, 0].numpy()
     assert np.abs(firsts[0][0].frames[0].astype(int) - expected).max() <= 1
     assert not np.array_equal(firsts[0][2].frames, firsts[1][2].frames)

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avatar_rtc.media.buffer import FADE_MS, Gate, PlayBuffer, Played
+from avatar_rtc.media.buffer import FADE_MS, Gate, MarkReached, PlayBuffer
 from model.chunk import Mark
 from tests.support.chunks import INFO, numbered_chunk, speaking_chunk
 
 SLOT_SAMPLES = INFO.sample_rate_hz // INFO.fps
 
 
-def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[Played]]:
-    played: list[Played] = []
+def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[MarkReached]]:
+    played: list[MarkReached] = []
     return PlayBuffer(INFO, played.append, kept_after_cancel_s=kept_s), played
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
-from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.playout import Playout
 from avatar_rtc.media.pull_policy import PullPolicy
@@ -61,7 +61,7 @@ async def hear(
     clock, heard = SimulatedClock(), Heard()
     pictures: list[np.ndarray] = []
 
-    def on_played(played: Played) -> None:
+    def on_mark(played: MarkReached) -> None:
         if played.mark.kind == "start":
             heard.lines.append(Line(played.media_s, num_held=-buffer.num_held_frames))
         elif played.mark.kind == "end":
@@ -73,7 +73,7 @@ async def hear(
         info,
         low_water_s=low_water_s,
         rtf=prior,
-        on_played=on_played,
+        on_mark=on_mark,
         clock=MediaClock(clock.now, sleep=clock.sleep),
     )
     buffer = playout.buffer

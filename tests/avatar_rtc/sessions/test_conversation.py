@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from avatar_rtc.media.buffer import Played
+from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.sessions.conversation import ENGINE_FAILED, Conversation, Playhead, Push, Silence
 from model.chunk import Mark
 from model.errors import PromptError
@@ -105,7 +105,7 @@ class Stage:
         self.at = replace(self.at, now_s=self.at.now_s + seconds, media_s=self.at.media_s + seconds)
 
     def _reach(self, mark: Mark) -> None:
-        self.conversation.reached(Played(mark, self.at.media_s, self.at.media_s + WORD_S), self.at)
+        self.conversation.reached(MarkReached(mark, self.at.media_s, self.at.media_s + WORD_S), self.at)
         self._collect()
 
     def _collect(self) -> None:
@@ -152,7 +152,7 @@ def test_an_interruption_at_each_point(words: int, how: str) -> None:
     assert done.heard_ms == round(words * WORD_S * 1000)
     cleared = [event for event in stage.events if isinstance(event, AudioCleared)]
     assert cleared == ([AudioCleared(response_id="r", heard_ms=done.heard_ms)] if words else [])
-    stage.conversation.reached(Played(Mark("r#0", "word", 0, 0, "three"), 9.0, 9.4), stage.at)
+    stage.conversation.reached(MarkReached(Mark("r#0", "word", 0, 0, "three"), 9.0, 9.4), stage.at)
     assert not stage.conversation.take_events(), "what comes late of it is nobody's"
     if how == "replace":
         assert [line.text for line in stage.lines] == ["four"]

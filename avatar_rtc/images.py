@@ -8,8 +8,8 @@ from pathlib import Path
 
 import av
 
-from avatar_rtc.errors import StillError
-from model.chunk import Still
+from avatar_rtc.errors import ImageError
+from model.chunk import Image
 
 MAX_BYTES = 10_000_000
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 8192
@@ -19,39 +19,39 @@ DAMAGED = "The image is damaged. Send it again."
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 
-def read_still(path: Path) -> Still:
+def read_image(path: Path) -> Image:
     """A JPEG or PNG file.
 
     Raises:
-        StillError: it is none, too large, too small or damaged; OSError: it cannot be read.
+        ImageError: it is none, too large, too small or damaged; OSError: it cannot be read.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise StillError(f"{path} has more than {MAX_BYTES // 1_000_000} MB. Make the picture smaller.")
+        raise ImageError(f"{path} has more than {MAX_BYTES // 1_000_000} MB. Make the picture smaller.")
     return _decode(path.read_bytes(), MAX_SIDE_PX)
 
 
-def decode_base64(text: str) -> Still:
-    """A picture in a message; errors as in :func:`read_still`."""
+def decode_base64(text: str) -> Image:
+    """A picture in a message; errors as in :func:`read_image`."""
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError:
-        raise StillError("The image is not base64. Send the bytes of a JPEG or PNG file in base64.") from None
+        raise ImageError("The image is not base64. Send the bytes of a JPEG or PNG file in base64.") from None
     return _decode(data, MAX_MESSAGE_SIDE_PX)
 
 
-def _decode(data: bytes, max_side_px: int) -> Still:
+def _decode(data: bytes, max_side_px: int) -> Image:
     kind = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
     if kind is None:
-        raise StillError("The image is neither JPEG nor PNG. Convert it to one of them.")
+        raise ImageError("The image is neither JPEG nor PNG. Convert it to one of them.")
     try:
         with av.open(io.BytesIO(data), "r", format=f"{kind}_pipe") as container:
             codec = container.streams.video[0].codec_context
             if not codec.width:
-                raise StillError(DAMAGED)
+                raise ImageError(DAMAGED)
             if not all(MIN_SIDE_PX <= side_px <= max_side_px for side_px in (codec.width, codec.height)):
                 size = f"{codec.width}x{codec.height}"
-                raise StillError(f"The image has {size} pixels. Its sides may have {MIN_SIDE_PX} to {max_side_px} pixels.")
+                raise ImageError(f"The image has {size} pixels. Its sides may have {MIN_SIDE_PX} to {max_side_px} pixels.")
             rgb = next(container.decode(video=0)).to_ndarray(format="rgb24")
     except (av.FFmpegError, StopIteration, IndexError):
-        raise StillError(DAMAGED) from None
-    return Still(rgb.shape[0], rgb.shape[1], rgb.tobytes())
+        raise ImageError(DAMAGED) from None
+    return Image(rgb.shape[0], rgb.shape[1], rgb.tobytes())

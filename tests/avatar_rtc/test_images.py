@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc.errors import StillError
-from avatar_rtc.stills import decode_base64, read_still
+from avatar_rtc.errors import ImageError
+from avatar_rtc.images import decode_base64, read_image
 
 
 def encoded(codec: str, width_px: int, height_px: int) -> bytes:
@@ -28,9 +28,9 @@ def encoded(codec: str, width_px: int, height_px: int) -> bytes:
 def test_jpeg_and_png_are_read(tmp_path: Path, codec: str) -> None:
     data = encoded(codec, 96, 64)
     (tmp_path / "picture").write_bytes(data)
-    for still in (read_still(tmp_path / "picture"), decode_base64(base64.b64encode(data).decode())):
-        assert (still.height_px, still.width_px) == (64, 96)
-        rgb = np.frombuffer(still.rgb, np.uint8).reshape(64, 96, 3).astype(int)
+    for image in (read_image(tmp_path / "picture"), decode_base64(base64.b64encode(data).decode())):
+        assert (image.height_px, image.width_px) == (64, 96)
+        rgb = np.frombuffer(image.rgb, np.uint8).reshape(64, 96, 3).astype(int)
         assert np.abs(rgb[32, 10] - (255, 0, 0)).max() < 12
         assert np.abs(rgb[32, 80] - (0, 0, 255)).max() < 12
 
@@ -46,5 +46,5 @@ def test_jpeg_and_png_are_read(tmp_path: Path, codec: str) -> None:
     ],
 )
 def test_what_is_no_picture_is_told(text: str, message: str) -> None:
-    with pytest.raises(StillError, match=message):
+    with pytest.raises(ImageError, match=message):
         decode_base64(text)
