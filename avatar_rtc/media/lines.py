@@ -77,7 +77,7 @@ class Lines:
         if line.made_s is not None and behind_s is None:
             return None  # its gate was passed
         before_s = self._buffer.buffered_s - (behind_s or 0.0)
-        return max(before_s, self._policy.wait_s(self._left_s(line), behind_s or 0.0, begun=line.made_s is not None))
+        return max(before_s, self._policy.wait_s(self._left_s(line), behind_s or 0.0, started=line.made_s is not None))
 
     @property
     def is_waiting(self) -> bool:

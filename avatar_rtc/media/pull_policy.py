@@ -54,14 +54,14 @@ class PullPolicy:
         up. See :func:`avatar_rtc.rtf.needed_s`."""
         return needed_s(self._whole_s(left_s), self.rtf.bound(RTF_OVER_S, left_s), self._low_water_s)
 
-    def wait_s(self, left_s: float, there_s: float, *, begun: bool) -> float:
+    def wait_s(self, left_s: float, there_s: float, *, started: bool) -> float:
         """How long it takes until a line can begin, of which ``there_s`` are there and ``left_s`` are not.
 
         Args:
-            begun: whether its first chunk is there. Else what is in work is made again for it.
+            started: whether its first chunk is there. Else what is in work is made again for it.
         """
         factor, bound = self.rtf.recent(RTF_OVER_S), self.rtf.bound(RTF_OVER_S, left_s + there_s)
-        again_s = 0.0 if begun else factor * self._chunk_s
+        again_s = 0.0 if started else factor * self._chunk_s
         return again_s + wait_s(self._whole_s(left_s), factor, self._low_water_s, there_s, bound)
 
     def _whole_s(self, left_s: float) -> float:

@@ -6,15 +6,15 @@ carries the actions out in their order, and tells what became of them. Each meth
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from avatar_rtc.media.buffer import MarkReached
+from avatar_rtc.sessions.reply import Line, Reply, check_piece, sentences
 from model.errors import ModelError, PromptError
-from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
+from model.text.prompt import parse_prompt
 from signaling.vocabulary import (
     AudioCleared,
     AudioStarted,
@@ -29,7 +29,6 @@ from signaling.vocabulary import (
     ResponseDone,
     State,
     Timings,
-    TranscriptDelta,
 )
 
 PTS_CLOCK_HZ = 90_000
@@ -41,7 +40,6 @@ RETELL_SHARE = 0.2
 MAX_REMEMBERED_IDS = 1024
 MAX_WAITING_LINES = 256
 ENGINE_FAILED = "The engine stopped and is being restarted. Send the text again."
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -82,57 +80,6 @@ class Silence:
 Action = Push | Silence
 
 
-@dataclass(frozen=True)
-class _Line:
-    text: str
-    scene: str | None = None
-    voice: str | None = None
-    event_id: str | None = None
-
-
-@dataclass
-class _Reply:
-    """What is spoken for one request. Each line of it goes to the engine as a reply of its own, so that it may grow.
-
-    Attributes:
-        waiting: lines that the engine does not have.
-        unfinished_text: pieces that do not end a sentence yet.
-        closed: its last piece has come.
-        num_pushed, num_generated, num_played: lines so far.
-        voice_media_s: media time of its first voiced moment.
-        is_cut: it was silenced, and where it ended is settled.
-    """
-
-    reply_id: str
-    accepted_s: float
-    underruns_before: int
-    waiting: deque[_Line] = field(default_factory=deque)
-    unfinished_text: str = ""
-    closed: bool = True
-    pushed: bool = False
-    num_pushed: int = 0
-    num_generated: int = 0
-    num_played: int = 0
-    touched_s: float = 0.0
-    voice_media_s: float | None = None
-    voice_held_frames: int = 0
-    first_audio_ms: int | None = None
-    end_media_s: float = 0.0
-    end_held_frames: int = 0
-    is_cut: bool = False
-    heard: list[str] = field(default_factory=list)
-    error: ModelError | None = None
-
-    @property
-    def generated(self) -> bool:
-        """Whether nothing more will come out of the engine for it."""
-        return self.closed and not self.waiting and self.num_generated >= self.num_pushed
-
-    @property
-    def played(self) -> bool:
-        return self.closed and not self.waiting and self.num_played >= self.num_pushed
-
-
 class Conversation:
     """The replies of one session: those that wait, that the engine has, and that are heard.
 
@@ -164,13 +111,13 @@ class Conversation:
         self._open_reply_timeout_s = open_reply_timeout_s
         self._voices = voices
         self._is_long = is_long
-        self._replies: deque[_Reply] = deque()
-        self._by_line: dict[str, _Reply] = {}
+        self._replies: deque[Reply] = deque()
+        self._by_line: dict[str, Reply] = {}
         self._used_ids: OrderedDict[str, None] = OrderedDict()
         self._events: list[Event] = []
         self._forgotten: list[str] = []
         self._must_silence = False
-        self._current: _Reply | None = None
+        self._current: Reply | None = None
         self._told_ready_s: float | None = None
 
     # What comes out.
@@ -244,10 +191,9 @@ class Conversation:
 
     def expire(self, at: Playhead) -> bool:
         """Close replies whose last piece has not come for too long. Returns whether there were any: they may have actions."""
-        late = [r for r in self._replies if not r.closed and at.now_s - r.touched_s > self._open_reply_timeout_s]
+        late = [r for r in self._replies if not r.closed and at.now_s - r.last_append_s > self._open_reply_timeout_s]
         for reply in late:
-            reply.closed = True
-            self._split_sentences(reply)
+            reply.close()
             self._finish_if_played(reply, at)
         return bool(late)
 
@@ -278,9 +224,9 @@ class Conversation:
         reply = self._by_line.get(mark.reply_id)
         if reply is None:
             return
-        reply.end_media_s, reply.end_held_frames = played.media_s, at.held_frames
-        if mark.kind in ("start", "word") and reply.voice_media_s is None:
-            reply.voice_media_s, reply.voice_held_frames = played.media_s, at.held_frames
+        reply.hearing.reach(played.media_s, at.held_frames)
+        if mark.kind in ("start", "word") and reply.hearing.start_media_s is None:
+            reply.hearing.start(played.media_s, at.held_frames)
             reply.first_audio_ms = round((at.now_s - reply.accepted_s) * 1000)
             self._events.append(AudioStarted(response_id=reply.reply_id, pts=round(played.media_s * PTS_CLOCK_HZ)))
         if mark.kind == "end":
@@ -293,16 +239,7 @@ class Conversation:
             return
         self._set_state("speaking")
         if mark.kind == "word":
-            assert reply.voice_media_s is not None
-            reply.heard.append(mark.text)
-            self._events.append(
-                TranscriptDelta(
-                    response_id=reply.reply_id,
-                    text=mark.text,
-                    start_ms=round((played.media_s - reply.voice_media_s) * 1000),
-                    end_ms=round((played.end_media_s - reply.voice_media_s) * 1000),
-                )
-            )
+            self._events.append(reply.hearing.word(played, reply.reply_id))
 
     def waits(self, wait_s: float | None, now_s: float) -> None:
         """The next line begins in about so long, None if at once. Told where that takes its time; again if it was wrong."""
@@ -323,14 +260,14 @@ class Conversation:
 
     def _create(self, command: ResponseCreate, at: Playhead) -> None:
         if command.more:
-            _check_piece(command.input)
-        lines, rest = ([], command.input) if command.more else (self._parse(command.input, command.event_id), "")
+            check_piece(command.input)
+        lines = [] if command.more else self._parse(command.input, command.event_id)
         if command.mode != "replace" and len(self._replies) > self._max_queued_replies:
             raise EventError("queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace.")
         reply_id = self._new_id(command.id)
         if command.mode == "replace":
             self._stop(list(self._replies), at)
-        reply = _Reply(reply_id, at.now_s, at.underruns, touched_s=at.now_s)
+        reply = Reply(reply_id, at.now_s, at.underruns, at.now_s)
         self._events.append(
             ResponseCreated(response_id=reply_id, mode=command.mode, position=len(self._replies), event_id=command.event_id)
         )
@@ -339,8 +276,9 @@ class Conversation:
         if self.state == "listening":
             self._set_state("thinking")
         reply.waiting.extend(lines)
-        reply.unfinished_text = rest
         reply.closed = not command.more
+        if command.more:
+            reply.append(command.input, at.now_s, more=True)
         self._go_on(reply, at)
 
     def _append(self, command: ResponseCreate, at: Playhead) -> None:
@@ -360,17 +298,13 @@ class Conversation:
             raise EventError("reply_closed", f"Reply {reply.reply_id!r} had its last piece. Start another one.")
         if len(reply.waiting) >= MAX_WAITING_LINES:
             raise EventError("queue_full", f"{len(reply.waiting)} sentences wait already. Send the rest when some were heard.")
-        _check_piece(reply.unfinished_text + command.input)
-        reply.unfinished_text += command.input
-        reply.closed = not command.more
-        reply.touched_s = at.now_s
+        reply.append(command.input, at.now_s, more=command.more)
         self._go_on(reply, at)
 
-    def _go_on(self, reply: _Reply, at: Playhead) -> None:
+    def _go_on(self, reply: Reply, at: Playhead) -> None:
         """A reply has more text, or its last."""
         reply.error = None
         self._current = reply
-        self._split_sentences(reply)
         self._finish_if_played(reply, at)
 
     def _cancel(self, command: ResponseCancel, at: Playhead) -> None:
@@ -383,25 +317,15 @@ class Conversation:
         elif command.id not in self._used_ids:  # else it ended by itself meanwhile
             raise EventError("unknown_reply", f"There is no reply {command.id!r}. Leave out the id to stop everything.")
 
-    def _stop(self, replies: list[_Reply], at: Playhead) -> None:
+    def _stop(self, replies: list[Reply], at: Playhead) -> None:
         """End replies. If one of them is with the engine, all that are with it are cut: their sound is one stream."""
         if any(reply.pushed for reply in replies):
             replies = [reply for reply in self._replies if reply in replies or reply.pushed]
             self._must_silence = True
-            for reply in replies:
-                reply.end_media_s, reply.end_held_frames, reply.is_cut = at.media_s, at.held_frames, True
         for reply in replies:
             self._finish(reply, at, "cancelled")
 
-    def _split_sentences(self, reply: _Reply) -> None:
-        """Move whole sentences, and at the end everything, from the text that came in pieces to the lines that wait."""
-        *sentences, rest = _SENTENCE_END.split(reply.unfinished_text)
-        if reply.closed:
-            sentences, rest = [*sentences, rest], ""
-        reply.waiting.extend(_Line(" ".join(sentence.split())) for sentence in sentences if sentence.strip())
-        reply.unfinished_text = rest
-
-    def _parse(self, text: str, event_id: str | None) -> list[_Line]:
+    def _parse(self, text: str, event_id: str | None) -> list[Line]:
         """The lines of a prompt; sentence by sentence where it would have to wait for too long before it plays through."""
         try:
             prompt = parse_prompt(text)
@@ -409,14 +333,13 @@ class Conversation:
             raise EventError(error.code, str(error)) from None
         first, *others = prompt.lines
         voice = self._voices.get(prompt.voice, prompt.voice) if prompt.voice else None
-        lines = [_Line(first, prompt.scene, voice, event_id), *(_Line(line) for line in others)]
+        lines = [Line(first, prompt.scene, voice, event_id), *(Line(line) for line in others)]
         if not self._is_long(sum(len(line.text.split()) for line in lines) / WORDS_PER_S):
             return lines
-        sentences = [[" ".join(s.split()) for s in _SENTENCE_END.split(line.text) if s.strip()] for line in lines]
         return [
-            replace(line, text=text) if index == 0 else _Line(text)
-            for line, own in zip(lines, sentences, strict=True)
-            for index, text in enumerate(own)
+            replace(line, text=text) if index == 0 else Line(text)
+            for line in lines
+            for index, text in enumerate(sentences(line.text))
         ]
 
     def _new_id(self, wanted: str | None) -> str:
@@ -438,7 +361,7 @@ class Conversation:
             self._told_ready_s = None
             self._events.append(AvatarState(state=state))
 
-    def _finish_if_played(self, reply: _Reply, at: Playhead) -> None:
+    def _finish_if_played(self, reply: Reply, at: Playhead) -> None:
         if not reply.played or reply not in self._replies:
             return
         if reply.num_played == 0 and reply.error is not None:
@@ -447,27 +370,23 @@ class Conversation:
             self._finish(reply, at, "completed")
 
     def _finish(
-        self, reply: _Reply, at: Playhead, status: DoneStatus, code: str | None = None, message: str | None = None
+        self, reply: Reply, at: Playhead, status: DoneStatus, code: str | None = None, message: str | None = None
     ) -> None:
         """The one place where a reply ends; it leaves ``_replies``, so it cannot end twice."""
         self._replies.remove(reply)
         for line_id in [line_id for line_id, owner in self._by_line.items() if owner is reply]:
             self._forget(line_id)
-        heard_ms = 0
-        if reply.voice_media_s is not None:
-            if status != "completed" and not reply.is_cut:
-                reply.end_media_s, reply.end_held_frames = at.media_s, at.held_frames
-            # Pictures that stood still came with silence.
-            held_s = (reply.end_held_frames - reply.voice_held_frames) / self._fps
-            heard_ms = max(0, round((reply.end_media_s - held_s - reply.voice_media_s) * 1000))
-            if status != "completed":
-                self._events.append(AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
+        if status != "completed":
+            reply.hearing.reach(at.media_s, at.held_frames)
+        heard_ms = reply.hearing.length_ms(self._fps)
+        if status != "completed" and reply.hearing.start_media_s is not None:
+            self._events.append(AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
         self._events.append(
             ResponseDone(
                 response_id=reply.reply_id,
                 status=status,
                 heard_ms=heard_ms,
-                heard_text=" ".join(reply.heard),
+                heard_text=" ".join(reply.hearing.words),
                 timings=Timings(
                     first_audio_ms=reply.first_audio_ms,
                     total_ms=round((at.now_s - reply.accepted_s) * 1000),
@@ -479,11 +398,3 @@ class Conversation:
         )
         if self.state in ("speaking", "thinking"):
             self._set_state("thinking" if self._replies else "listening")
-
-
-def _check_piece(text: str) -> None:
-    if len(text) > MAX_PROMPT_CHARS:
-        raise EventError(
-            "bad_prompt",
-            f"A piece and the sentence that it goes on with have {MAX_PROMPT_CHARS} characters at most. Send less at once.",
-        )

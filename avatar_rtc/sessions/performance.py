@@ -83,7 +83,7 @@ class Performance:
             max_queued_replies=limits.max_queued_replies,
             open_reply_timeout_s=limits.open_reply_timeout_s,
             voices=self._voices,
-            is_long=lambda length_s: self.playout.policy.wait_s(length_s, 0.0, begun=False) * 1000 > media.max_wait_ms,
+            is_long=lambda length_s: self.playout.policy.wait_s(length_s, 0.0, started=False) * 1000 > media.max_wait_ms,
         )
         self.playout = Playout(
             engine.info,

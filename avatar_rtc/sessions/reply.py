@@ -1,0 +1,144 @@
+"""A reply: what is spoken for one request, how far it has come, and what of it is heard. Values, without I/O or clock."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from avatar_rtc.media.buffer import MarkReached
+from model.errors import ModelError
+from model.text.prompt import MAX_PROMPT_CHARS
+from signaling.vocabulary import EventError, TranscriptDelta
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What goes to the engine at once. ``scene`` and ``voice`` are None where they stay as they are."""
+
+    text: str
+    scene: str | None = None
+    voice: str | None = None
+    event_id: str | None = None
+
+
+@dataclass
+class Hearing:
+    """What of a reply is heard: which words, and for how long. Pictures that stand still come with silence, which does not count.
+
+    Attributes:
+        words: as they were typed.
+        start_media_s: media time of its first voiced moment.
+    """
+
+    words: list[str] = field(default_factory=list)
+    start_media_s: float | None = None
+    _start_held_frames: int = field(default=0, init=False)
+    _end_media_s: float = field(default=0.0, init=False)
+    _end_held_frames: int = field(default=0, init=False)
+
+    def start(self, media_s: float, held_frames: int) -> None:
+        """Its voice begins; ``held_frames`` are those that stood still so far."""
+        self.start_media_s, self._start_held_frames = media_s, held_frames
+        self.reach(media_s, held_frames)
+
+    def reach(self, media_s: float, held_frames: int) -> None:
+        """It is heard up to here."""
+        self._end_media_s, self._end_held_frames = media_s, held_frames
+
+    def word(self, reached: MarkReached, reply_id: str) -> TranscriptDelta:
+        """A word begins to be heard. Returns its caption."""
+        assert self.start_media_s is not None
+        self.words.append(reached.mark.text)
+        return TranscriptDelta(
+            response_id=reply_id,
+            text=reached.mark.text,
+            start_ms=round((reached.media_s - self.start_media_s) * 1000),
+            end_ms=round((reached.end_media_s - self.start_media_s) * 1000),
+        )
+
+    def length_ms(self, fps: int) -> int:
+        """For how long it was heard; 0 before its voice began."""
+        if self.start_media_s is None:
+            return 0
+        held_s = (self._end_held_frames - self._start_held_frames) / fps
+        return max(0, round((self._end_media_s - held_s - self.start_media_s) * 1000))
+
+
+@dataclass
+class Reply:
+    """What is spoken for one request. Each line of it goes to the engine as a reply of its own, so that it may grow.
+
+    Attributes:
+        waiting: lines that the engine does not have.
+        closed: its last piece has come.
+        last_append_s: when its latest piece came.
+        num_pushed, num_generated, num_played: lines so far.
+        error: why a line of it cannot be spoken.
+    """
+
+    reply_id: str
+    accepted_s: float
+    underruns_before: int
+    last_append_s: float
+    waiting: deque[Line] = field(default_factory=deque)
+    closed: bool = True
+    pushed: bool = False
+    num_pushed: int = 0
+    num_generated: int = 0
+    num_played: int = 0
+    first_audio_ms: int | None = None
+    hearing: Hearing = field(default_factory=Hearing)
+    error: ModelError | None = None
+    _unfinished_text: str = field(default="", init=False)
+
+    @property
+    def generated(self) -> bool:
+        """Whether nothing more will come out of the engine for it."""
+        return self.closed and not self.waiting and self.num_generated >= self.num_pushed
+
+    @property
+    def played(self) -> bool:
+        return self.closed and not self.waiting and self.num_played >= self.num_pushed
+
+    def append(self, piece: str, now_s: float, *, more: bool) -> None:
+        """A further piece of its text; whole sentences of it become lines that wait.
+
+        Raises:
+            EventError: with the sentence that it goes on with the piece is too long, and nothing has changed.
+        """
+        check_piece(self._unfinished_text + piece)
+        self._unfinished_text += piece
+        self.last_append_s = now_s
+        if more:
+            *whole, self._unfinished_text = _SENTENCE_END.split(self._unfinished_text)
+            self.waiting.extend(map(Line, _tidy(whole)))
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Its last piece has come: what is left of its text is a line, too."""
+        self.closed = True
+        self.waiting.extend(map(Line, sentences(self._unfinished_text)))
+        self._unfinished_text = ""
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each with single spaces between its words."""
+    return _tidy(_SENTENCE_END.split(text))
+
+
+def _tidy(texts: Sequence[str]) -> list[str]:
+    return [" ".join(text.split()) for text in texts if text.strip()]
+
+
+def check_piece(text: str) -> None:
+    """Raises ``EventError`` for a piece that is too long."""
+    if len(text) > MAX_PROMPT_CHARS:
+        raise EventError(
+            "bad_prompt",
+            f"A piece and the sentence that it goes on with have {MAX_PROMPT_CHARS} characters at most. Send less at once.",
+        )
