@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from aiortc import RTCDataChannel
 
+from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.aiortc_patches import max_message_bytes
-from avatar_rtc.sessions.event_log import EventLog
 from signaling.dialects import avatar as dialect
 from signaling.vocabulary import AvatarState, Event, SessionUpdated
 

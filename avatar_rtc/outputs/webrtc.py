@@ -18,6 +18,7 @@ from aiortc import (
 )
 
 from avatar_rtc.config import ServerConfig
+from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast, Reader
 from avatar_rtc.media.clock import MediaClock
@@ -27,7 +28,6 @@ from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs import aiortc_patches as patches
 from avatar_rtc.outputs.channels import EventChannels
 from avatar_rtc.outputs.offer import MediaPlan, plan_media, read_candidate
-from avatar_rtc.sessions.event_log import EventLog
 from signaling.errors import BadOffer, SignalingError
 from signaling.ice import IceFragment, advertise
 from signaling.vocabulary import Event

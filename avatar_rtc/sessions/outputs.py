@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from avatar_rtc.config import ServerConfig
+from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.outputs.recording import Recording
-from avatar_rtc.sessions.event_log import EventLog
 from model.chunk import StreamInfo
 from signaling.errors import Conflict, NotFound, Unprocessable
 from signaling.outputs import file_url

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, EngineFailure, EngineStream
 from avatar_rtc.errors import ImageError
+from avatar_rtc.event_log import EventLog
 from avatar_rtc.images import decode_base64
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
-from avatar_rtc.sessions.event_log import EventLog
 from model.chunk import Image, StreamSettings
 from model.errors import ModelError
 from model.text.prompt import MAX_PROMPT_CHARS

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, speed_of
+from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.webrtc import Departure, Viewer
-from avatar_rtc.sessions.event_log import EventLog
 from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
