@@ -25,9 +25,9 @@ from torch import Tensor
 
 from model.config import AudioStreamConfig
 from model.vae.audio_stream import AudioStreamDecoder
-from tests.conftest import GOLDEN
-from tests.golden.fixture import Fixture
-from tests.golden.mmaudio import build_vae, build_vocoder, vae_tensors, vocoder_tensors
+from testkit import GOLDEN
+from testkit.golden import Fixture
+from testkit.golden_audio import build_vae, build_vocoder, vae_tensors, vocoder_tensors
 
 SWEEP = ((120, 0), (120, 5), (120, 10), (120, 15), (120, 20), (60, 10), (30, 10))
 """Left context and hold-back, in latents."""

@@ -35,7 +35,7 @@ from model import hallo_live
 from model.chunk import StreamSettings
 from model.config import HalloLiveConfig, load_yaml
 from model.hallo_live import HalloLiveStream
-from tests.support.published_files import write_config, write_published_files
+from testkit.published_files import write_config, write_published_files
 
 LINE = "This is one of many lines, and there will be more."
 LINE_EVERY_S = 8.0

@@ -28,7 +28,7 @@ from avatar_rtc.recording import Recorder
 from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from benchmarks.speech import SENTENCES
-from tests.support.browser import run_server
+from testkit.browser import run_server
 
 
 def memory_mb(pid: int) -> list[int]:

@@ -45,7 +45,7 @@ from model.rollout import Draw, Latents, Rollout, RolloutShape, audio_window, ro
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.vae.pictures import i420_from_frames
 from model.vae.wan import WanDecoder, channels_last
-from tests.support.published_files import write_published_files
+from testkit.published_files import write_published_files
 
 PROMPT = (
     "Photographic close-up of a woman in a bright office. <S>Good morning.<E> <S>It is nice to meet you.<E> "

@@ -17,7 +17,7 @@ from playwright.sync_api import Page
 from avatar_rtc import resources
 from benchmarks import machine, measurements
 from benchmarks.figures import percentile
-from tests.support.browser import call, eventually, open_browser, run_server, say, stats
+from testkit.browser import call, eventually, open_browser, run_server, say, stats
 
 BAR_MS = 1000
 LINES = (

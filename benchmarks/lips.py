@@ -21,7 +21,7 @@ from benchmarks.speech import SENTENCES
 from model.evaluation.film import read_film
 from model.evaluation.lips import compare, measure
 from model.text.prompt import Prompt
-from tests.support.browser import run_server
+from testkit.browser import run_server
 
 LAG_BAR_MS = 80
 UNKNOWN = Prompt(None, (), None)

@@ -10,7 +10,7 @@ chunk that came late; the last picture was held for it.
 
 ``latent`` takes back what is not needed to bridge the time until the message can be seen, ``block`` only whole blocks. With
 ``--stand-in`` a model of test size computes, and a simulated clock counts the time that it takes on H200 devices, see
-:class:`benchmarks.clip.StageTimes`.
+:class:`testkit.timed_devices.StageTimes`.
 
 Predicted so, 100 messages, the next chunk asked for at 350 ms; milliseconds, and late chunks, a stream's first one included:
 
@@ -47,8 +47,8 @@ from model import hallo_live
 from model.chunk import AVChunk, StreamSettings
 from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig
 from model.hallo_live import HalloLive, HalloLiveStream
-from tests.support.published_files import TINY, write_config, write_published_files
-from tests.support.timed_devices import Clock, Devices, open_timed
+from testkit.published_files import TINY, write_config, write_published_files
+from testkit.timed_devices import Clock, Devices, open_timed
 
 SETTINGS = StreamSettings("A woman in a bright office.", "a clear voice", seed=1)
 LINE = "This is line number {} of many, and it is long enough to be interrupted."

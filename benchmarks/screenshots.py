@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.support.browser import call, open_browser, run_server, say
+from testkit.browser import call, open_browser, run_server, say
 
 ROOT = Path(__file__).parent.parent
 CALL = ROOT / "docs" / "images" / "call.png"

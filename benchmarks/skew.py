@@ -21,7 +21,7 @@ from playwright.sync_api import Page
 from avatar_rtc import fake, resources
 from benchmarks import machine, measurements
 from benchmarks.figures import percentile
-from tests.support.browser import call, open_browser, run_server
+from testkit.browser import call, open_browser, run_server
 
 BAR_MS = 80
 PAIR_WITHIN_MS = 480

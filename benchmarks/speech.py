@@ -23,7 +23,7 @@ from avatar_rtc.client import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
 from benchmarks import machine, measurements
-from tests.support.browser import run_server
+from testkit.browser import run_server
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = Path(__file__).with_name("sentences.txt")

@@ -31,7 +31,7 @@ from model.evaluation import lips
 from model.evaluation.film import read_film
 from model.evaluation.speech import misheard, words
 from model.text.prompt import Prompt
-from tests.support.browser import run_server
+from testkit.browser import run_server
 
 ROWS = (
     ("wer_own", "word error rate, own lines", ".1%"),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from avatar_rtc import resources
+from testkit import GOLDEN
 
 settings.register_profile("untimed", deadline=None)  # how long an example takes says something of the machine alone
 settings.load_profile("untimed")
@@ -22,7 +23,6 @@ if NUM_WORKERS > 1:  # before torch and numpy are imported: workers share the co
         os.environ.setdefault(variable, str(max(1, resources.num_cores() // NUM_WORKERS)))
 
 TESTS = Path(__file__).parent
-GOLDEN = TESTS.parents[1] / "shared" / "golden"
 ALONE = (
     "tests/e2e/",
     "tests/avatar_rtc/test_hallo_live_call.py",

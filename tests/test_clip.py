@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import clip
-from benchmarks.clip import Plan, Shape, StageTimes, planned, predict
+from benchmarks.clip import Plan, Shape, planned, predict
 from benchmarks.hallo_live import clip_noise, draws
 from model import hallo_live
 from model.hallo_live import HalloLive
-from tests.support.published_files import TINY, write_config, write_published_files
+from testkit.published_files import TINY, write_config, write_published_files
+from testkit.timed_devices import StageTimes
 
 SMALL = Shape(num_blocks=2, block=2, num_denoise=2)
 TIMES = StageTimes((10, 12), (6, 7), sound=1, first_latent=2, latent=5, latents=12, last_block=6)

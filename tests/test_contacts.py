@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import run_server
+from testkit.browser import run_server
 from tests.support.contacts import command_path, counted
 
 

@@ -21,8 +21,8 @@ from avatar_rtc import client
 from avatar_rtc.client import say
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from testkit.browser import run_server
 from tests.avatar_rtc.test_recording import playable_s
-from tests.support.browser import run_server
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 from tests.support.lateness import lateness

@@ -16,7 +16,7 @@ from avatar_rtc import resources
 from avatar_rtc.app import Server, make_engine
 from avatar_rtc.client import say
 from avatar_rtc.config import load_config
-from tests.support.published_files import TINY, write_config, write_published_files
+from testkit.published_files import TINY, write_config, write_published_files
 
 
 async def test_a_call_is_recorded_with_both_tracks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from avatar_rtc import fake
-from tests.support.browser import (
+from testkit.browser import (
     NO_CHROMIUM,
     RunningServer,
     call,

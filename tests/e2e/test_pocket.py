@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from avatar_rtc import resources
 from model.evaluation import lips
 from model.evaluation.lips import Array
-from tests.support.browser import NO_CHROMIUM, call, chromium_path, eventually, open_browser, run_server, say, stats
+from testkit.browser import NO_CHROMIUM, call, chromium_path, eventually, open_browser, run_server, say, stats
 
 WEIGHTS = resources.checkpoint_dir("pocket") / "dit.safetensors"
 pytestmark = [

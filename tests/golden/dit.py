@@ -21,7 +21,7 @@ from model.sampling import NoiseTable, add_noise, clean_from_velocity, euler_ste
 from model.training.dmd import score_timesteps
 from model.training.ode import BlockSizes, clip_forward
 from model.training.teacher import kept_states, teacher_table, whole_forward
-from tests.golden.fixture import Fixture
+from testkit.golden import Fixture
 
 
 def tower(published: dict[str, Any]) -> TowerConfig:

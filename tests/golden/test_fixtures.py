@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from testkit.golden import Check, Fixture, pairs_in
 from tests.golden import dit, training
-from tests.golden.fixture import Check, Fixture, pairs_in
 from tests.golden.mmaudio import check_bigvgan, check_mmaudio_vae
 from tests.golden.umt5 import check_umt5
 from tests.golden.wan import check_wan

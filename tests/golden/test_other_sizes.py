@@ -18,8 +18,8 @@ from torch import Tensor
 
 from model.adapters import ovi
 from model.dit.transformer import DualStreamTransformer
+from testkit.golden import Check, Fixture, pairs_in
 from tests.golden import dit
-from tests.golden.fixture import Check, Fixture, pairs_in
 from tests.golden.test_fixtures import check_of
 
 QUICK = ("scheduler", "hp_dmd_rewards", "pipeline_latents_b2_f0")

@@ -13,8 +13,8 @@ from model.sampling import NoiseTable
 from model.training.dmd import Scorer, SelfRollout, critic_loss, generator_loss, noised, score_timesteps, self_rollout
 from model.training.ode import STREAM_WEIGHTS, BlockSizes, Trajectories, ode_loss
 from model.training.rewards import Rewards, loss_scales, standardised
+from testkit.golden import Fixture
 from tests.golden.dit import channels_first, dit_config, load, padded, scripted
-from tests.golden.fixture import Fixture
 
 
 def published_gradients(dit: DualStreamTransformer) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.adapters.umt5 import load_umt5
 from model.config import UMT5Config
 from model.text.umt5 import clean, encode
-from tests.golden.fixture import Fixture
+from testkit.golden import Fixture
 
 
 def check_umt5(fixture: Fixture) -> None:

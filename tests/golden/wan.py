@@ -11,7 +11,7 @@ from torch import Tensor
 from model.adapters.wan import fill_wan
 from model.config import WanVAEConfig
 from model.vae.wan import PATCH_PX, FeatureCache, WanDecoder, WanEncoder
-from tests.golden.fixture import Fixture
+from testkit.golden import Fixture
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
 from model.text.utterances import MarkTrack, Utterance
 from model.vae.pictures import i420_from_frames
-from tests.support.published_files import TINY, write_config, write_published_files
+from testkit.published_files import TINY, write_config, write_published_files
 
 SETTINGS = StreamSettings(scene="A woman in an office.", voice="a clear voice", seed=3)
 

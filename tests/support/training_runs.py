@@ -16,7 +16,7 @@ from model.training.config import TrainConfig, load_train_config
 from model.training.distributed import World
 from model.training.run import Run
 from model.training.trajectories import Trajectory, write_file
-from tests.support.published_files import TINY, Dice, write_config, write_published_files
+from testkit.published_files import TINY, Dice, write_config, write_published_files
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 PROMPTS = [f"A person in room {i}. <S>Hello number {i}.<E>" for i in range(5)]

@@ -22,9 +22,9 @@ from avatar_rtc.media import broadcast
 from avatar_rtc.media.encode import VideoCodec, VideoEncoder, VideoRates, make_video_encoder
 from avatar_rtc.sessions.session import Session
 from signaling.vocabulary import OutputEnded, OutputStarted, SessionCreated
+from testkit.browser import run_server
 from tests.avatar_rtc.sessions.test_resume import TIMEOUT_S, cut, the, until
 from tests.avatar_rtc.test_recording import playable_s
-from tests.support.browser import run_server
 from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 

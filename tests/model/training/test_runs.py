@@ -17,7 +17,7 @@ from model.errors import CheckpointError, ConfigError, TrainingError
 from model.training import checkpoints
 from model.training.run import Run
 from model.training.stage import Drawn, Loss
-from tests.support.published_files import TINY, write_config
+from testkit.published_files import TINY, write_config
 from tests.support.training_runs import CONFIGS, begin, shipped, write_everything
 
 STAGES = ("hallo_live_ode_init", "hallo_live_dmd")

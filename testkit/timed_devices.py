@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.clip import StageTimes
 from model.chunk import StreamInfo, StreamSettings
-from model.decoding import Arrives, Decoders
+from model.decoding import AT_ONCE, Arrives, Decoders
 from model.graphs import Ahead
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
@@ -25,6 +24,27 @@ TEXT_MS = 16.0
 """A prompt that is new, until the transformer can read it."""
 AUDIO_TOWER_MS = 12.0
 """Of a pass, whatever its video latents."""
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds: a pass of each block of a clip, the same if two devices share it, a block's sound, pictures of a stream's
+    first latent, of another, and of as many as are decoded in one call (:data:`model.decoding.AT_ONCE`); a last block by two
+    devices, its sound included."""
+
+    passes: tuple[float, ...] = (64.0, 71.2, 78.6, 83.6, 94.5)
+    split_passes: tuple[float, ...] = (35.6, 39.6, 43.6, 46.2, 51.9)
+    sound: float = 14.9
+    first_latent: float = 17.8
+    latent: float = 57.5
+    latents: float = 168.4
+    last_block: float = 188.6
+
+    def pictures(self, num_latents: int, *, begins: bool) -> float:
+        """Of one call."""
+        if begins:
+            return self.first_latent
+        return self.latents if num_latents == AT_ONCE else self.latent
 
 
 @dataclass
