@@ -90,7 +90,7 @@ examples:
                                                           a token of it for a browser, good for ten minutes
 
 scopes: call (start a call), speak (send events over HTTP), watch (see a call, its events and counters), record (record a call,
-download recordings) and admin
+download recordings, push a call to a WHIP receiver) and admin
 (the rest, such as /metrics). A server reads the file when it starts: delete a line, and from the next start on the key and its
 tokens are worth nothing.
 """

@@ -143,6 +143,12 @@ class RecordingConfig(_Strict):
     directory: Path | None = None
 
 
+class WhipConfig(_Strict):
+    """Pushes to WHIP receivers. They go to public addresses, and to those in the networks of ``allow``."""
+
+    allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+
 class IceServerConfig(_Strict):
     """A STUN or TURN server.
 
@@ -284,6 +290,7 @@ class ServerConfig(_Strict):
     limits: LimitsConfig = LimitsConfig()
     media: MediaConfig = MediaConfig()
     recording: RecordingConfig = RecordingConfig()
+    whip: WhipConfig = WhipConfig()
     ice: IceConfig = IceConfig()
     avatars: tuple[AvatarConfig, ...] = Field(min_length=1)
     voices: tuple[VoiceConfig, ...] = Field(min_length=1)

@@ -38,10 +38,11 @@ async def read_text(request: web.Request) -> str:
         raise BadRequest("The body is not UTF-8 text.") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing in a body that does not fit, and what would."""
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first thing in a body that does not fit, and which fields ``model`` has."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "body"
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return f"There is no field {where!r:.80}. Known: {', '.join(model.model_fields)}."
+    if first["type"] == "extra_forbidden":
+        known = f" Known: {', '.join(model.model_fields)}." if model is not None and len(first["loc"]) == 1 else ""
+        return f"There is no field {where!r:.80}.{known}"
     return f"{where:.80}: {first['msg']}."

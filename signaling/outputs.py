@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import hdrs, web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from signaling.bodies import explain, read_bytes
 from signaling.errors import Unprocessable
-from signaling.service import NewOutput, NewRecording, SessionService
+from signaling.service import NewOutput, NewPush, NewRecording, SessionService
 
 MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 
-class OutputBody(BaseModel):
-    """The body of ``POST /v1/sessions/{id}/outputs``."""
-
+class _RecordingBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["recording"]
 
     def wanted(self) -> NewOutput:
         return NewRecording()
+
+
+class _WhipBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["whip"]
+    url: str = Field(min_length=1, max_length=2048)
+    token: str | None = Field(default=None, pattern=r"^[\x21-\x7e]{1,8192}$")
+
+    def wanted(self) -> NewOutput:
+        return NewPush(self.url, self.token)
+
+
+OutputBody = Annotated[_RecordingBody | _WhipBody, Field(discriminator="type")]
+"""The body of ``POST /v1/sessions/{id}/outputs``."""
+_BODIES: TypeAdapter[_RecordingBody | _WhipBody] = TypeAdapter(OutputBody)
 
 
 def with_urls(session_id: str, output: dict[str, Any]) -> dict[str, Any]:
@@ -55,9 +69,9 @@ class OutputRoutes:
 
     async def add(self, request: web.Request) -> web.Response:
         try:
-            wanted = OutputBody.model_validate_json(await read_bytes(request))
+            wanted = _BODIES.validate_json(await read_bytes(request))
         except ValidationError as error:
-            raise Unprocessable(explain(error, OutputBody), code="bad_request") from None
+            raise Unprocessable(explain(error), code="bad_request") from None
         session_id = request.match_info["id"]
         output = with_urls(session_id, self._service.add_output(session_id, wanted.wanted()))
         return web.json_response(output, status=201, headers={hdrs.LOCATION: output["url"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,19 @@ class NewRecording:
     """A recording on the server's disk is wanted."""
 
 
-NewOutput = NewRecording
+@dataclass(frozen=True)
+class NewPush:
+    """The stream is to be sent to a WHIP receiver.
+
+    Attributes:
+        token: a bearer's; never told or logged.
+    """
+
+    url: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+NewOutput = NewRecording | NewPush
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from annotated_types import Ge, Le, Len
 Mode = Literal["replace", "queue", "append"]
 DoneStatus = Literal["completed", "cancelled", "failed"]
 State = Literal["initializing", "idle", "listening", "thinking", "speaking"]
-OutputKind = Literal["recording"]
-OutputState = Literal["waiting", "live", "ended", "failed"]
+OutputKind = Literal["recording", "whip"]
+OutputState = Literal["connecting", "waiting", "live", "ended", "failed"]
 EventId = Annotated[str, Len(1, 128)]
 ReplyId = Annotated[str, Len(1, 128)]
 Number = Annotated[float | int, Ge(-(2**63)), Le(2**63)]
@@ -221,15 +221,17 @@ class OutputStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputUpdated:
-    """``waiting``: it has begun, and nothing has arrived there yet. ``live``: it arrives.
+    """``connecting`` to a receiver; ``waiting`` for the first picture, or until a receiver is tried again; ``live``: it arrives.
 
     Attributes:
+        message: why it waits.
         file_url: of a recording: where it is downloaded, also while it grows.
     """
 
     output_id: str
     kind: OutputKind
     state: OutputState
+    message: str | None = None
     file_url: str | None = None
 
 

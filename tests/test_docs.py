@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ipaddress
 import json
 import re
 import shutil
@@ -108,7 +109,8 @@ def differences(a: Any, b: Any) -> Iterator[str]:
 
 
 async def test_http_examples_have_the_shape_of_the_answers(tmp_path: Path) -> None:
-    config: dict[str, Any] = {"limits": {"max_sessions": 1}, "recording": {"directory": tmp_path}}
+    here = (ipaddress.ip_network("127.0.0.1"),)
+    config: dict[str, Any] = {"limits": {"max_sessions": 1}, "recording": {"directory": tmp_path}, "whip": {"allow": here}}
     async with serving(**config) as server, calling(server) as call, aiohttp.ClientSession() as http:
         for path in ("/v1/avatars", "/v1/models", "/v1/sessions/{id}/stats"):
             (example,) = examples(f"GET {path}")
@@ -116,11 +118,17 @@ async def test_http_examples_have_the_shape_of_the_answers(tmp_path: Path) -> No
                 assert response.status == 200
                 assert not list(differences(shape(json.loads(example)), shape(await response.json())))
         output_path = "/v1/sessions/{id}/outputs"
+        push = json.loads(examples(f"POST {output_path} (push)")[0]) | {"url": "http://127.0.0.1:9/whip"}  # nobody is there
+        async with http.post(server.address + output_path.replace("{id}", call.session_id), json=push) as response:
+            assert response.status == 201
+            (example,) = examples(f"GET {output_path}/{{output}} (push)")
+            assert not list(differences(shape(json.loads(example)), shape(await response.json())))
         (example,) = examples(f"POST {output_path}")
         async with http.post(server.address + output_path.replace("{id}", call.session_id), data=example) as response:
             assert response.status == 201
             url = server.address + response.headers["Location"]
-        await call.wait_for(lambda: call.received(OutputUpdated), 5, "nothing is recorded")
+        recording = lambda: [event for event in call.received(OutputUpdated) if event.kind == "recording"]  # noqa: E731
+        await call.wait_for(recording, 5, "nothing is recorded")
         (example,) = examples(f"GET {output_path}/{{output}}")
         async with http.get(url) as response:
             assert not list(differences(shape(json.loads(example)), shape(await response.json())))

@@ -7,7 +7,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from avatar_rtc.media.broadcast import Broadcast, Reader, ReaderClosed
 from avatar_rtc.media.encode import OPUS_CLOCK_HZ, OPUS_PACKET_MS, Encoded, VideoCodec
 from avatar_rtc.media.film import FilmFile
 from avatar_rtc.media.playout import VIDEO_CLOCK_HZ
+from avatar_rtc.outputs.output import Output
 from model.chunk import StreamInfo
-from signaling.vocabulary import OutputKind, OutputState
 
 BACKLOG_S = 10.0
 """So much waits for a disk that is slow; what is more is left out, up to the next keyframe."""
@@ -40,7 +39,7 @@ def find_recording(directory: Path | None, session_id: str, file_name: str) -> P
     return path if path.is_file() else None
 
 
-class Recording:
+class Recording(Output):
     """Reads a broadcast from the next keyframe on and muxes it, in a thread of its own.
 
     Its time is that of the media: while the session is held it stands still, and the film has no gap. When it cannot be written
@@ -51,34 +50,27 @@ class Recording:
         codec: which pictures are read; WebM for VP8, MP4 for H.264.
         on_change: told when the state is another one.
 
-    Attributes:
-        state: ``waiting`` for the first picture, ``live``, ``ended`` or ``failed``.
-        message: why it ended, where that was not asked for.
+    Its state is ``waiting`` until the first picture, and then ``live``.
     """
 
-    kind: OutputKind = "recording"
+    kind = "recording"
 
     def __init__(
         self,
-        output_id: str,
         session_id: str,
         directory: Path,
         broadcast: Broadcast,
         info: StreamInfo,
         codec: VideoCodec,
         log: SessionLog,
-        on_change: Callable[[Recording], None],
+        on_change: Callable[[Output], None],
     ) -> None:
-        self.output_id = output_id
-        self.state: OutputState = "waiting"
-        self.message: str | None = None
-        self._began = datetime.now(UTC)
-        name = f"{session_id}-{self._began:%Y%m%dT%H%M%S}.{self._began.microsecond // 1000:03d}Z{_SUFFIX[codec]}"
-        self.path = directory / name
+        super().__init__("waiting", on_change)
+        began = f"{self.began:%Y%m%dT%H%M%S}.{self.began.microsecond // 1000:03d}Z"
+        self.path = directory / f"{session_id}-{began}{_SUFFIX[codec]}"
         self._info = info
         self._codec = codec
         self._log = log
-        self._on_change = on_change
         self._pictures = broadcast.read_video(codec, backlog_s=BACKLOG_S)
         self._sound = broadcast.read_audio(backlog_s=BACKLOG_S)
         self._keyframe_ticks = 0
@@ -92,31 +84,25 @@ class Recording:
 
     @property
     def is_seen(self) -> bool:
-        """Whether the stream is to go on for it."""
         return not self.is_over
 
     @property
-    def is_over(self) -> bool:
-        return self.state in ("ended", "failed")
+    def file_name(self) -> str | None:
+        return None if self._film is None else self.path.name
 
     def describe(self) -> dict[str, Any]:
         return {
-            "id": self.output_id,
-            "type": self.kind,
-            "state": self.state,
-            "message": self.message,
-            "started_at": self._began.isoformat(timespec="milliseconds"),
+            **super().describe(),
             "duration_s": round(float(self._last_s - self._begin_s), 3),
-            "file": None if self._film is None else self.path.name,
+            "file": self.file_name,
         }
 
     def stop(self) -> None:
-        """Write what has been read already, and end; returns at once, ``run`` does the rest. Idempotent."""
+        """Write what has been read already, and end."""
         self._pictures.close()
         self._sound.close()
 
     async def run(self) -> None:
-        """Record until ``stop`` is called or the file cannot be written."""
         try:
             await asyncio.gather(self._read(self._pictures, "video"), self._read(self._sound, "audio"))
             if self.state != "failed":
@@ -156,15 +142,6 @@ class Recording:
             self._log.warning("the recording %s has no index: %s", self.path, error.strerror)
             message = f"The file plays, but seeking in it is slow: its index could not be written ({error.strerror})."
         self._change("ended", message)
-
-    def fail(self, message: str) -> None:
-        """End it for a reason that nobody wanted."""
-        if not self.is_over:
-            self._change("failed", message)
-
-    def _change(self, state: OutputState, message: str | None = None) -> None:
-        self.state, self.message = state, message
-        self._on_change(self)
 
     async def _in_thread(self, step: Callable[..., None], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, step, *arguments)

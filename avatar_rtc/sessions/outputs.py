@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,16 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
+from avatar_rtc.media.clock import MediaClock
+from avatar_rtc.metrics import Metrics
+from avatar_rtc.outputs.output import Output
 from avatar_rtc.outputs.recording import Recording
+from avatar_rtc.outputs.targets import check_target
+from avatar_rtc.outputs.whip import Push
 from model.chunk import StreamInfo
 from signaling.errors import Conflict, NotFound, Unprocessable
 from signaling.outputs import file_url
-from signaling.service import NewOutput
+from signaling.service import NewOutput, NewPush
 from signaling.vocabulary import Event, OutputEnded, OutputStarted, OutputUpdated
 
 MAX_OUTPUTS = 16
@@ -23,12 +27,12 @@ MAX_OUTPUTS = 16
 FINISH_TIMEOUT_S = 60.0
 """A recording of hours is copied once more when it ends."""
 
-Output = Recording
-
 
 def check_output(config: ServerConfig, wanted: NewOutput) -> None:
     """Raises ``signaling.errors.Unprocessable`` where this server cannot do that for anybody."""
-    if config.recording.directory is None:
+    if isinstance(wanted, NewPush):
+        check_target(wanted.url, config.whip.allow)
+    elif config.recording.directory is None:
         raise Unprocessable(
             "This server keeps no recordings. Set recording.directory in its config to a directory that it may write to.",
             code="no_recordings",
@@ -49,7 +53,9 @@ class Outputs:
         session_id: str,
         config: ServerConfig,
         broadcast: Broadcast,
+        clock: MediaClock,
         info: StreamInfo,
+        metrics: Metrics,
         events: EventLog,
         log: SessionLog,
         on_change: Callable[[], None],
@@ -57,6 +63,8 @@ class Outputs:
         self._session_id = session_id
         self._config = config
         self._broadcast = broadcast
+        self._clock = clock
+        self._metrics = metrics
         self._info = info
         self._events = events
         self._log = log
@@ -81,10 +89,8 @@ class Outputs:
             signaling.errors.SignalingError: it is not possible, or not now.
         """
         check_output(self._config, wanted)
-        if any(not output.is_over for output in self._outputs.values()):
-            raise Conflict("This session is being recorded already. End that recording first.")
         self._forget_oldest()
-        output = self._new_recording()
+        output = self._new_push(wanted) if isinstance(wanted, NewPush) else self._new_recording()
         self._outputs[output.output_id] = output
         self._events.append(OutputStarted(output_id=output.output_id, kind=output.kind))
         self._log.info("%s begins", output.kind)
@@ -126,20 +132,16 @@ class Outputs:
             life.cancel()
 
     def _new_recording(self) -> Recording:
+        if any(isinstance(output, Recording) and not output.is_over for output in self._outputs.values()):
+            raise Conflict("This session is being recorded already. End that recording first.")
         directory = self._config.recording.directory
         assert directory is not None
         # Whatever is encoded anyway; nothing is encoded for a recording that a viewer's codec could be.
         codec = next(iter(self._broadcast.codecs), self._config.media.video_codecs[0])
-        return Recording(
-            secrets.token_hex(8),
-            self._session_id,
-            directory,
-            self._broadcast,
-            self._info,
-            codec,
-            self._log,
-            self._on_state,
-        )
+        return Recording(self._session_id, directory, self._broadcast, self._info, codec, self._log, self._on_state)
+
+    def _new_push(self, wanted: NewPush) -> Push:
+        return Push(wanted, self._broadcast, self._clock, self._config, self._metrics, self._log, self._on_state)
 
     def _forget_oldest(self) -> None:
         if len(self._outputs) < MAX_OUTPUTS:
@@ -158,13 +160,9 @@ class Outputs:
 
     def _event(self, output: Output) -> OutputUpdated | OutputEnded:
         """How it stands."""
-        file_name = output.describe()["file"]
-        url = None if file_name is None else file_url(self._session_id, file_name)
-        if output.is_over:
-            return OutputEnded(
-                output_id=output.output_id, kind=output.kind, state=output.state, message=output.message, file_url=url
-            )
-        return OutputUpdated(output_id=output.output_id, kind=output.kind, state=output.state, file_url=url)
+        url = None if output.file_name is None else file_url(self._session_id, output.file_name)
+        event = OutputEnded if output.is_over else OutputUpdated
+        return event(output_id=output.output_id, kind=output.kind, state=output.state, message=output.message, file_url=url)
 
     def _on_over(self, output: Output, life: asyncio.Task[None]) -> None:
         if not life.cancelled() and (error := life.exception()) is not None:

@@ -91,7 +91,9 @@ class Session:
         self._playout = self.performance.playout
         self.clock = self._playout.clock
         self.broadcast = Broadcast(self._playout, config.media.rates(engine.info.fps), config.media.audio_bps, executor)
-        self.outputs = Outputs(session_id, config, self.broadcast, engine.info, self.events, self._log, self._on_outputs)
+        self.outputs = Outputs(
+            session_id, config, self.broadcast, self.clock, engine.info, metrics, self.events, self._log, self._on_outputs
+        )
         self.born_s = self._left_s = self.clock.now()
         self._is_named = is_named
         self._hold_s = (idle_s or config.limits.idle_s) if is_named else config.limits.grace_s

@@ -18,8 +18,7 @@ import pytest
 
 from avatar_rtc.client import Call
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
-from avatar_rtc.media import broadcast
-from avatar_rtc.media.encode import VideoCodec, VideoEncoder, VideoRates, make_video_encoder
+from avatar_rtc.media.encode import VideoCodec
 from avatar_rtc.sessions.session import Session
 from signaling.vocabulary import OutputEnded, OutputStarted, SessionCreated
 from testkit.browser import run_server
@@ -175,25 +174,6 @@ async def test_a_recording_stands_still_with_its_call_and_ends_with_it(tmp_path:
         times_s = [float(packet.pts * packet.time_base) for packet in film.demux(video=0) if packet.pts is not None]
     assert max(b - a for a, b in itertools.pairwise(times_s)) < 1, "there is no gap"
     assert (session.outputs.describe()[0]["state"]) == "ended"
-
-
-async def test_nothing_is_encoded_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[VideoCodec] = []
-
-    def counted(codec: VideoCodec, rates: VideoRates, now: Any) -> VideoEncoder:
-        made.append(codec)
-        return make_video_encoder(codec, rates, now)
-
-    monkeypatch.setattr(broadcast, "make_video_encoder", counted)
-    async with (
-        serving(recording={"directory": tmp_path}) as server,
-        calling(server) as call,
-        aiohttp.ClientSession(server.address) as http,
-    ):
-        output = await begin(http, call.session_id)
-        await until(lambda: recorded_s(the(server)) > 1, "it is not recorded")
-        await end(http, output)
-    assert made == ["VP8"]
 
 
 async def test_without_a_directory_it_is_said_what_to_set() -> None:
