@@ -198,8 +198,8 @@ def run(
         return finished
 
     for number in range(num_blocks):
-        if not rollout.remembers:
-            work(rollout.remember)
+        if not rollout.is_cache_current:
+            work(rollout.update_cache)
         place = number * block
         window = audio_window(audio, place * ratio, block * ratio, rollout.dit.config.future_audio_latents)
         rollout.begin(video[:, :, place : place + block], window)

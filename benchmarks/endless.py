@@ -65,15 +65,15 @@ class Positions:
 
     def __init__(self, stream: HalloLiveStream) -> None:
         self.video = self.audio = 0
-        rollout = stream._rollout
-        run = rollout._pass
+        rollout = stream.rollout
+        run = rollout.forward
 
         def watch(video: torch.Tensor, audio: torch.Tensor, timestep: float, num_history: int, **more: Any) -> Any:
             self.video = max(self.video, rollout.num_latents + video.shape[2] - 1)
             self.audio = max(self.audio, audio.shape[1] - 1)
             return run(video, audio, timestep, num_history, **more)
 
-        rollout._pass = watch  # type: ignore[method-assign]
+        rollout.forward = watch  # type: ignore[method-assign]
 
 
 def sharpest(samples: np.ndarray, places: np.ndarray, reach: int) -> np.ndarray:

@@ -129,14 +129,8 @@ class Bench:
             rollout.begin(video, audio)
             while rollout.denoise(self.draw) is None:
                 pass
-            clean = rollout._clean
-            assert clean is not None
-
-            def remember(clean: tuple[torch.Tensor, torch.Tensor] = clean) -> None:
-                rollout._pass(*clean, rollout.config.context_timestep, 0)
-
-            rows.append({**row, "clean_ms": spread(self.time(remember))})
-            rollout.remember()
+            rows.append({**row, "clean_ms": spread(self.time(rollout.clean_pass))})
+            rollout.update_cache()
         self.model.free_seat(seat)
         return rows
 
@@ -366,7 +360,7 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
     for one in devices:  # one may still be at work for the stream before
         if one.type == "cuda":
             torch.cuda.synchronize(one)
-    submit, start_s, finished = stream._decoders.submit, time.perf_counter(), []
+    submit, start_s, finished = stream.decoders.submit, time.perf_counter(), []
 
     def watch(latents: Latents) -> Any:
         event = torch.cuda.Event() if device.type == "cuda" else None
@@ -375,7 +369,7 @@ def streamed(model: HalloLive, num_chunks: int) -> tuple[dict[str, Any], Streame
         finished.append(event)
         return submit(latents)
 
-    stream._decoders.submit = watch  # type: ignore[method-assign]
+    stream.decoders.submit = watch  # type: ignore[method-assign]
     stream.push("a", "Good morning. It is nice to meet you.")
     left_ms: list[float] = []
     chunks: list[AVChunk] = []

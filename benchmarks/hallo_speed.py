@@ -28,6 +28,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from avatar_rtc import resources
@@ -226,7 +227,6 @@ class Bench:
         """Milliseconds of each backend at the sizes in use, 24 heads of 128."""
         rows: list[dict[str, Any]] = []
         self.rows = rows
-        ops = torch.ops.aten
         for queries, keys in (
             *((2976, n) for n in (30, 150, 512, 2976, 5952, 8928, 11904, 14880)),
             *((n, n) for n in (30, 150)),
@@ -234,13 +234,11 @@ class Bench:
         ):
             q, k, v = (self.half(1, n, 24, 128).transpose(1, 2) for n in (queries, keys, keys))
             row: dict[str, Any] = {"queries": queries, "keys": keys}
-            for name, work in (
-                ("cudnn", partial(ops._scaled_dot_product_cudnn_attention, q, k, v, None, False)),
-                ("flash", partial(ops._scaled_dot_product_flash_attention, q, k, v)),
-                ("chosen by torch", partial(F.scaled_dot_product_attention, q, k, v)),
-            ):
+            backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
+            for name, allowed in (("cudnn", backends[:1]), ("flash", backends[1:]), ("chosen by torch", backends)):
                 try:
-                    row[name] = self.on_device_ms(work)
+                    with sdpa_kernel(allowed):
+                        row[name] = self.on_device_ms(partial(F.scaled_dot_product_attention, q, k, v))
                 except RuntimeError as error:
                     row[name] = str(error).splitlines()[0]
             rows.append(row)
@@ -397,8 +395,7 @@ class Bench:
         return rows
 
     def _passes(self, rollout: Rollout, way: str, repeats: int) -> list[dict[str, Any]]:
-        rollout.context.clear()
-        rollout._finished_audio, rollout._clean = rollout._no_audio, None
+        rollout.reset()
         rows: list[dict[str, Any]] = []
         for number in range(self.config.rollout.window_latents // self.block):
             video, audio = self.noise(self.block)
@@ -412,10 +409,8 @@ class Bench:
             row["denoise_ms"] = self.time(denoise, repeats)
             rollout.begin(video, window)
             rollout.denoise(self.draw, leave=True)
-            clean = rollout._clean
-            assert clean is not None
-            row["clean_ms"] = self.time(partial(rollout._pass, *clean, rollout.config.context_timestep, 0), repeats)
-            rollout.remember()
+            row["clean_ms"] = self.time(rollout.clean_pass, repeats)
+            rollout.update_cache()
             rows.append(row)
             print(json.dumps(row), flush=True)
         return rows
@@ -443,9 +438,9 @@ class Bench:
                 rollout.denoise(self.draw, split=split)
 
             def flow(split: bool, video: Tensor = video, window: Tensor = window) -> tuple[Tensor, Tensor]:
-                history = rollout._finished_audio
+                history = rollout.finished_audio
                 whole = torch.cat((history, window.to(HALF)), dim=1)
-                made = rollout._pass(video.to(HALF), whole, 1000.0, history.shape[1], split=split)
+                made = rollout.forward(video.to(HALF), whole, 1000.0, history.shape[1], split=split)
                 return made.video.clone(), made.audio.clone()
 
             row: dict[str, Any] = {"context_latents": (number + 1) * self.block}
@@ -465,7 +460,7 @@ class Bench:
             row["same_twice"] = all(torch.equal(x, y) for x, y in zip(shared, again, strict=True))
             rollout.begin(video, window)
             rollout.denoise(zeros, leave=True, split=True)
-            rollout.remember(split=number % 2 == 1)
+            rollout.update_cache(split=number % 2 == 1)
             rows.append(row)
             print(json.dumps(row), flush=True)
         rows.append({"peak_gb": [round(torch.cuda.max_memory_allocated(device) / 1e9, 2) for device in self.devices]})
@@ -477,12 +472,12 @@ class Bench:
             self.dit().settle()
             self._rollout = self.full_rollout(Graphs())
         rollout = self._rollout
-        if not rollout.remembers:
-            rollout.remember()
+        if not rollout.is_cache_current:
+            rollout.update_cache()
         while rollout.num_latents + self.block <= self.config.rollout.window_latents:
             rollout.begin(*self.noise(self.block))
             rollout.denoise(self.draw, leave=True)
-            rollout.remember()
+            rollout.update_cache()
         return rollout
 
     def kernel_table(self, work: Callable[[], object], rows: int = 20) -> list[dict[str, Any]]:
@@ -519,7 +514,7 @@ class Bench:
         try:
             while rollout.denoise(self.draw) is None:
                 pass
-            rollout.remember()
+            rollout.update_cache()
             rollout.begin(*noise)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -528,7 +523,7 @@ class Bench:
             rollout.begin(*noise)
             block = rollout.denoise(self.draw, leave=True)
             assert block is not None
-            rollout._clean, rollout._finished_audio = None, rollout._finished_audio[:, : -block.audio.shape[1]]
+            rollout.rollback(block.video.shape[2])
             return block.video.clone()
 
         first, again = flow(), flow()

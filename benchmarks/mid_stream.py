@@ -35,6 +35,7 @@ import random
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ from avatar_rtc.rtf import RtfMeter
 from benchmarks.clip import StageTimes, split_network
 from benchmarks.figures import percentile
 from model import hallo_live
-from model.chunk import AVChunk, StreamSettings
+from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig
 from model.hallo_live import HalloLive, HalloLiveStream
 from testkit.published_files import TINY, write_config, write_published_files
@@ -78,8 +79,8 @@ class Player:
         low_water_s: the next chunk is asked for when less is left, or earlier where chunks took longer of late.
     """
 
-    def __init__(self, stream: HalloLiveStream, clock: Time, low_water_s: float) -> None:
-        self._stream, self._clock, info = stream, clock, stream._model.info
+    def __init__(self, stream: HalloLiveStream, info: StreamInfo, clock: Time, low_water_s: float) -> None:
+        self._stream, self._clock = stream, clock
         self._chunk_s = info.chunk_duration_s
         self._policy = PullPolicy(low_water_s, self._chunk_s, RtfMeter(info.chunks_per_block))
         self._dry_s = clock()
@@ -110,11 +111,13 @@ class Player:
         return chunk, shown_s
 
 
-def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_s: float, seed: int = 0) -> dict[str, Any]:
+def messages(
+    model: HalloLive, stream: HalloLiveStream, clock: Time, num_messages: int, low_water_s: float, seed: int = 0
+) -> dict[str, Any]:
     """Play a stream and send it messages; see the module's text."""
-    player, dice = Player(stream, clock, low_water_s), random.Random(seed)
+    player, dice = Player(stream, model.info, clock, low_water_s), random.Random(seed)
     took_ms: dict[str, list[float]] = {"line": [], "interruption": []}
-    window_s = stream._model.info.chunk_duration_s * stream._model.parts.config.rollout.window_latents
+    window_s = model.info.chunk_duration_s * model.parts.config.rollout.window_latents
     due_s, sent_s, kind, speaks = clock() + 2 * window_s, None, "line", False
     sent = 0
     while sent < num_messages or sent_s is not None:
@@ -148,16 +151,16 @@ def messages(stream: HalloLiveStream, clock: Time, num_messages: int, low_water_
     return rows
 
 
-def with_cut(config: HalloLiveConfig, cut: str) -> HalloLiveConfig:
-    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"cut": cut})})
+def with_rollback(config: HalloLiveConfig, by: str) -> HalloLiveConfig:
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"rollback": by})})
 
 
-def stand_in(directory: Path, clock: Clock, cut: str) -> HalloLive:
+def stand_in(directory: Path, clock: Clock, rollback: str) -> HalloLive:
     """At a size for tests, with the blocks, window and hold-back of the published model."""
     config = TINY.model_copy(
         update={
             "geometry": TINY.geometry.model_copy(update={"block_video_latents": 6}),
-            "rollout": RolloutConfig(cut=cut),
+            "rollout": RolloutConfig(rollback=rollback),
             "audio_stream": AudioStreamConfig(left_latents=10),
         }
     )
@@ -175,7 +178,7 @@ def main() -> None:
     parser.add_argument("--network", type=Path, default=resources.network("hallo_live"), metavar="FILE", help="sizes")
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="the transformer's, then the decoders'")
     parser.add_argument("--split", action=argparse.BooleanOptionalAction, help="two devices share passes (if not said: yes)")
-    parser.add_argument("--cuts", nargs="+", choices=("block", "latent"), default=["block", "latent"])
+    parser.add_argument("--rollbacks", nargs="+", choices=("block", "latent"), default=["block", "latent"])
     parser.add_argument("--low-water-ms", nargs="+", type=float, default=[350.0])
     parser.add_argument("--messages", type=int, default=100)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON object there too")
@@ -184,35 +187,35 @@ def main() -> None:
         parser.error("give --weights, or --stand-in")
     result: dict[str, Any] = {"messages": options.messages}
 
-    def note(name: str, stream: HalloLiveStream, clock: Time, low_water_ms: float) -> None:
-        result[name] = messages(stream, clock, options.messages, low_water_ms / 1000)
+    def note(name: str, model: HalloLive, stream: HalloLiveStream, clock: Time, low_water_ms: float) -> None:
+        result[name] = messages(model, stream, clock, options.messages, low_water_ms / 1000)
         stream.close()
         print(f"{name}: {json.dumps(result[name])}", flush=True)
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
 
     if options.stand_in:
-        for cut in options.cuts:  # the small model computes on one device, whatever it stands for
+        for rollback in options.rollbacks:  # the small model computes on one device, whatever it stands for
             with tempfile.TemporaryDirectory() as directory:
                 clock = Clock()
-                model = stand_in(Path(directory), clock, cut)
+                model = stand_in(Path(directory), clock, rollback)
                 for num_devices, split in ((1, False), (2, False), (2, True)):
                     for low_water_ms in options.low_water_ms:
                         devices = Devices(clock, StageTimes(), num_devices, split=split)
                         way = f"{num_devices} devices{', split passes' if split else ''}"
-                        note(f"{cut}, {way}, {low_water_ms:.0f} ms", open_timed(model, SETTINGS, devices), clock, low_water_ms)
+                        stream = open_timed(model, SETTINGS, devices)
+                        note(f"{rollback}, {way}, {low_water_ms:.0f} ms", model, stream, clock, low_water_ms)
                         if split:
                             print(f"split: {devices.num_split} of {devices.num_passes} passes", flush=True)
         return
     if options.split is not None:
         options.network = split_network(options.network, splits=options.split)
     model = hallo_live.load(options.weights, options.network, options.devices, lambda line: print(line, flush=True))
-    parts = model.parts
-    for cut in options.cuts:
+    for rollback in options.rollbacks:
         # The same weights and what is recorded of them, with another rule.
-        object.__setattr__(parts, "config", with_cut(parts.config, cut))
+        model.parts = replace(model.parts, config=with_rollback(model.parts.config, rollback))
         for low_water_ms in options.low_water_ms:
-            note(f"{cut}, {low_water_ms:.0f} ms", model.open(SETTINGS), RealTime(), low_water_ms)
+            note(f"{rollback}, {low_water_ms:.0f} ms", model, model.open(SETTINGS), RealTime(), low_water_ms)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Passes(Protocol):
 
 class CachedRollout(Generic[View]):
     """One stream, or a batch of them in step. The order of a block's life: ``begin``, ``denoise`` until it says that no pass is
-    left, ``finish``, ``remember``. Until it is finished a block may be given up, and nothing is left of it.
+    left, ``finish``, ``update_cache``. Until it is finished a block may be given up, and nothing is left of it.
 
     Args:
         passes: the network; ``history`` is what it reads besides the block.
@@ -69,7 +69,7 @@ class CachedRollout(Generic[View]):
         self._finished: Block[View] | None = None
 
     @property
-    def remembers(self) -> bool:
+    def is_cache_current(self) -> bool:
         """Whether all finished blocks are history, so that a new one may begin."""
         return self._finished is None
 
@@ -80,7 +80,7 @@ class CachedRollout(Generic[View]):
 
     def begin(self, video_noise: Array, audio_noise: Array, view: View) -> Block[View]:
         """Begin a block, or begin it again."""
-        assert self.remembers, "the finished block has to be remembered first"
+        assert self.is_cache_current, "the finished block has to be remembered first"
         self.block = Block(video_noise, audio_noise, view)
         return self.block
 
@@ -117,7 +117,7 @@ class CachedRollout(Generic[View]):
         self.block = None
         return block
 
-    def remember(self) -> None:
+    def update_cache(self) -> None:
         """The clean pass, where one is due: the finished block becomes history."""
         if self._finished is not None:
             self._history.commit(self._passes("remember", self._finished, 0.0))

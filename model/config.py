@@ -381,8 +381,8 @@ class RolloutConfig(Strict):
             further, so it is at most the length that the model was trained on.
         sink_latents: so many of a stream's first latents never leave the view.
         continuation: what leaves a full window. ``roll``: the oldest block after the sink; ``restart``: all but the last latent.
-        cut: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and sound
-            together; ``block``: after the block that was made last.
+        rollback: where a new line or an interruption begins. ``latent``: what is made but not yet due is taken back, picture and
+            sound together; ``block``: after the block that was made last.
         split_passes: whether two devices share a pass while the decoders, which have the second one, rest: a line is answered
             sooner. The second device holds the video tower's weights and a stream's video once more, 17 GB at the published size.
             None: where there are two.
@@ -394,7 +394,7 @@ class RolloutConfig(Strict):
     window_latents: int = Field(default=30, gt=0)
     sink_latents: int = Field(default=0, ge=0)
     continuation: str = Field(default="roll", pattern="^(roll|restart)$")
-    cut: str = Field(default="latent", pattern="^(latent|block)$")
+    rollback: str = Field(default="latent", pattern="^(latent|block)$")
     split_passes: bool | None = None
 
     @field_validator("steps")

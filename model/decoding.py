@@ -104,8 +104,8 @@ class Decoders:
         """Latents whose pictures have not been asked for."""
         return len(self._held)
 
-    def num_cuttable(self, audio_per_video: int) -> int:
-        """How many latents :meth:`cut` can forget: no more than are held, or than the last block and those unheard before it."""
+    def max_rollback(self, audio_per_video: int) -> int:
+        """How many latents :meth:`rollback` can forget: of those held, those of the last block and the unheard ones before it."""
         return min(len(self._held), self._num_forgettable // audio_per_video)
 
     @property
@@ -168,8 +168,8 @@ class Decoders:
         self.pictures.append(piece)
         return sound, [piece]
 
-    def cut(self, num_latents: int, audio_per_video: int) -> None:
-        """Forget the newest of those held, at most :meth:`num_cuttable`, and their sound, which may have been taken already."""
+    def rollback(self, num_latents: int, audio_per_video: int) -> None:
+        """Forget the newest of those held, at most :meth:`max_rollback`, and their sound, which may have been taken already."""
         for _ in range(num_latents):
             self._held.pop()
         self._num_forgettable -= num_latents * audio_per_video
@@ -257,7 +257,7 @@ class Decoders:
     @torch.inference_mode()
     def _forget_sound(self, num_latents: int) -> None:
         with torch.cuda.stream(self._stream):
-            self._sound_stream.cut(num_latents)
+            self._sound_stream.rollback(num_latents)
 
     @torch.inference_mode()
     def _decode_pictures(self, held: Sequence[_Held]) -> Arrives:

@@ -199,8 +199,8 @@ class HalloLive:
         rollout, decoders = seat.rollout, seat.decoders(self.parts, g)
 
         def make(*, split: bool = False, finish: bool = False) -> None:
-            if not rollout.remembers:
-                rollout.remember(split=split)
+            if not rollout.is_cache_current:
+                rollout.update_cache(split=split)
             video = draw((1, config.dit.video.latent_channels, block, g.latent_height, g.latent_width))
             audio = draw((1, g.block_audio_latents + config.dit.future_audio_latents, config.dit.audio.latent_channels))
             rollout.begin(video, audio)
@@ -220,14 +220,14 @@ class HalloLive:
             for _ in range(num_blocks):
                 make(split=True)
         if seat.graphs is not None:
-            by_latents = config.rollout.cut == "latent"
+            by_latents = config.rollout.rollback == "latent"
             make()
-            for num_latents in range(1, decoders.num_cuttable(ratio) + 1) if by_latents else (block,):
-                decoders.cut(num_latents, ratio)
+            for num_latents in range(1, decoders.max_rollback(ratio) + 1) if by_latents else (block,):
+                decoders.rollback(num_latents, ratio)
                 for _ in range(2):  # until the sound's window is full again
                     make()
             if by_latents:
-                rollout.rehearse_cuts(block)
+                rollout.rehearse_rollbacks(block)
             seat.seal()
         rollout.seal_split()
         decoders.close()
@@ -247,7 +247,11 @@ class HalloLive:
 
 
 class HalloLiveStream:
-    """One speaker. Implements :class:`model.stream.Stream`."""
+    """One speaker. Implements :class:`model.stream.Stream`.
+
+    Attributes:
+        rollout, decoders: what its pictures and sound are made with; other ones after another look.
+    """
 
     def __init__(self, model: HalloLive, settings: StreamSettings) -> None:
         self._model = model
@@ -268,7 +272,7 @@ class HalloLiveStream:
         self._device = model.parts.dit.video_ends.head.weight.device
         self._generator = torch.Generator(self._device).manual_seed(settings.seed)
         self._seat: Seat | None = (seat := model.take_seat())
-        self._rollout, self._decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
+        self.rollout, self.decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
         self._ahead, self._shares_device = Ahead(self._device), model.parts.video.latent_mean.device == self._device
         self._first_latent = None if settings.image is None else model.encode(settings.image)
         self._read: str | None = None
@@ -287,12 +291,12 @@ class HalloLiveStream:
     def stage(self) -> str:
         if self._ahead.full or self._is_behind:
             return "vae"
-        return "dit" if self._in_work or not self._rollout.remembers else "text"
+        return "dit" if self._in_work or not self.rollout.is_cache_current else "text"
 
     @property
     def _is_behind(self) -> bool:
         """Whether the decoders have more than a whole block before them."""
-        return self._decoders.num_waiting > self._model.geometry.block_video_latents
+        return self.decoders.num_waiting > self._model.geometry.block_video_latents
 
     def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         length_s = self._lines.push(reply_id, text, last=last)
@@ -312,7 +316,7 @@ class HalloLiveStream:
         self._make_way(self._num_latents)
 
     def close(self) -> None:
-        self._decoders.close()
+        self.decoders.close()
         if self._seat is not None:
             self._model.free_seat(self._seat)
             self._seat = None
@@ -328,24 +332,24 @@ class HalloLiveStream:
     def due_s(self) -> float:
         if self._dry_s is None:
             return math.inf
-        if self._in_work or not self._rollout.remembers:
+        if self._in_work or not self.rollout.is_cache_current:
             return 0.0
         return math.inf if self._is_behind else self._begin_s
 
     @torch.inference_mode()
     def work(self) -> None:
         if self._ahead.full:
-            self._decoders.wait(PATIENCE_S)
-        elif not self._rollout.remembers:
+            self.decoders.wait(PATIENCE_S)
+        elif not self.rollout.is_cache_current:
             # After a cut the decoders' device has pictures to make that bridge the time, after a block there is no hurry.
-            self._rollout.remember(split=self._dry_s is None and self._second_rests)
+            self.rollout.update_cache(split=self._dry_s is None and self._second_rests)
             self._ahead.mark()
         elif self._in_work:
             self._denoise()
         elif self._model.clock() >= self._begin_s and not self._is_behind:
             self._begin_block()
         else:
-            self._decoders.wait(PATIENCE_S)
+            self.decoders.wait(PATIENCE_S)
 
     # The life of a block
 
@@ -357,7 +361,7 @@ class HalloLiveStream:
         """Whether the decoders leave their device to the next pass. What they have before them was asked for before passes go on,
         and behind a pass that runs the next one begins about when a single piece is decoded. Where chunks are wanted as fast as
         they can be made, whatever is not decoded yet is before them."""
-        decoders = self._decoders
+        decoders = self.decoders
         return (decoders.num_waiting if self._dry_s is None else decoders.num_coming) <= min(1, self._ahead.num_launched)
 
     @property
@@ -379,7 +383,7 @@ class HalloLiveStream:
         average, and this share of a clean one."""
         assert self._seat is not None
         pass_s = self._ahead.piece_s or self._seat.lead_s / len(self._model.parts.config.rollout.steps)
-        return (max(0.0, num_passes - 0.5) + clean_share) * pass_s + self._seat.lead_s + self._decoders.pictures_s
+        return (max(0.0, num_passes - 0.5) + clean_share) * pass_s + self._seat.lead_s + self.decoders.pictures_s
 
     def _begin_block(self) -> None:
         config, g = self._model.parts.config, self._model.geometry
@@ -392,29 +396,29 @@ class HalloLiveStream:
                 said = " ".join(f"<S>{line}<E>" for line in utterance.lines)
                 self._say(f"{scene} {said} <AUDCAP>{voice}<ENDAUDCAP>")
                 if config.rollout.continuation == "restart":
-                    self._rollout.restart()
+                    self.rollout.restart()
                 self._blocks_to_say = utterance.num_blocks
                 start_s = (self._first_chunk + self._num_latents) * self._latent_s
                 self._marks.add(utterance, start_s, start_s + utterance.num_blocks * float(g.block_duration_s))
         channels = config.dit.video.latent_channels, config.dit.audio.latent_channels
         video = self._draw((1, channels[0], g.block_video_latents, g.latent_height, g.latent_width))
         audio = self._draw((1, g.block_audio_latents + config.dit.future_audio_latents, channels[1]))
-        self._rollout.begin(video, audio, self._first_latent if self._rollout.num_latents == 0 else None)
+        self.rollout.begin(video, audio, self._first_latent if self.rollout.num_latents == 0 else None)
         self._in_work = True
         self._begun_s = self._model.clock()
         self._shows_lead = self._ahead.num_launched == 0  # else it waits for a pass before it
 
     def _say(self, prompt: str) -> None:
         if prompt != self._read:
-            self._rollout.text = self._model.read(prompt)
+            self.rollout.text = self._model.read(prompt)
             self._read = prompt
 
     def _denoise(self) -> None:
-        finished = self._rollout.denoise(self._draw, split=self._second_rests)
+        finished = self.rollout.denoise(self._draw, split=self._second_rests)
         self._ahead.mark()
         if finished is None:
             return
-        sound = self._decoders.submit(finished)
+        sound = self.decoders.submit(finished)
         if self._shows_lead:
             seat, begun_s = self._seat, self._begun_s
             assert seat is not None
@@ -435,17 +439,17 @@ class HalloLiveStream:
         """
         self._in_work = False
         block, ratio = self._model.geometry.block_video_latents, self._model.geometry.audio_latents_per_video_latent
-        at_most = min(at_most, self._rollout.num_cuttable, self._decoders.num_cuttable(ratio))
-        grain = 1 if self._model.parts.config.rollout.cut == "latent" else block
+        at_most = min(at_most, self.rollout.max_rollback, self.decoders.max_rollback(ratio))
+        grain = 1 if self._model.parts.config.rollout.rollback == "latent" else block
         num_latents = next((n for n in range(at_most // grain * grain, 0, -grain) if self._is_bridged_after(n)), 0)
-        self._rollout.cut(num_latents)
+        self.rollout.rollback(num_latents)
         if num_latents:
-            self._decoders.cut(num_latents, ratio)
+            self.decoders.rollback(num_latents, ratio)
             self._num_latents -= num_latents
             self._num_listening = max(0, self._num_listening - num_latents)
             at_most = self._num_latents * self._model.info.chunk_samples
-            if self._decoders.sound:
-                self._decoders.sound[-1].at_most = at_most
+            if self.decoders.sound:
+                self.decoders.sound[-1].at_most = at_most
             else:
                 self._keep_samples(at_most)
 
@@ -453,18 +457,18 @@ class HalloLiveStream:
         """Whether, with so many latents taken back, the others are seen until a block that begins now can be."""
         if self._dry_s is None:
             return True
-        pictures_s, block = self._decoders.pictures_s, self._model.geometry.block_video_latents
+        pictures_s, block = self.decoders.pictures_s, self._model.geometry.block_video_latents
         num_unseen = self._num_latents - (self._told_chunks - self._first_chunk) - num_cut
         left_s = self._dry_s + num_unseen * self._latent_s - self._model.clock()
         if self._shares_device:  # what bridges the time also takes some
-            left_s -= (self._decoders.num_held - num_cut) * pictures_s
+            left_s -= (self.decoders.num_held - num_cut) * pictures_s
         return left_s >= self._answer_s(self._ahead.num_launched, -num_cut % block / block)
 
     # Chunks
 
     def _chunk(self) -> AVChunk | None:
         """The next chunk if it is decoded."""
-        info, decoders = self._model.info, self._decoders
+        info, decoders = self._model.info, self.decoders
         self._collect()
         have_pictures, have_sound = (sum(map(len, held)) for held in (self._pictures, self._sound))
         # What is wanted now; where nobody says when, one more, so that the decoder does not rest.
@@ -484,7 +488,7 @@ class HalloLiveStream:
 
     def _collect(self) -> None:
         """Take what is decoded."""
-        decoders = self._decoders
+        decoders = self.decoders
         while decoders.pictures and decoders.pictures[0].done():
             self._pictures.append(decoders.pictures.popleft().result())
         while decoders.sound and decoders.sound[0].piece.done():

@@ -127,7 +127,7 @@ class PocketStream:
     @property
     def stage(self) -> str:
         if self._rollout.block is None:
-            return "text" if self._rollout.remembers else "dit"
+            return "text" if self._rollout.is_cache_current else "dit"
         return "dit" if self._rollout.passes_left else "vae"
 
     def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
@@ -162,10 +162,10 @@ class PocketStream:
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
         rollout = self._rollout
         if rollout.block is None:
-            if rollout.remembers:
+            if rollout.is_cache_current:
                 self._begin_block()
             else:
-                rollout.remember()
+                rollout.update_cache()
         elif rollout.passes_left:
             rollout.denoise()
         else:

@@ -99,8 +99,8 @@ class _Block:
 
 class Rollout:
     """One stream, or a batch of them in step. The order of a block's life: ``begin``, ``denoise`` until it returns the finished
-    block, ``remember``. Between finishing and remembering there is time to hand out what is finished; until the next block is
-    finished, :meth:`cut` may take the end of it back.
+    block, ``update_cache``. Between finishing and remembering there is time to hand out what is finished; until the next block is
+    finished, :meth:`rollback` may take the end of it back.
 
     With a second transformer a pass may be split over both devices, and the next one not: of what the second has not computed of
     the history, it is given copies.
@@ -118,6 +118,9 @@ class Rollout:
         second: the transformer's :meth:`~DualStreamTransformer.video_replica`, on a second device as a rule; None computes every
             pass on the first.
         lockstep: what drives both devices in a pass that is split; made here if None.
+
+    Attributes:
+        finished_audio: [B, L, C], what every pass reads anew.
     """
 
     def __init__(
@@ -168,7 +171,7 @@ class Rollout:
             self._lockstep.meet()  # what is on its way would come into the new one
         for side in self._sides:
             side.context.clear()
-        self._finished_audio = self._no_audio
+        self.finished_audio = self._no_audio
         self._block: _Block | None = None
         self._clean: tuple[Tensor, Tensor] | None = None
         # The newest blocks that may still be taken back, video and audio as their clean passes read them, newest last.
@@ -210,7 +213,7 @@ class Rollout:
         return self.context.num_latents
 
     @property
-    def remembers(self) -> bool:
+    def is_cache_current(self) -> bool:
         """Whether all finished blocks are history, so that a new one may begin."""
         return self._clean is None
 
@@ -221,7 +224,7 @@ class Rollout:
             video_noise: [B, C, F, h, w]; audio_noise: [B, L + look-ahead, C], see :func:`audio_window`.
             first_latent: [B, C, 1, h, w], a clean latent that the block starts from, as it is: an encoded picture.
         """
-        assert self.remembers, "the finished block has to be remembered first"
+        assert self.is_cache_current, "the finished block has to be remembered first"
         num_video = video_noise.shape[2]
         self._make_room(num_video)
         num_audio = num_video * self.shape.audio_per_video
@@ -246,7 +249,7 @@ class Rollout:
 
     def restart(self) -> None:
         """Forget all but the last latent: what comes next begins where the model's clips begin. Only between two blocks."""
-        assert self.remembers, "the finished block has to be remembered first"
+        assert self.is_cache_current, "the finished block has to be remembered first"
         if self.num_latents > 1:
             self._drop(0, self.num_latents - 1)
 
@@ -257,7 +260,7 @@ class Rollout:
         def without(audio: Tensor) -> Tensor:
             return torch.cat((audio[:, : start * ratio], audio[:, stop * ratio :]), dim=1)
 
-        self._finished_audio = without(self._finished_audio)
+        self.finished_audio = without(self.finished_audio)
         self._latest = [
             (video, without(audio)) for (video, audio), first in zip(self._latest, self._firsts(), strict=True) if stop <= first
         ]
@@ -266,7 +269,7 @@ class Rollout:
     def _firsts(self) -> list[int]:
         """Where the newest blocks begin in the contexts; one that is not remembered yet begins behind them."""
         sizes = [video.shape[2] for video, _ in self._latest]
-        end = self.num_latents if self.remembers else self.num_latents + sum(sizes[-1:])
+        end = self.num_latents if self.is_cache_current else self.num_latents + sum(sizes[-1:])
         return [end - sum(sizes[i:]) for i in range(len(sizes))]
 
     def _forget(self, start: int, stop: int) -> None:
@@ -291,8 +294,8 @@ class Rollout:
             second.commit(missing)
 
     @property
-    def num_cuttable(self) -> int:
-        """How many latents :meth:`cut` can take back: those of the two newest blocks, where enough lies before them."""
+    def max_rollback(self) -> int:
+        """How many latents :meth:`rollback` can take back: those of the two newest blocks, where enough lies before them."""
         num = 0
         for (video, _), first in zip(self._latest[::-1], self._firsts()[::-1], strict=True):
             if first < self.config.sink_latents + video.shape[2]:
@@ -300,24 +303,24 @@ class Rollout:
             num += video.shape[2]
         return num
 
-    def cut(self, num_latents: int) -> None:
+    def rollback(self, num_latents: int) -> None:
         """Give up the block in work, and the last latents of those finished before it: what comes next follows the others.
 
-        Nothing is left of what is cut: of a block that loses a part, the others are remembered anew, without it. The oldest
-        latents make room for them, so that whole blocks are in view as before, and passes have lengths that they know.
+        Nothing is left of what is taken back: of a block that loses a part, the others are remembered anew, without it. The
+        oldest latents make room for them, so that whole blocks are in view as before, and passes have lengths that they know.
 
         Args:
-            num_latents: to take back, at most :attr:`num_cuttable`.
+            num_latents: to take back, at most :attr:`max_rollback`.
         """
         self._block = None
         if num_latents == 0:
             return
-        assert num_latents <= self.num_cuttable
-        num_audio = self._finished_audio.shape[1] - num_latents * self.shape.audio_per_video
-        self._finished_audio = self._finished_audio[:, :num_audio]
+        assert num_latents <= self.max_rollback
+        num_audio = self.finished_audio.shape[1] - num_latents * self.shape.audio_per_video
+        self.finished_audio = self.finished_audio[:, :num_audio]
         while num_latents > 0:
             video, audio = self._latest.pop()
-            if self.remembers:
+            if self.is_cache_current:
                 self._forget(self.num_latents - video.shape[2], self.num_latents)
             self._clean = None
             num_kept = max(0, video.shape[2] - num_latents)
@@ -329,15 +332,15 @@ class Rollout:
             self._drop(sink, sink + num_kept)
             self._clean = self._latest[-1]
 
-    def rehearse_cuts(self, num_video: int) -> None:
-        """Run each pass that may follow a cut of blocks of so many latents once, so that its kernels are there; then forget.
+    def rehearse_rollbacks(self, num_video: int) -> None:
+        """Run each pass that may follow a rollback in blocks of so many latents once, so that its kernels are there; then forget.
 
         Those of a full window are recorded, nothing is after them. None is shared with the second device, which then decodes what
         bridges the time.
         """
         dit, batch = self.dit.config, self._no_audio.shape[0]
         lengths = range(num_video, self.config.window_latents - num_video + 1, num_video)
-        full = lengths[-2:]  # as many are left if one block is cut, or two
+        full = lengths[-2:]  # as many are left if one block is taken back, or two
         for before in (*full, *lengths[:-2]):
             if before not in full and self._graphs is not None:
                 self._graphs.seal()
@@ -347,7 +350,7 @@ class Rollout:
                     side.context.commit(before - kept)
                 video = self._no_audio.new_zeros(batch, dit.video.latent_channels, kept, self.shape.height, self.shape.width)
                 audio = self._no_audio.new_zeros(batch, before * self.shape.audio_per_video, dit.audio.latent_channels)
-                self._pass(video, audio, self.config.context_timestep, 0)
+                self.forward(video, audio, self.config.context_timestep, 0)
         self.reset()
 
     def denoise(self, draw: Draw, *, leave: bool = False, split: bool = False) -> Latents | None:
@@ -359,11 +362,11 @@ class Rollout:
             split: share the pass with the second device, if there is one and it can be shared. To be asked for only while that
                 device rests: a pass is done when the slower half is.
         """
-        block, history = self._block, self._finished_audio.shape[1]
+        block, history = self._block, self.finished_audio.shape[1]
         assert block is not None, "no block has begun"
-        audio = torch.cat((self._finished_audio, block.audio), dim=1)
+        audio = torch.cat((self.finished_audio, block.audio), dim=1)
         timestep, level = self.timesteps[block.passes], self._levels[block.passes]
-        flow = self._pass(block.video, audio, timestep, history, split=split)
+        flow = self.forward(block.video, audio, timestep, history, split=split)
         video = self._started(clean_from_velocity(block.video, flow.video, level))
         audio_levels = self._per_latent(history, self._context_level, block.audio.shape[1], level)
         audio = clean_from_velocity(audio, flow.audio, audio_levels.float().unsqueeze(-1))
@@ -372,7 +375,7 @@ class Rollout:
             self._renoise(block, video, audio[:, history:], draw)
             return None
         finished = audio[:, history : history + block.num_audio]
-        self._finished_audio = torch.cat((self._finished_audio, finished), dim=1)
+        self.finished_audio = torch.cat((self.finished_audio, finished), dim=1)
         # The clean pass reads this prediction for the history too, not what was finished before.
         self._block, self._clean = None, (video, audio)
         self._latest = [*self._latest[-1:], (video.detach(), audio.detach())]
@@ -386,13 +389,22 @@ class Rollout:
         noise = draw((batch * audio.shape[1], audio.shape[2])).unflatten(0, (batch, -1))
         block.audio = add_noise(audio, noise, level)
 
-    def remember(self, *, split: bool = False) -> None:
-        """The clean pass: the finished block becomes history. ``split`` as in :meth:`denoise`."""
+    def clean_pass(self, *, split: bool = False) -> int:
+        """The pass over the finished block that :meth:`update_cache` needs, without the rest: it may be run again.
+
+        Returns:
+            The block's latents.
+        """
         assert self._clean is not None, "no block is finished"
         video, audio = self._clean
-        self._pass(video, audio, self.config.context_timestep, 0, split=split)
+        self.forward(video, audio, self.config.context_timestep, 0, split=split)
+        return video.shape[2]
+
+    def update_cache(self, *, split: bool = False) -> None:
+        """The clean pass: the finished block becomes history. ``split`` as in :meth:`denoise`."""
+        num_video = self.clean_pass(split=split)
         for side in self._sides if self._was_split else self._sides[:1]:
-            side.context.commit(video.shape[2])
+            side.context.commit(num_video)
         if self.can_split:
             self._share()
         self._clean = self._first_latent = None
@@ -405,8 +417,14 @@ class Rollout:
     def _full(self, num: int, value: float) -> Tensor:
         return torch.full((1, num), value, device=self._device, dtype=torch.float64)
 
-    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
-        """One forward; the first ``num_history`` audio latents are finished."""
+    def forward(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
+        """One forward of the transformer, over latents that lie behind the history in the window.
+
+        Args:
+            video: [B, C, F, h, w]; audio: [B, L, C], the first ``num_history`` of which are finished.
+            timestep: of all that is not finished.
+            split: as in :meth:`denoise`.
+        """
         batch, first, num_video = video.shape[0], self.num_latents, video.shape[2]
         context = self.config.context_timestep
         audio_timesteps = self._per_latent(num_history, context, audio.shape[1] - num_history, timestep)
@@ -421,16 +439,16 @@ class Rollout:
             flow_video, flow_audio = joined(self.dit, video, self._lockstep(first, partial(self._half, first), *inputs))
             return Flow(flow_video, flow_audio, memory=())
         if self._graphs is None:
-            return self._forward(first, *inputs)
+            return self._eager(first, *inputs)
 
         def flow(*x: Tensor) -> tuple[Tensor, Tensor]:
-            made = self._forward(first, *x)
+            made = self._eager(first, *x)
             return made.video, made.audio
 
         flow_video, flow_audio = self._graphs(first, flow, *inputs)
         return Flow(flow_video, flow_audio, memory=())
 
-    def _forward(self, first: int, video: Tensor, audio: Tensor, *timesteps: Tensor) -> Flow:
+    def _eager(self, first: int, video: Tensor, audio: Tensor, *timesteps: Tensor) -> Flow:
         """One forward over video latents that begin at the place ``first``."""
         return self.dit(video, audio, *timesteps, *self._given(0, first, video, audio))
 
@@ -463,8 +481,8 @@ def roll_out(rollout: Rollout, video_noise: Tensor, audio_noise: Tensor, blocks:
     """
     start, ratio = 0, rollout.shape.audio_per_video
     for num_video in blocks:
-        if not rollout.remembers:
-            rollout.remember()
+        if not rollout.is_cache_current:
+            rollout.update_cache()
         window = audio_window(audio_noise, start * ratio, num_video * ratio, rollout.dit.config.future_audio_latents)
         rollout.begin(video_noise[:, :, start : start + num_video], window)
         finished = None

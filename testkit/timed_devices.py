@@ -196,17 +196,17 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
     """A stream of ``model``, whose clock must be that of ``devices``."""
     assert model.clock is devices.clock
     stream = model.open(settings)
-    rollout, block = stream._rollout, model.geometry.block_video_latents
+    rollout, block = stream.rollout, model.geometry.block_video_latents
     stream._ahead, stream._shares_device = _TimedAhead(devices), devices.num_devices == 1
-    stream._decoders.__class__ = _TimedDecoders
+    stream.decoders.__class__ = _TimedDecoders
     g, config = model.geometry, model.parts.config
     facts = {
         "info": model.info,
         "hold_back_latents": config.audio_stream.hold_back_latents,
         "latent_samples": g.audio_latent_samples,
     }
-    vars(stream._decoders).update(facts, devices=devices)
-    forward, say = rollout._pass, stream._say
+    vars(stream.decoders).update(facts, devices=devices)
+    forward, say = rollout.forward, stream._say
 
     def run(video: torch.Tensor, *rest: Any, split: bool = False) -> Any:
         devices.one_pass(rollout.num_latents, video.shape[2], block, split and devices.split)
@@ -217,5 +217,5 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
             devices.read(TEXT_MS)
         say(prompt)
 
-    rollout._pass, stream._say = run, read  # type: ignore[method-assign]
+    rollout.forward, stream._say = run, read  # type: ignore[method-assign]
     return stream

@@ -111,6 +111,32 @@ def test_nothing_runs_in_the_default_executor() -> None:
         assert "to_thread(" not in text, path
 
 
+def test_what_is_private_is_used_at_home() -> None:
+    """Not of another object, and not of another module; only one file touches aiortc's insides."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("avatar_rtc", "signaling", "benchmarks")
+        if path != ROOT / "avatar_rtc" / "outputs" / "aiortc_patches.py"
+        for line, name in private_names_from_elsewhere(ast.parse(path.read_text()))
+    ]
+    assert found == []
+
+
+def private_names_from_elsewhere(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Attributes ``_name`` of anything but ``self`` and ``cls``, and imports of such names, each with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            is_own = ast.unparse(node.value) in ("self", "cls", "super()")
+            if is_private(node.attr) and not is_own and ast.unparse(node) != "os._exit":
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if is_private(alias.name))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
 def test_weights_are_loaded_strictly() -> None:
     for path in sources("model"):
         if path.parent.name not in ("training", "evaluation", "data"):

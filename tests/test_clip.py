@@ -106,7 +106,7 @@ def made(model: HalloLive, plan: Plan) -> tuple[clip.Made, list[str]]:
 
         setattr(owner, name, call)
 
-    noted(seat.rollout, "_pass", lambda options: "shared" if options["split"] else "alone")
+    noted(seat.rollout, "forward", lambda options: "shared" if options["split"] else "alone")
     noted(decoders, "submit", lambda _: "block")
     noted(decoders, "finish", lambda _: "finish")
     draw = draws(torch.Generator().manual_seed(0), torch.device("cpu"))

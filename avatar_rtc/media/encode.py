@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fractions
-import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import av
+from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
-from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
+from aiortc.mediastreams import VIDEO_TIME_BASE
 from av.video.frame import PictureType
 
 OPUS_CLOCK_HZ = 48_000
@@ -127,13 +127,17 @@ class VideoEncoder(ABC):
 
     ``encode`` runs in a thread, one call at a time; the rest in the event loop's.
 
+    Args:
+        packer: cuts a picture into RTP payloads.
+
     Attributes:
         num_keyframes: made so far.
     """
 
-    def __init__(self, rates: VideoRates, policy: ChangePolicy, now: Callable[[], float]) -> None:
+    def __init__(self, rates: VideoRates, policy: ChangePolicy, packer: Encoder, now: Callable[[], float]) -> None:
         self._rates = rates
         self._control = BitrateControl(rates, policy, now)
+        self._packer = packer
         self._codec: Any = None
         self._codec_bps = 0  # as it was told; what it says itself is rounded
         self.num_keyframes = 0
@@ -165,8 +169,10 @@ class VideoEncoder(ABC):
         self.num_keyframes += is_keyframe
         data = b"".join(bytes(packet) for packet in packets)
         self._control.on_sent(len(data))
-        timestamp = convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
-        return Encoded(data, tuple(self._packetize(data)), timestamp, is_keyframe)
+        whole = av.Packet(data)
+        whole.pts, whole.time_base = frame.pts, frame.time_base
+        payloads, timestamp = self._packer.pack(whole)
+        return Encoded(data, tuple(payloads), timestamp, is_keyframe)
 
     def close(self) -> None:
         """End the codec's threads; who still holds this encoder does not keep them."""
@@ -179,10 +185,6 @@ class VideoEncoder(ABC):
     @abstractmethod
     def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         """The open codec at another rate, or a new one."""
-
-    @abstractmethod
-    def _packetize(self, data: bytes) -> list[bytes]:
-        """RTP payloads of one picture."""
 
     def _codec_for(self, name: str, frame: av.VideoFrame, bitrate_bps: int, options: dict[str, str]) -> Any:
         """What both codecs have in common: one thread, no delay, no periodic keyframes, constant rate."""
@@ -200,8 +202,7 @@ class Vp8(VideoEncoder):
     """VP8. FFmpeg hands libvpx its rate only at the start, so another rate is another codec and a keyframe."""
 
     def __init__(self, rates: VideoRates, now: Callable[[], float]) -> None:
-        super().__init__(rates, WITH_KEYFRAME, now)
-        self._picture_id = random.getrandbits(15)
+        super().__init__(rates, WITH_KEYFRAME, Vp8Encoder(), now)
 
     def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         options = {
@@ -222,17 +223,12 @@ class Vp8(VideoEncoder):
     def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         return self._open(frame, bitrate_bps)
 
-    def _packetize(self, data: bytes) -> list[bytes]:
-        payloads = Vp8Encoder._packetize(data, self._picture_id)
-        self._picture_id = (self._picture_id + 1) % (1 << 15)
-        return payloads
-
 
 class H264(VideoEncoder):
     """H.264 baseline. FFmpeg hands libx264 a new rate with the next picture."""
 
     def __init__(self, rates: VideoRates, now: Callable[[], float]) -> None:
-        super().__init__(rates, IN_PLACE, now)
+        super().__init__(rates, IN_PLACE, H264Encoder(), now)
 
     def _open(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         options = {
@@ -252,9 +248,6 @@ class H264(VideoEncoder):
     def _with_bitrate(self, frame: av.VideoFrame, bitrate_bps: int) -> Any:
         self._codec.bit_rate = bitrate_bps
         return self._codec
-
-    def _packetize(self, data: bytes) -> list[bytes]:
-        return H264Encoder._packetize(H264Encoder._split_bitstream(data))
 
 
 class Opus:

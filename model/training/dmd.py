@@ -100,15 +100,15 @@ class SelfRollout(Rollout):
         self._exit_pass, self._detached = exit_pass, detached
         self._memory: Memory = ()
 
-    def _pass(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
-        flow = super()._pass(video, audio, timestep, num_history, split=split)
+    def forward(self, video: Tensor, audio: Tensor, timestep: float, num_history: int, *, split: bool = False) -> Flow:
+        flow = super().forward(video, audio, timestep, num_history, split=split)
         self._memory = flow.memory
         return flow
 
     def block(self, video_noise: Tensor, audio_noise: Tensor, draw: Draw) -> Latents:
         """The next block, finished and remembered."""
         if self._exit_pass > 0 or self._detached:
-            self._finished_audio = self._finished_audio.detach()
+            self.finished_audio = self.finished_audio.detach()
         self.begin(video_noise, audio_noise)
         with torch.no_grad():
             for _ in range(self._exit_pass):
@@ -117,7 +117,7 @@ class SelfRollout(Rollout):
         assert latents is not None
         made = self._memory
         with torch.no_grad():
-            self.remember()
+            self.update_cache()
         self._kept.keep(made, self._memory)
         return latents
 

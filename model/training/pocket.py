@@ -259,7 +259,7 @@ class Pocket:
                 finished.append(rollout.finish())
                 if number + 1 < self.num_blocks:
                     with torch.no_grad():
-                        rollout.remember()
+                        rollout.update_cache()
         return Latents(torch.cat([b.video for b in finished], dim=2), torch.cat([b.audio for b in finished], dim=1))
 
     def _of_block(self, number: int, x: Tensor, dim: int) -> Tensor:

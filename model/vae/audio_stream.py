@@ -71,7 +71,7 @@ class AudioStreamDecoder:
         """The sound of what is held back, at the end of a stream [B, num_held * samples_per_latent]."""
         return self._sound(state.latents, state.num_held, 0, state)[0]
 
-    def cut(self, state: AudioStreamState, wave: Tensor, num_latents: int) -> tuple[AudioStreamState, Tensor]:
+    def rollback(self, state: AudioStreamState, wave: Tensor, num_latents: int) -> tuple[AudioStreamState, Tensor]:
         """The state without the newest latents, those that have sounded included: what comes next fades from them.
 
         Args:
@@ -155,8 +155,8 @@ class SoundStream:
         self._wave = wave
         return wave
 
-    def cut(self, num_latents: int) -> None:
-        """Forget the newest latents of the last call, see :meth:`AudioStreamDecoder.cut`."""
+    def rollback(self, num_latents: int) -> None:
+        """Forget the newest latents of the last call, see :meth:`AudioStreamDecoder.rollback`."""
         assert self._state is not None
         assert self._wave is not None
-        self._state, self._wave = self._decoder.cut(self._state, self._wave, num_latents)
+        self._state, self._wave = self._decoder.rollback(self._state, self._wave, num_latents)

@@ -199,7 +199,7 @@ def check_streaming(fixture: Fixture) -> None:
     )
     noises = channels_first(stored["video_noise"]), stored["audio_noise"]
     latents = list(roll_out(rollout, *noises, [video for video, _ in blocks], scripted(draws)))
-    rollout.remember()
+    rollout.update_cache()
     assert next(draws, None) is None
     check_latents(fixture, latents, "final")
     assert len(calls) == len(fixture.meta["calls"])

@@ -64,13 +64,13 @@ def take(stream: HalloLiveStream, num_chunks: int) -> list[AVChunk]:
 def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: HalloLiveStream) -> None:
     """Chunk after chunk, against one decode of all pictures; sound in the same windows."""
     latents = []
-    submit = stream._decoders.submit
+    submit = stream.decoders.submit
 
     def watch(finished: Latents) -> Piece:
         latents.append(finished)
         return submit(finished)
 
-    stream._decoders.submit = watch  # type: ignore[method-assign]
+    stream.decoders.submit = watch  # type: ignore[method-assign]
     chunks = take(stream, 8)
     with torch.inference_mode():
         video = torch.cat([piece.video for piece in latents], dim=2)
@@ -90,10 +90,10 @@ def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: Hal
 
 def test_the_first_chunk_leaves_as_soon_as_it_is_decoded(stream: HalloLiveStream) -> None:
     """It needs no pass over the second block."""
-    while not stream._decoders.num_waiting:
+    while not stream.decoders.num_waiting:
         assert stream.step() is None
-    stream._decoders.sound[0].piece.result()
-    stream._decoders.ask(1)[0].result()
+    stream.decoders.sound[0].piece.result()
+    stream.decoders.ask(1)[0].result()
     assert stream.step() is not None
 
 
@@ -212,11 +212,11 @@ def test_the_same_seed_gives_the_same_stream(model: HalloLive) -> None:
 def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
     stream = model.open(SETTINGS)
     take(stream, 40)
-    size = stream._rollout.context.num_bytes
-    assert stream._rollout.num_latents <= TINY.rollout.window_latents
+    size = stream.rollout.context.num_bytes
+    assert stream.rollout.num_latents <= TINY.rollout.window_latents
     chunks = take(stream, 40)
-    assert stream._rollout.context.num_bytes == size
-    assert stream._decoders.num_waiting <= 2 * TINY.geometry.block_video_latents
+    assert stream.rollout.context.num_bytes == size
+    assert stream.decoders.num_waiting <= 2 * TINY.geometry.block_video_latents
     assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
     stream.close()
 
@@ -228,14 +228,14 @@ def test_what_a_cut_needs_is_rehearsed_before_streams_come(model_dir: Path) -> N
     seat.graphs = Graphs()
     fresh.free_seat(seat)
     cuts: list[int] = []
-    whole = Decoders.cut
+    whole = Decoders.rollback
 
     def cut(self: Decoders, num_latents: int, audio_per_video: int) -> None:
         cuts.append(num_latents)
         whole(self, num_latents, audio_per_video)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoders, "cut", cut)
+        patch.setattr(Decoders, "rollback", cut)
         fresh.warm_up()
     assert cuts == list(range(1, fresh.geometry.block_video_latents + 1))
 
@@ -270,7 +270,7 @@ class _Labelled:
     """Pictures and sounds that show from which latent they were made."""
 
     def __init__(self, stream: HalloLiveStream) -> None:
-        self._number, self._submit, info = 0, stream._decoders.submit, stream._model.info
+        self._number, self._submit, info = 0, stream.decoders.submit, stream._model.info
         self._info, self._held = info, torch.zeros(0)
         hold_back = TINY.audio_stream.hold_back_latents
 
@@ -287,7 +287,7 @@ class _Labelled:
         def forget(num_latents: int) -> None:
             self._held = self._held[: max(0, len(self._held) - num_latents)]
 
-        decoders: Any = stream._decoders
+        decoders: Any = stream.decoders
         decoders._decode_pictures, decoders._decode_sound, decoders._forget_sound = pictures, sound, forget
         decoders.submit = self.submit
 
@@ -302,12 +302,12 @@ class _Labelled:
 @given(
     script=st.lists(st.sampled_from(["chunk", "chunk", "step", "step", "line", "cancel"]), min_size=20, max_size=60),
     due=st.booleans(),
-    cut=st.sampled_from(["latent", "block"]),
+    rollback=st.sampled_from(["latent", "block"]),
 )
-def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str], due: bool, cut: str) -> None:
+def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str], due: bool, rollback: str) -> None:
     """Whatever comes when: each chunk's sound belongs to its pictures, and each reply that nobody stops ends once."""
     config = model.parts.config
-    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"cut": cut})})
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"rollback": rollback})})
     stream = HalloLive(replace(model.parts, config=config)).open(SETTINGS)
     _Labelled(stream)
     chunks: list[AVChunk] = []
@@ -348,12 +348,15 @@ def test_a_cut_moves_pictures_and_sound_alike(model: HalloLive, script: list[str
 def test_a_line_is_seen_sooner_where_latents_can_be_taken_back(model_dir: Path) -> None:
     """The face listens, and of the latest block some pictures have been asked for and some have not."""
 
-    def chunks_more_than_were_made(cut: str) -> int:
+    def chunks_more_than_were_made(rollback: str) -> int:
         """Until it speaks."""
-        write_config(model_dir / f"{cut}.yaml", TINY.model_copy(update={"rollout": RolloutConfig(window_latents=6, cut=cut)}))
-        stream = hallo_live.load(model_dir, model_dir / f"{cut}.yaml", ("cpu",), lambda message: None).open(SETTINGS)
+        write_config(
+            model_dir / f"{rollback}.yaml",
+            TINY.model_copy(update={"rollout": RolloutConfig(window_latents=6, rollback=rollback)}),
+        )
+        stream = hallo_live.load(model_dir, model_dir / f"{rollback}.yaml", ("cpu",), lambda message: None).open(SETTINGS)
         take(stream, 4)
-        while not 0 < stream._decoders.num_held < TINY.geometry.block_video_latents:
+        while not 0 < stream.decoders.num_held < TINY.geometry.block_video_latents:
             stream.step()
         number = stream._told_chunks - stream._num_latents
         stream.push("a", "Hello.")
@@ -385,7 +388,7 @@ def test_two_devices_that_share_passes_make_the_same_stream(model_dir: Path) -> 
         stream = loaded.open(SETTINGS)
         stream.push("a", "Hello there.")
         made.append(take(stream, 8))
-        assert stream._rollout.can_split == (len(devices) == 2)
+        assert stream.rollout.can_split == (len(devices) == 2)
         stream.close()
     for one, other in zip(*made, strict=True):
         assert np.abs(one.frames.astype(int) - other.frames).max() <= 1

@@ -141,7 +141,7 @@ def test_the_sink_stays_where_it_is() -> None:
 
     run(rollout, (noises[0][:, :, :4], noises[1][:, :20]))
     first = sinks()
-    rollout.remember()
+    rollout.update_cache()
     run(rollout, (noises[0][:, :, 4:], noises[1][:, 20:]))
     assert all(torch.equal(a, b) for a, b in zip(first, sinks(), strict=True))
 
@@ -150,8 +150,8 @@ def test_a_restart_goes_on_from_the_last_latent() -> None:
     rollout = open_rollout(tiny_dit(), continuation="restart")
     lengths = []
     for block in range(5):
-        if not rollout.remembers:
-            rollout.remember()
+        if not rollout.is_cache_current:
+            rollout.update_cache()
         video, audio = noise(BLOCK, seed=block)
         rollout.begin(video, audio)
         lengths.append(rollout.num_latents)
@@ -193,7 +193,7 @@ def test_a_stream_may_start_over_in_the_same_buffers() -> None:
     dit, noises = tiny_dit(2), noise(6)
     rollout = open_rollout(dit, read(dit, seed=6))
     run(rollout, noise(10, seed=50))
-    rollout.remember()
+    rollout.update_cache()
     rollout.begin(*noise_of_a_block(dit))
     rollout.denoise(drawing())
     rollout.reset(read(dit))
@@ -244,7 +244,7 @@ def test_new_text_is_heard_from_the_next_block() -> None:
         while block is None:
             block = rollout.denoise(draw)
         latents.append(block)
-        rollout.remember()
+        rollout.update_cache()
         rollout.text = read(dit, seed=6)
     plain = run(open_rollout(dit), noises)
     assert [differs(a, b) for a, b in zip(latents, plain, strict=True)] == [False, True]
@@ -260,7 +260,7 @@ def test_a_stream_starts_from_a_picture() -> None:
     rollout.begin(video[:, :, :BLOCK], audio[:, : BLOCK * RATIO], picture)
     while block is None:
         block = rollout.denoise(draw)
-    rollout.remember()
+    rollout.update_cache()
     assert torch.equal(block.video[:, :, :1], picture)
     assert [t[0, 0].item() for t in times] == [0.0] * 5
     assert [t[0, -1].item() for t in times] == [*(pytest.approx(t) for t in TIMESTEPS), 0.0]
@@ -272,7 +272,7 @@ def test_a_stream_starts_from_a_picture() -> None:
 def test_a_finished_block_is_remembered_before_the_next() -> None:
     rollout = open_rollout(tiny_dit())
     run(rollout, noise(BLOCK))
-    assert not rollout.remembers
+    assert not rollout.is_cache_current
     with pytest.raises(AssertionError, match="remembered first"):
         rollout.begin(*noise(BLOCK))
 
@@ -309,7 +309,7 @@ def test_nothing_waits_for_the_device(config: dict[str, int | str]) -> None:
             rollout.begin(video, audio)
             while rollout.denoise(lambda shape: torch.empty(shape, device="meta")) is None:
                 pass
-            rollout.remember()
+            rollout.update_cache()
     assert rollout.num_latents > 0
 
 
@@ -330,7 +330,7 @@ def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int, whole: int) -
         blocks = roll_out(rollout, video[:, :, :num_latents], audio[:, : num_latents * RATIO], [BLOCK] * (2 + whole), draw)
         list(blocks)
         if moment != "finished":
-            rollout.remember()
+            rollout.update_cache()
         if moment == "next in work":
             rollout.begin(*window(8))
             rollout.denoise(draw)
@@ -343,10 +343,10 @@ def test_what_is_cut_leaves_nothing_behind(moment: str, kept: int, whole: int) -
                 for kv in pair:
                     for x in kv:
                         x[:, :, (2 + kept) * 6 :] = torch.nan
-        rollout.cut(whole * BLOCK + BLOCK - kept)
+        rollout.rollback(whole * BLOCK + BLOCK - kept)
         if kept:
-            assert not rollout.remembers
-            rollout.remember()
+            assert not rollout.is_cache_current
+            rollout.update_cache()
         assert rollout.num_latents == 2, "whole blocks are in view"
         rollout.begin(*window(4))
         draw, block = drawing(3), None

@@ -59,7 +59,7 @@ def test_a_picture_and_new_text_reach_replayed_passes() -> None:
             while block is None:
                 block = rollout.denoise(draw)
             blocks.append(block)
-            rollout.remember()
+            rollout.update_cache()
             rollout.text = read(dit, seed=6)
         return blocks
 
@@ -82,7 +82,7 @@ def test_streams_share_weights_and_nothing_else() -> None:
                 if block is not None:
                     blocks.append(block)
         for rollout in rollouts:
-            rollout.remember()
+            rollout.update_cache()
     for blocks, text, clip in zip(got, texts, noises, strict=True):
         check_same(blocks, run(open_rollout(dit, text), clip))
     for text, before in zip(texts, kept, strict=True):
@@ -169,7 +169,7 @@ def test_graphs_equal_passes_that_run_and_both_are_near_float32() -> None:
 def test_a_replay_reads_the_cache_as_it_is_now() -> None:
     rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs())
     gpu_run(rollout, 4)
-    rollout.remember()
+    rollout.update_cache()
     video, audio = (x.cuda() for x in noise(BLOCK, seed=3))
 
     def first_pass() -> torch.Tensor:
@@ -177,7 +177,7 @@ def test_a_replay_reads_the_cache_as_it_is_now() -> None:
         block = rollout.denoise(lambda shape: torch.zeros(shape, device="cuda"), leave=True)
         assert block is not None
         rollout._clean, rollout._latest = None, []
-        rollout._finished_audio = rollout._finished_audio[:, : -BLOCK * SHAPE.audio_per_video]
+        rollout.finished_audio = rollout.finished_audio[:, : -BLOCK * SHAPE.audio_per_video]
         return block.video.clone()
 
     first = first_pass()
@@ -192,7 +192,7 @@ def test_a_replay_reads_the_cache_as_it_is_now() -> None:
 def test_a_block_never_waits_for_the_gpu(replay: bool) -> None:
     rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs() if replay else None)
     gpu_run(rollout)
-    rollout.remember()
+    rollout.update_cache()
     clip = [x.cuda() for x in noise(BLOCK, seed=3)]
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -200,7 +200,7 @@ def test_a_block_never_waits_for_the_gpu(replay: bool) -> None:
         rollout.begin(*clip)
         while rollout.denoise(lambda shape: torch.zeros(shape, device="cuda")) is None:
             pass
-        rollout.remember()
+        rollout.update_cache()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -216,15 +216,15 @@ def test_after_a_cut_sealed_graphs_go_on() -> None:
         gpu_run(rollout)
         if graphs is not None:
             graphs.seal()
-        rollout.rehearse_cuts(BLOCK)
+        rollout.rehearse_rollbacks(BLOCK)
         gpu_run(rollout, 6)
-        rollout.remember()
+        rollout.update_cache()
         clip = [x.cuda() for x in noise(BLOCK, seed=3)]
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            rollout.cut(1)
-            rollout.remember()
+            rollout.rollback(1)
+            rollout.update_cache()
             rollout.begin(*clip)
             block = rollout.denoise(lambda shape: torch.zeros(shape, device="cuda"), leave=True)
         finally:

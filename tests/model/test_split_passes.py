@@ -89,10 +89,10 @@ def stream(
         blocks.append(Latents(block.video.clone(), block.audio.clone()))
         if (num_cut := (cuts or {}).get(number)) is not None:
             if number % 2:
-                rollout.remember(split=splits())
-            rollout.cut(num_cut)
-        if not rollout.remembers:
-            rollout.remember(split=splits())
+                rollout.update_cache(split=splits())
+            rollout.rollback(num_cut)
+        if not rollout.is_cache_current:
+            rollout.update_cache(split=splits())
     return blocks
 
 
@@ -184,7 +184,7 @@ def test_a_replay_reads_both_caches_as_they_are() -> None:
         block = rollout.denoise(torch.zeros, leave=True, split=True)
         assert block is not None
         rollout._clean, rollout._latest = None, []
-        rollout._finished_audio = rollout._finished_audio[:, : -BLOCK * RATIO]
+        rollout.finished_audio = rollout.finished_audio[:, : -BLOCK * RATIO]
         return block.video.clone()
 
     first, num_records = first_pass(), len(lockstep)

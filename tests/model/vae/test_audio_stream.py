@@ -187,7 +187,7 @@ def test_after_a_cut_the_sound_is_that_of_what_was_kept(
             waves.append(wave)
         assert state is not None
         num_gone = min(gone, state.num_held + wave.shape[1] // SIZE, state.latents.shape[2])
-        state, kept = decoder.cut(state, wave, num_gone)
+        state, kept = decoder.rollback(state, wave, num_gone)
         waves[-1] = kept
         after, state = decoder.decode(more, state)
         before = torch.cat(waves, dim=1)
