@@ -26,6 +26,8 @@ TESTS = Path(__file__).parent
 ALONE = (
     "tests/e2e/",
     "tests/avatar_rtc/test_hallo_live_call.py",
+    "tests/avatar_rtc/outputs/test_recording.py",
+    "tests/avatar_rtc/outputs/test_whip.py",
     "tests/avatar_rtc/sessions/test_calls.py::test_the_seat_of_a_client_that_vanishes",
     "tests/avatar_rtc/sessions/test_resume.py",
     "tests/test_benchmarks.py::test_as_many_calls",
