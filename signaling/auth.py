@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from signaling.errors import BadRequest, Forbidden, NotFound, Unauthorized, Unprocessable
+from signaling.errors import BadRequest, Forbidden, NotFound, Unauthorized, UnknownSession, Unprocessable
 
 Scope = Literal["call", "speak", "watch", "record", "admin"]
 SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
@@ -32,7 +32,7 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("DELETE", "/whep/{id}"): None,
     ("POST", "/v1/tokens"): frozenset(),
     ("POST", "/v1/sessions"): frozenset({"call"}),
-    ("GET", "/v1/sessions"): frozenset({"admin"}),  # their ids are what lets others touch them
+    ("GET", "/v1/sessions"): frozenset({"watch"}),  # tells of those that whoever asks may touch
     ("GET", "/v1/sessions/{id}"): frozenset({"watch"}),
     ("DELETE", "/v1/sessions/{id}"): frozenset({"call"}),
     ("POST", "/v1/sessions/{id}/events"): frozenset({"speak"}),
@@ -43,7 +43,12 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("DELETE", "/v1/sessions/{id}/outputs/{output}"): frozenset({"record"}),
     ("GET", "/v1/sessions/{id}/recordings/{file}"): frozenset({"record"}),
 }
-"""What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``."""
+"""What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``.
+
+Where a route names a session, it must be one that the principal may touch (``Principal.may_touch``), too."""
+
+SESSION_TOKEN_SCOPES: frozenset[Scope] = frozenset({"call", "speak", "watch"})
+"""What the token may, at most, that comes with a new session."""
 
 OPEN = frozenset({"/{path}", "/v1/avatars", "/v1/models"})
 """What may be read by whoever it is: the page and its choices."""
@@ -54,18 +59,24 @@ class Principal:
     """Who asks.
 
     Attributes:
-        id: that of an API key; of a token, that of its key, a slash, and a name.
-        session: the one session that it may touch; None for all that are its own.
+        id: that of an API key; of a token, that of its key, a slash, and a name. What it makes is its own by this id.
+        reach: whose sessions it may touch: those of this principal, and of the tokens that it made; None for everybody's.
+        session: the one session that it may touch; None for all within its reach.
     """
 
     id: str
     scopes: frozenset[Scope]
+    reach: str | None
     session: str | None = None
 
+    def may_touch(self, owner: str | None) -> bool:
+        """Whether the sessions of ``owner``, the id of a principal, are within its reach; None: nobody knows whose it is."""
+        return self.reach is None or (owner is not None and f"{owner}/".startswith(f"{self.reach}/"))
 
-ANYONE = Principal("anyone", SCOPES)
+
+ANYONE = Principal("anyone", SCOPES, reach=None)
 """Everybody, where nobody is asked."""
-NOBODY = Principal("nobody", frozenset())
+NOBODY = Principal("nobody", frozenset(), reach="")
 """Who did not say, where nobody has to."""
 
 _PRINCIPAL = web.RequestKey("principal", Principal)
@@ -139,19 +150,23 @@ class Auth:
         self._open = OPEN.union(open_paths)
         self._clock = clock
 
-    def middleware(self) -> Middleware:
+    def middleware(self, owner_of: Callable[[str], str | None]) -> Middleware:
         """Puts the principal on each request.
+
+        Args:
+            owner_of: the id of the principal whose a session is; None where nobody knows.
 
         Raises:
             signaling.errors.Unauthorized: who asks is not known.
             signaling.errors.Forbidden: they may not.
+            signaling.errors.UnknownSession: the session is somebody else's.
         """
 
         @web.middleware
         async def authenticate(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            request[_PRINCIPAL] = ANYONE if self._keys is None else self._admit(request, self._keys)
+            request[_PRINCIPAL] = ANYONE if self._keys is None else self._admit(request, self._keys, owner_of)
             return await handler(request)
 
         return authenticate
@@ -178,20 +193,35 @@ class Auth:
                 raise BadRequest('The body must be a JSON object such as {"scopes": ["call"], "ttl_s": 600}.') from None
             raise Unprocessable(f"{where:.80}: {problem['msg']}", code="invalid_token_request") from None
         _check_scopes(wanted.scopes, key.scopes, f"The API key {key.id!r}")
+        token, expires_at = self._sign(key.id, wanted)
+        return {"token": token, "expires_at": expires_at}
+
+    def token_of_session(self, request: web.Request, session_id: str) -> dict[str, object]:
+        """What a program that has made a session hands to a browser: a token for it alone. Nothing where a token has asked, whose
+        own session it is, or where nobody is asked."""
+        principal = principal_of(request)
+        scopes = SESSION_TOKEN_SCOPES & principal.scopes
+        if self._keys is None or "/" in principal.id or not scopes:
+            return {}
+        token, expires_at = self._sign(principal.id, _TokenRequest(scopes=scopes, session=session_id))
+        return {"token": token, "token_expires_at": expires_at}
+
+    def _sign(self, key_id: str, wanted: _TokenRequest) -> tuple[str, int]:
+        """The token, and until when it is one."""
         now_s = int(self._clock())
         claims: dict[str, object] = {
             "iss": ISSUER,
             # Without a name each token is somebody of its own, so that none can end another's session.
-            "sub": f"{key.id}/{wanted.name or secrets.token_hex(8)}",
+            "sub": f"{key_id}/{wanted.name or secrets.token_hex(8)}",
             "scope": " ".join(sorted(wanted.scopes)),
             "iat": now_s,
             "exp": now_s + wanted.ttl_s,
         }
         if wanted.session is not None:
             claims["session"] = wanted.session
-        return {"token": jwt.encode(claims, self._secret, algorithm="HS256"), "expires_at": claims["exp"]}
+        return jwt.encode(claims, self._secret, algorithm="HS256"), now_s + wanted.ttl_s
 
-    def _admit(self, request: web.Request, keys: Collection[ApiKey]) -> Principal:
+    def _admit(self, request: web.Request, keys: Collection[ApiKey], owner_of: Callable[[str], str | None]) -> Principal:
         route = request.match_info.route
         method = hdrs.METH_GET if request.method == hdrs.METH_HEAD else request.method
         path = "" if route.resource is None else route.resource.canonical.rstrip("/")
@@ -208,10 +238,11 @@ class Auth:
         if (method, path) == (hdrs.METH_POST, "/whep") and request.query.get("role") == "watch":
             needed = frozenset({"watch"})
         _check_scopes(needed, principal.scopes, f"{principal.id!r}")
-        if principal.session is not None:
-            named = request.match_info.get("id", request.query.get("session"))
-            if named != principal.session:
-                raise Forbidden(f"This token is for session {principal.session} alone.", code="other_session")
+        named = request.match_info.get("id", request.query.get("session"))
+        if principal.session not in (None, named):
+            raise Forbidden(f"This token is for session {principal.session} alone.", code="other_session")
+        if named is not None and not principal.may_touch(owner_of(named)):
+            raise UnknownSession
         return principal
 
     def _identify(self, request: web.Request, keys: Collection[ApiKey]) -> Principal:
@@ -220,7 +251,7 @@ class Auth:
             raise Unauthorized("Say who asks: send an API key or a token as 'Authorization: Bearer ...'.")
         key = _find(keys, bearer)
         if key is not None:
-            return Principal(key.id, key.scopes)
+            return Principal(key.id, key.scopes, _reach(key.id, key.scopes))
         try:
             claims = jwt.decode(
                 bearer, self._secret, algorithms=["HS256"], issuer=ISSUER, options={"require": ["exp", "sub", "scope"]}
@@ -233,7 +264,14 @@ class Auth:
         maker = next((key for key in keys if key.id == claims["sub"].partition("/")[0]), None)
         if maker is None:
             raise Unauthorized("The API key that made this token is not known any more.", code="invalid_token")
-        return Principal(claims["sub"], maker.scopes.intersection(claims["scope"].split()), claims.get("session"))
+        scopes, session = maker.scopes.intersection(claims["scope"].split()), claims.get("session")
+        # Of the one session that it is for, a token reaches what its maker does.
+        reach = _reach(claims["sub"], scopes) if session is None else _reach(maker.id, maker.scopes)
+        return Principal(claims["sub"], scopes, reach, session)
+
+
+def _reach(principal_id: str, scopes: Collection[Scope]) -> str | None:
+    return None if "admin" in scopes else principal_id
 
 
 def _bearer(request: web.Request) -> bytes:

@@ -56,7 +56,12 @@ class UnknownAvatar(SignalingError):
 
 
 class UnknownSession(SignalingError):
+    """Also of a session that is somebody else's: its answer is the same, so that nothing is revealed."""
+
     status, code, title = 404, "unknown_session", "No such session"
+
+    def __init__(self, detail: str = "There is no such session, or it has ended. Start a new one.") -> None:
+        super().__init__(detail)
 
 
 class NotFound(SignalingError):

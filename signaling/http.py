@@ -31,7 +31,7 @@ from signaling.errors import (
 from signaling.ice import parse_fragment
 from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
-from signaling.service import Answer, NewSession, SessionService
+from signaling.service import Answer, NewSession, Rights, SessionService
 from signaling.vocabulary import Event, EventError
 
 logger = logging.getLogger(__name__)
@@ -75,10 +75,8 @@ def make_app(
         rate_limit: how often they may.
     """
     routes = _Routes(service, auth)
-    app = web.Application(
-        middlewares=[connections.middleware(), _cors(allowed_origins), _problems, auth.middleware(), rate_limit.middleware()],
-        client_max_size=MAX_BODY_BYTES,
-    )
+    guards = (_problems, auth.middleware(service.owner), rate_limit.middleware())
+    app = web.Application(middlewares=[connections.middleware(), _cors(allowed_origins), *guards], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
             *(web.post(path, routes.watch) for path in ("/whep/", "/whep")),
@@ -123,11 +121,13 @@ class _Routes:
         if role not in ("speak", "watch"):
             raise Unprocessable(f"The role is speak or watch, not {role!r:.80}.", code="bad_request")
         offer = await read_text(request)
-        may_record = role == "speak" and "record" in principal_of(request).scopes
+        is_caller, principal = role == "speak", principal_of(request)
+        rights = Rights(is_caller, is_caller and "speak" in principal.scopes, is_caller and "record" in principal.scopes)
         if (session_id := query.get("session")) is not None:
-            answer = await self._service.join(session_id, offer, may_speak=role == "speak", may_record=may_record, after=after)
+            answer = await self._service.join(session_id, offer, rights, after=after)
         else:
-            answer = await self._service.call(offer, avatar=query.get("avatar"), voice=query.get("voice"), may_record=may_record)
+            wanted = NewSession(principal.id, avatar=query.get("avatar"), voice=query.get("voice"))
+            answer = await self._service.call(offer, wanted, rights)
         return self._with_ice_servers(_answered(request, answer))
 
     async def options(self, request: web.Request) -> web.Response:
@@ -167,13 +167,19 @@ class _Routes:
         if wanted.outputs:
             check_scope(request, "record")
         outputs = tuple(output.wanted() for output in wanted.outputs)
-        session = self._service.create(NewSession(**wanted.model_dump(exclude={"outputs"}), outputs=outputs))
+        session = self._service.create(
+            NewSession(principal_of(request).id, **wanted.model_dump(exclude={"outputs"}), outputs=outputs)
+        )
         place = f"/v1/sessions/{session['id']}"
         urls = {"whep_url": f"/whep?session={session['id']}", "events_url": f"{place}/events", "url": place}
-        return web.json_response({**_told(session), **urls}, status=201, headers={hdrs.LOCATION: place})
+        token = self._auth.token_of_session(request, session["id"])
+        headers = {hdrs.LOCATION: place, hdrs.CACHE_CONTROL: "no-store"}
+        return web.json_response({**_told(session), **urls, **token}, status=201, headers=headers)
 
     async def sessions(self, request: web.Request) -> web.Response:
-        return web.json_response({"sessions": [_told(session) for session in self._service.sessions()]})
+        may_touch, owner = principal_of(request).may_touch, self._service.owner
+        sessions = [_told(session) for session in self._service.sessions() if may_touch(owner(session["id"]))]
+        return web.json_response({"sessions": sessions})
 
     async def end(self, request: web.Request) -> web.Response:
         await self._service.end(request.match_info["id"])

@@ -16,7 +16,7 @@ class Answer:
     """A viewer that was admitted.
 
     Attributes:
-        viewer_id: 128 random bits, part of ``Location``.
+        viewer_id: 128 random bits, the end of ``Location``. Only this viewer knows them.
         etag: names the ICE session, without quotes.
         sdp: the answer, with all candidates of the server.
         session_id: what it watches.
@@ -26,6 +26,21 @@ class Answer:
     etag: str
     sdp: str
     session_id: str
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a viewer may.
+
+    Attributes:
+        is_caller: the call is its own, and over when it hangs up. Else it watches.
+        may_speak: commands on its data channel are carried out.
+        may_record: it is told that it may begin recordings, where there are any.
+    """
+
+    is_caller: bool = True
+    may_speak: bool = True
+    may_record: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,11 +68,13 @@ class NewSession:
     """Who is wanted. Presets by their ids; ``scene`` and ``voice`` may be words, too. None takes the default.
 
     Attributes:
-        name: for people and lists; unique among the sessions that live.
+        owner: id of the principal whose it is.
+        name: for people and lists; unique among its owner's sessions that live.
         idle_s: without a viewer or another output it ends after so many seconds.
         outputs: where it goes from its beginning.
     """
 
+    owner: str
     avatar: str | None = None
     scene: str | None = None
     voice: str | None = None
@@ -73,14 +90,19 @@ class SessionService(Protocol):
     def ice_servers(self) -> tuple[IceServer, ...]:
         """What clients are told to use."""
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
-        """Take a seat for a new session, and answer the offer of its first viewer, which may speak."""
+    def owner(self, session_id: str) -> str | None:
+        """The id of the principal whose a session is, also for a while after its end; None where nobody knows.
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
+        Here and in what follows the id of one of its viewers names a session, too: a client may know its ``Location`` only.
+        """
+
+    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
+        """Take a seat for a new session, and answer the offer of its first viewer."""
+
+    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
         """Answer the offer of a further viewer of a session.
 
         Args:
-            may_record: it is told that it may, where there are recordings.
             after: number of the last event that it knows: it was there before and comes back.
         """
 
@@ -92,7 +114,7 @@ class SessionService(Protocol):
         """
 
     async def leave(self, viewer_id: str) -> None:
-        """Hang a viewer up. A session that came with a call ends with the last viewer that may speak; its seat is free then."""
+        """Hang a viewer up. A session that came with a call ends with the last of its callers; its seat is free then."""
 
     def create(self, wanted: NewSession) -> dict[str, Any]:
         """Take a seat for a session that nobody watches yet; returns what ``stats`` would."""

@@ -21,6 +21,7 @@ from avatar_rtc.outputs.offer import MediaPlan, plan_media, read_candidate
 from avatar_rtc.outputs.peer import SendingPeer
 from signaling.errors import BadOffer, SignalingError
 from signaling.ice import IceFragment, advertise
+from signaling.service import Rights
 from signaling.vocabulary import Event
 
 Departure = Literal["deleted", "left", "vanished", "join_timeout", "connection_failed", "refused"]
@@ -51,8 +52,7 @@ class Viewer(SendingPeer):
     """One peer that is shown a session.
 
     Args:
-        may_speak: its commands are carried out; else it watches.
-        may_record: it is told that it may.
+        rights: what it may.
         after: number of the last event that it knows; None for one that was not there before, which is told how things stand.
         is_resumed: it joins a session that others, or it itself, have seen before.
 
@@ -68,15 +68,13 @@ class Viewer(SendingPeer):
         metrics: Metrics,
         log: SessionLog,
         *,
-        may_speak: bool,
-        may_record: bool,
+        rights: Rights,
         after: int,
         is_resumed: bool,
     ) -> None:
         super().__init__(host.broadcast, host.clock, config, metrics)
         self.viewer_id = viewer_id
-        self.may_speak = may_speak
-        self.may_record = may_record
+        self.rights = rights
         self.is_resumed = is_resumed
         self.etag = secrets.token_hex(8)
         self._host = host
@@ -110,7 +108,7 @@ class Viewer(SendingPeer):
         answer = plan.answer(self._peer.localDescription.sdp)
         if self._config.ice.advertised_address is not None:
             answer = advertise(answer, self._config.ice.advertised_address)
-        self._log.info("viewer %.8s: %s%s", self.viewer_id, "+".join(codecs), "" if self.may_speak else ", watches")
+        self._log.info("viewer %.8s: %s%s", self.viewer_id, "+".join(codecs), "" if self.rights.is_caller else ", watches")
         return answer
 
     def is_other_ice_session(self, fragment: IceFragment) -> bool:

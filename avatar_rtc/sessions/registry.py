@@ -31,7 +31,7 @@ from signaling.errors import (
     Unprocessable,
 )
 from signaling.ice import IceFragment, IceServer
-from signaling.service import Answer, NewOutput, NewSession
+from signaling.service import Answer, NewOutput, NewSession, Rights
 from signaling.vocabulary import Command, Event
 
 MAX_ENDED = 1024
@@ -51,9 +51,9 @@ class Registry:
         self._engine = engine
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
-        # Of a viewer the id of its session and whether it may speak, also after it has gone.
+        # Of a viewer the id of its session and whether it is a caller, also after it has gone.
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, str] = OrderedDict()  # and whose they were
         self._lives: set[asyncio.Task[None]] = set()
         self._draining = False
         self._encoding = ThreadPoolExecutor(max_workers=max(4, resources.num_cores()), thread_name_prefix="encode")
@@ -71,13 +71,16 @@ class Registry:
     def num_sessions(self) -> int:
         return len(self._sessions)
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
-        session = self._admit(NewSession(avatar=avatar, voice=voice), is_named=False)
-        # The first viewer has the id of the session: whoever calls needs to know one only.
-        viewer = session.viewer(session.session_id, may_speak=True, may_record=may_record, after=None)
-        return await self._connect(session, viewer, offer)
+    def owner(self, session_id: str) -> str | None:
+        session_id = self._session_id(session_id)
+        session = self._sessions.get(session_id)
+        return self._ended.get(session_id) if session is None else session.owner
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
+    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
+        session = self._admit(wanted, is_named=False)
+        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, after=None), offer)
+
+    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
         session = self._session(session_id)
         if len(session.viewers) >= MAX_VIEWERS:
             raise Unavailable(
@@ -85,8 +88,7 @@ class Registry:
                 code="full",
                 retry_after_s=self._config.limits.retry_after_s,
             )
-        viewer = session.viewer(secrets.token_hex(16), may_speak=may_speak, may_record=may_record, after=after)
-        return await self._connect(session, viewer, offer)
+        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, after=after), offer)
 
     async def _connect(self, session: Session, viewer: Viewer, offer: str) -> Answer:
         try:
@@ -100,15 +102,14 @@ class Registry:
             if isinstance(error, SignalingError):
                 self._metrics.admission.labels("refused", error.code).inc()
             raise
-        self._viewers[viewer.viewer_id] = session.session_id, viewer.may_speak
-        if len(self._viewers) > MAX_ENDED:
-            self._viewers.popitem(last=False)
+        self._viewers[viewer.viewer_id] = session.session_id, viewer.rights.is_caller
+        if len(self._viewers) > MAX_ENDED + MAX_VIEWERS * len(self._sessions):
+            del self._viewers[next(v for v, (s, _) in self._viewers.items() if not self._is_there(v, s))]
         self._metrics.admission.labels("admitted", "").inc()
         return Answer(viewer.viewer_id, viewer.etag, answer, session.session_id)
 
     async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
-        session_id, _ = self._viewers.get(viewer_id, (viewer_id, False))
-        session = self._session(session_id)
+        session = self._session(viewer_id)
         viewer = session.viewers.get(viewer_id)
         if viewer is None:
             raise UnknownSession(f"This viewer has left. Come back with POST /whep?session={session.session_id}.")
@@ -122,23 +123,25 @@ class Registry:
 
     async def leave(self, viewer_id: str) -> None:
         # A client that hangs up is often heard over its connection first, so one that has gone already is no error.
-        session_id, may_speak = self._viewers.get(viewer_id, (viewer_id, False))
+        if viewer_id not in self._viewers:
+            raise UnknownSession
+        session_id, is_caller = self._viewers[viewer_id]
         session = self._sessions.get(session_id)
         if session is None:
-            if viewer_id not in self._viewers and viewer_id not in self._ended:
-                raise UnknownSession("There is no such session, or it has ended. Start a new one.")
             return
         viewer = session.viewers.get(viewer_id)
         leaving = None if viewer is None else session.leave(viewer, "deleted")
         if leaving is not None:
             await leaving
-        elif viewer is None and may_speak:
+        elif viewer is None and is_caller:
             session.hang_up()
         if session.reason:
             await session.finished()
 
     def create(self, wanted: NewSession) -> dict[str, Any]:
-        if any(session.name == wanted.name for session in self._sessions.values() if wanted.name):
+        if any(
+            (session.name, session.owner) == (wanted.name, wanted.owner) for session in self._sessions.values() if wanted.name
+        ):
             raise Conflict(f"A session with the name {wanted.name!r:.80} lives already. Choose another name, or end that one.")
         for output in wanted.outputs:
             check_output(self._config, output)
@@ -151,7 +154,7 @@ class Registry:
         return [session.stats() for session in self._sessions.values()]
 
     async def end(self, session_id: str) -> None:
-        if session_id in self._ended:
+        if self._session_id(session_id) in self._ended:
             return
         session = self._session(session_id, ending=True)
         session.end("deleted")
@@ -193,7 +196,7 @@ class Registry:
         return await self._session(session_id).outputs.end(output_id)
 
     def recording(self, session_id: str, file_name: str) -> Path:
-        path = find_recording(self._config.recording.directory, session_id, file_name)
+        path = find_recording(self._config.recording.directory, self._session_id(session_id), file_name)
         if path is None:
             raise NotFound("There is no such recording.")
         return path
@@ -298,6 +301,7 @@ class Registry:
             self._metrics,
             self._encoding,
             name=wanted.name or "",
+            owner=wanted.owner,
             is_named=is_named,
             idle_s=wanted.idle_s,
         )
@@ -312,7 +316,7 @@ class Registry:
         def free_seat(done: asyncio.Task[None]) -> None:
             self._lives.discard(done)
             del self._sessions[session.session_id]
-            self._ended[session.session_id] = None
+            self._ended[session.session_id] = session.owner
             if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
 
@@ -332,7 +336,15 @@ class Registry:
         return StreamSettings(scene, voice, seed=secrets.randbits(31))
 
     def _session(self, session_id: str, *, ending: bool = False) -> Session:
-        session = self._sessions.get(session_id)
+        """The session of that id, or of the viewer of that id. Raises ``UnknownSession``."""
+        session = self._sessions.get(self._session_id(session_id))
         if session is None or (session.reason and not ending):
-            raise UnknownSession("There is no such session, or it has ended. Start a new one.")
+            raise UnknownSession
         return session
+
+    def _session_id(self, session_or_viewer_id: str) -> str:
+        return self._viewers.get(session_or_viewer_id, (session_or_viewer_id, False))[0]
+
+    def _is_there(self, viewer_id: str, session_id: str) -> bool:
+        session = self._sessions.get(session_id)
+        return session is not None and viewer_id in session.viewers

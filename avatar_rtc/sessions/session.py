@@ -23,6 +23,7 @@ from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
 from signaling.dialects import avatar as dialect
+from signaling.service import Rights
 from signaling.vocabulary import (
     AvatarState,
     ClientStats,
@@ -55,6 +56,7 @@ class Session:
     Args:
         settings: who is seen and heard at first.
         executor: encodes.
+        owner: id of the principal whose it is.
         is_named: it was made without a viewer: it waits for one, and for the next one, until ``idle_s``; one that came with a
             call ends with it.
 
@@ -74,11 +76,13 @@ class Session:
         executor: Executor,
         *,
         name: str = "",
+        owner: str = "",
         is_named: bool = False,
         idle_s: float | None = None,
     ) -> None:
         self.session_id = session_id
         self.name = name
+        self.owner = owner
         self.reason = ""
         self.phase: Phase = "waiting"
         self.events = EventLog()
@@ -110,7 +114,7 @@ class Session:
 
     # Viewers.
 
-    def viewer(self, viewer_id: str, *, may_speak: bool, may_record: bool, after: int | None) -> Viewer:
+    def viewer(self, viewer_id: str, rights: Rights, *, after: int | None) -> Viewer:
         """A new viewer, which has not negotiated yet.
 
         Args:
@@ -127,8 +131,7 @@ class Session:
             self._config,
             self._metrics,
             self._log,
-            may_speak=may_speak,
-            may_record=may_record and self._config.recording.directory is not None,
+            rights=rights,
             after=known,
             is_resumed=not is_first,
         )
@@ -155,8 +158,8 @@ class Session:
             ),
             grace_ms=round(self._hold_s * 1000),
             resumed=True if viewer.is_resumed else None,
-            may_speak=viewer.may_speak,
-            may_record=True if viewer.may_record else None,
+            may_speak=viewer.rights.may_speak,
+            may_record=True if viewer.rights.may_record and self._config.recording.directory is not None else None,
             **speed_of(self._engine),
         )
         return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]
@@ -183,7 +186,7 @@ class Session:
                 self._left_s = viewer.heard_s
             # Who hangs up does not come back; who vanishes, or fails to come back, may try again.
             is_over = reason in ("deleted", "left") or self.phase == "waiting"
-            if is_over and viewer.may_speak and not self._is_named:
+            if is_over and viewer.rights.is_caller and not self._is_named:
                 self.end(reason)
         closing = asyncio.create_task(self._guarded("viewer", viewer.close()))
         self._leaving.add(closing)
@@ -200,7 +203,7 @@ class Session:
         """Whether somebody is there whose going would end it: who only watches does not keep a call, nor does an output."""
         if self._is_named and self.outputs.are_running:
             return True
-        return any(self._is_named or viewer.may_speak for viewer in self.viewers.values())
+        return any(self._is_named or viewer.rights.is_caller for viewer in self.viewers.values())
 
     @property
     def _is_seen(self) -> bool:
@@ -252,10 +255,11 @@ class Session:
             self._metrics.messages.labels("in", dialect.name_of(command), "ok").inc()
             if isinstance(command, Ping):
                 viewer.channels.send(Pong(t=command.t))
-            elif viewer.may_speak or isinstance(command, ClientStats):
+            elif viewer.rights.may_speak or isinstance(command, ClientStats):
                 self.performance.submit(command, on_outcome)
             else:
-                raise EventError("not_allowed", "This connection watches; it may not speak.", command.event_id)
+                why = "It came without the scope speak." if viewer.rights.is_caller else "It watches."
+                raise EventError("not_allowed", f"This connection may not speak. {why}", command.event_id)
         except EventError as error:
             self._metrics.messages.labels("in", "any", error.code).inc()
             on_outcome(error)

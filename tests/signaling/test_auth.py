@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from signaling.auth import ROUTES, SCOPES, ApiKey, Auth, Scope, new_api_key
 from signaling.http import make_app
+from signaling.service import Rights
 from tests.signaling.test_http import CANDIDATE, FRAGMENT, OPEN, SDP, FakeService, check_problem
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -25,8 +26,8 @@ def make_key(key_id: str, *scopes: Scope) -> tuple[dict[str, str], ApiKey]:
 
 
 @asynccontextmanager
-async def asking(auth: Auth) -> AsyncIterator[TestClient[Any, Any]]:
-    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], **OPEN | {"auth": auth})
+async def asking(auth: Auth, service: FakeService | None = None) -> AsyncIterator[TestClient[Any, Any]]:
+    app = make_app(service or FakeService(), static_dir=None, allowed_origins=["*"], **OPEN | {"auth": auth})
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -44,6 +45,7 @@ async def test_each_route_wants_its_scope() -> None:
         ("call", "POST", "/whep/", {"data": "v=0", "headers": SDP}),
         ("watch", "POST", "/whep?role=watch", {"data": "v=0", "headers": SDP}),
         ("speak", "POST", "/v1/sessions/s1/events", {"data": "Hello."}),
+        ("watch", "GET", "/v1/sessions", {}),
         ("watch", "GET", "/v1/sessions/s1/stats", {}),
         ("watch", "HEAD", "/v1/sessions/s1/stats", {}),
         ("record", "POST", "/v1/sessions/s1/outputs", {"json": {"type": "recording"}}),
@@ -52,8 +54,10 @@ async def test_each_route_wants_its_scope() -> None:
         ("admin", "GET", "/metrics", {}),
     ]
     keys = {scope: make_key(scope, scope) for scope in SCOPES}
-    async with asking(Auth([kept for _, kept in keys.values()], secret=SECRET)) as client:
+    service = FakeService()
+    async with asking(Auth([kept for _, kept in keys.values()], secret=SECRET), service) as client:
         for needed, method, path, rest in requests:
+            service.owners["s1"] = needed
             for scope, (header, _) in keys.items():
                 headers = {**rest.get("headers", {}), **header}
                 response = await client.request(method, path, **{**rest, "headers": headers})
@@ -136,13 +140,91 @@ async def test_a_token_is_worth_what_it_says_and_no_more_than_its_key() -> None:
 
 async def test_a_token_of_one_session_touches_no_other() -> None:
     web, kept = make_key("web", "call", "watch", "speak")
-    async with asking(Auth([kept], secret=SECRET)) as client:
+    service = FakeService()
+    service.owners["s1"] = "web"
+    async with asking(Auth([kept], secret=SECRET), service) as client:
         token = await token_of(client, web, scopes=["call", "watch", "speak"], session="s1")
         assert (await client.get("/v1/sessions/s1/stats", headers=token)).status == 200
         await check_problem(await client.get("/v1/sessions/s2/stats", headers=token), 403, "other_session")
         assert (await client.post("/whep?session=s1", data="v=0", headers={**SDP, **token})).status == 201
         for path in ("/whep", "/whep?session=s2"):
             await check_problem(await client.post(path, data="v=0", headers={**SDP, **token}), 403, "other_session")
+
+
+SESSION_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "/whep?session=s1", {"data": "v=0", "headers": SDP}),
+    ("POST", "/whep?session=s1&after=7", {"data": "v=0", "headers": SDP}),
+    ("POST", "/whep?session=s1&role=watch", {"data": "v=0", "headers": SDP}),
+    ("GET", "/v1/sessions/s1", {}),
+    ("GET", "/v1/sessions/s1/stats", {}),
+    ("GET", "/v1/sessions/s1/events", {}),
+    ("POST", "/v1/sessions/s1/events", {"data": "Hello."}),
+    ("POST", "/v1/sessions/s1/outputs", {"json": {"type": "recording"}}),
+    ("GET", "/v1/sessions/s1/outputs/o1", {}),
+    ("DELETE", "/v1/sessions/s1/outputs/o1", {}),
+    ("DELETE", "/v1/sessions/s1", {}),
+]
+
+
+async def test_a_session_is_its_owners() -> None:
+    """By whom it was made, who asks, and whether they may."""
+    most: tuple[Scope, ...] = ("call", "watch", "speak", "record")
+    (web, kept), (other, other_kept), (root, root_kept) = make_key("web", *most), make_key("we", *most), make_key("root", *SCOPES)
+    service = FakeService()
+    async with asking(Auth([kept, other_kept, root_kept], secret=SECRET), service) as client:
+
+        async def token(key: dict[str, str], **wanted: Any) -> dict[str, str]:
+            return await token_of(client, key, scopes=list(most), **wanted)
+
+        who = {
+            "web": web,
+            "web/al": await token(web, name="al"),
+            "web/al, the next": await token(web, name="al"),
+            "web/alice": await token(web, name="alice"),
+            "web, without a name": await token(web),
+            "web's for s1": await token(web, session="s1"),
+            "we": other,
+            "we/al": await token(other, name="al"),
+            "we's for s1": await token(other, session="s1"),
+            "root": root,
+            "root's for s1": await token(root, session="s1"),
+            "root/al, not for all": await token(root, name="al"),
+        }
+        roots = {"root", "root's for s1"}
+        for owner, may in (
+            ("web", {"web", "web's for s1"}),
+            ("web/al", {"web", "web's for s1", "web/al", "web/al, the next"}),
+            ("we", {"we", "we's for s1"}),
+            ("root/al", {"root/al, not for all"}),
+            ("anyone", set()),
+            (None, set()),
+        ):
+            service.owners = {} if owner is None else {"s1": owner}
+            for name, header in who.items():
+                for method, path, rest in SESSION_REQUESTS:
+                    response = await client.request(method, path, **{**rest, "headers": {**rest.get("headers", {}), **header}})
+                    if name in may | roots:
+                        assert response.status < 300, (owner, name, method, path)
+                    else:
+                        await check_problem(response, 404, "unknown_session")
+                if not name.endswith("for s1"):
+                    listed = (await (await client.get("/v1/sessions", headers=header)).json())["sessions"]
+                    assert bool(listed) == (name in may | roots), (owner, name)
+
+
+async def test_a_session_that_a_program_makes_comes_with_a_token_for_it() -> None:
+    web, kept = make_key("web", "call", "speak", "record")
+    service = FakeService()
+    service.owners["s1"] = "web"
+    async with asking(Auth([kept], secret=SECRET), service) as client:
+        made = await (await client.post("/v1/sessions", headers=web)).json()
+        claims = jwt.decode(made["token"], SECRET, algorithms=["HS256"], issuer="avatar-rtc")
+        assert (claims["session"], claims["scope"], claims["exp"]) == ("s1", "call speak", made["token_expires_at"])
+        token = {"Authorization": f"Bearer {made['token']}"}
+        assert (await client.post(made["whep_url"], data="v=0", headers={**SDP, **token})).status == 201
+        assert service.calls[-1][2] == Rights(may_record=False)
+        await check_problem(await client.post("/v1/sessions", headers=token), 403, "other_session")
+        assert "token" not in await (await client.post("/v1/sessions", headers=await token_of(client, web))).json()
 
 
 async def test_what_is_no_key_and_no_token() -> None:

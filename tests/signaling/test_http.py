@@ -17,7 +17,7 @@ from signaling.errors import BadOffer, NotFound, StaleETag, Unavailable, Unknown
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
 from signaling.rate import RateLimit
-from signaling.service import Answer, NewOutput, NewSession
+from signaling.service import Answer, NewOutput, NewSession, Rights
 from signaling.vocabulary import AvatarState, Command, Event, EventError, ResponseCreate
 
 SDP = {"Content-Type": "application/sdp"}
@@ -34,6 +34,7 @@ class FakeService:
         self.error: Exception | None = None
         self.calls: list[Any] = []
         self.reasons: list[str] = []
+        self.owners: dict[str, str] = {"s1": "anyone"}
         self.ice_servers = (IceServer(("stun:stun.example:3478",)), IceServer(("turn:turn.example",), "u", "p"))
 
     def _check(self, session_id: str = "s1") -> None:
@@ -42,14 +43,17 @@ class FakeService:
         if session_id != "s1":
             raise UnknownSession("no such session")
 
-    async def call(self, offer: str, *, avatar: str | None, voice: str | None, may_record: bool) -> Answer:
+    def owner(self, session_id: str) -> str | None:
+        return self.owners.get(session_id)
+
+    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
         self._check()
-        self.calls.append((offer, avatar, voice))
+        self.calls.append((offer, wanted, rights))
         return Answer("s1", "e1", "v=0 answer", "s1")
 
-    async def join(self, session_id: str, offer: str, *, may_speak: bool, may_record: bool, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
         self._check(session_id)
-        self.calls.append((offer, session_id, may_speak, after))
+        self.calls.append((offer, session_id, rights, after))
         return Answer("v2", "e2", "v=0 answer", "s1")
 
     def create(self, wanted: NewSession) -> dict[str, Any]:
@@ -155,7 +159,7 @@ async def test_create_answers_201_with_everything_a_whep_player_needs(client: Te
     ]
     assert response.headers["Access-Control-Allow-Origin"] == "*"
     assert "Location" in response.headers["Access-Control-Expose-Headers"]
-    assert service.calls == [("v=0 offer", "ava", "deep")]
+    assert service.calls == [("v=0 offer", NewSession("anyone", avatar="ava", voice="deep"), Rights())]
 
 
 @pytest.mark.parametrize(
@@ -261,11 +265,12 @@ async def test_health_and_page(client: TestClient[Any, Any], service: FakeServic
 
 
 async def test_a_session_can_be_joined_watched_and_resumed(client: TestClient[Any, Any], service: FakeService) -> None:
-    for query, may_speak, after in (("", True, None), ("&role=watch", False, None), ("&after=7", True, 7)):
+    watches = Rights(is_caller=False, may_speak=False, may_record=False)
+    for query, rights, after in (("", Rights(), None), ("&role=watch", watches, None), ("&after=7", Rights(), 7)):
         response = await client.post(f"/whep?session=s1{query}", data="v=0 offer", headers=SDP)
         assert response.status == 201
         assert response.headers["Location"].endswith("v2")
-        assert service.calls[-1] == ("v=0 offer", "s1", may_speak, after)
+        assert service.calls[-1] == ("v=0 offer", "s1", rights, after)
     for query in ("&role=sing", "&after=-1", "&after=seven", "&after=" + "9" * 40):
         response = await client.post(f"/whep?session=s1{query}", data="v=0 offer", headers=SDP)
         assert response.status in (400, 422)
@@ -278,7 +283,7 @@ async def test_sessions_are_made_listed_and_ended(client: TestClient[Any, Any], 
     assert response.headers["Location"] == "/v1/sessions/s1"
     made = await response.json()
     assert (made["id"], made["name"], made["whep_url"]) == ("s1", "lobby", "/whep?session=s1")
-    assert service.calls == [NewSession(avatar="ava", name="lobby", idle_s=60.0)]
+    assert service.calls == [NewSession("anyone", avatar="ava", name="lobby", idle_s=60.0)]
     assert (await client.post("/v1/sessions")).status == 201
     for body in ('{"nam": "x"}', '{"idle_s": -1}', "[]", "{oops"):
         await check_problem(await client.post("/v1/sessions", data=body), 422, "bad_request")

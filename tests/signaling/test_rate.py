@@ -49,7 +49,9 @@ async def test_posts_of_a_principal_are_counted_and_reads_are_not() -> None:
     web_key, kept = make_key("web", "call", "watch", "speak")
     other_key, other = make_key("other", "call")
     limited = OPEN | {"auth": Auth([kept, other], secret=SECRET), "rate_limit": RateLimit(2, clock)}
-    app = make_app(FakeService(), static_dir=None, allowed_origins=["*"], **limited)
+    service = FakeService()
+    service.owners["s1"] = "web"
+    app = make_app(service, static_dir=None, allowed_origins=["*"], **limited)
     async with TestClient(TestServer(app)) as client:
 
         async def call(key: dict[str, str]) -> Any:
@@ -72,7 +74,7 @@ async def test_posts_of_a_principal_are_counted_and_reads_are_not() -> None:
     ("address", "counts"), [("192.0.2.7", True), ("2001:db8::7", True), ("127.0.0.1", False), ("::1", False)]
 )
 async def test_an_address_is_counted_unless_it_is_this_machine(address: str, counts: bool) -> None:
-    limit, identify = RateLimit(1, Clock()).middleware(), Auth().middleware()
+    limit, identify = RateLimit(1, Clock()).middleware(), Auth().middleware(lambda _: None)
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response()
