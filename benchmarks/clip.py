@@ -242,7 +242,7 @@ def main() -> None:
     frames = 4 * 6 * len(times.passes) - 3
     rows = [("one device", Plan(), 1), *((name, plans[0], 2) for name, plans in ladder(times).items())]
     for name, plan, num_devices in rows:
-        row = {"way": name, "shared": [plan.first, plan.last], **predict(times, plan, num_devices)}
+        row: dict[str, Any] = {"way": name, "shared": [plan.first, plan.last], **predict(times, plan, num_devices)}
         print(json.dumps({**row, "fps": round(1000 * frames / row["clip_ms"], 1)}))
 
 

@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from avatar_rtc import resources
 from benchmarks import clip
+from benchmarks.clip import Plan
 from benchmarks.memory import HostPeak, peak_device_gb
 from benchmarks.mid_stream import Player, RealTime
 from model import hallo_live
@@ -46,6 +47,7 @@ from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.vae.pictures import i420_from_frames
 from model.vae.wan import WanDecoder, channels_last
 from testkit.published_files import write_published_files
+from testkit.timed_devices import StageTimes
 
 PROMPT = (
     "Photographic close-up of a woman in a bright office. <S>Good morning.<E> <S>It is nice to meet you.<E> "
@@ -206,10 +208,10 @@ class Bench:
             print(f"clip, {name}: {json.dumps(row)}", flush=True)
         return result
 
-    def stage_times(self) -> clip.StageTimes:
+    def stage_times(self) -> StageTimes:
         """As measured now: medians."""
         passes, stages = self.passes(), {name: one["median"] for name, one in self.stages().items()}
-        return clip.StageTimes(
+        return StageTimes(
             passes=tuple(row["denoise_ms"]["median"] for row in passes),
             split_passes=tuple(row["split_ms"]["median"] for row in passes),
             sound=stages["audio_block_ms"],
@@ -219,7 +221,7 @@ class Bench:
             last_block=stages["block_and_last_block_ms"] - stages["block_ms"],
         )
 
-    def _clips(self, plan: clip.Plan, num_clips: int) -> tuple[dict[str, Any], Streamed]:
+    def _clips(self, plan: Plan, num_clips: int) -> tuple[dict[str, Any], Streamed]:
         """Medians of clips; and the one made to be warm, which is the same whatever the plan."""
         g, block = self.model.geometry, self.config.geometry.block_video_latents
         self.generator.manual_seed(0)
@@ -410,7 +412,7 @@ def sustained(model: HalloLive, seconds: float) -> dict[str, Any]:
     taken_s = left_s[-1] - left_s[0]
     stream.close()
     stream = model.open(settings)
-    player = Player(stream, RealTime(), LOW_WATER_S)
+    player = Player(stream, model.info, RealTime(), LOW_WATER_S)
 
     def play(num_chunks: int) -> None:
         for _ in range(num_chunks):

@@ -248,7 +248,7 @@ class Bench:
         """Of one call among several in a row, by the device's clock."""
         for _ in range(3):
             work()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         for _ in range(calls):
             work()

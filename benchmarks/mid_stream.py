@@ -42,14 +42,14 @@ from typing import Any, Protocol
 from avatar_rtc import resources
 from avatar_rtc.media.pull_policy import PullPolicy
 from avatar_rtc.rtf import RtfMeter
-from benchmarks.clip import StageTimes, split_network
+from benchmarks.clip import split_network
 from benchmarks.figures import percentile
 from model import hallo_live
 from model.chunk import AVChunk, StreamInfo, StreamSettings
 from model.config import AudioStreamConfig, HalloLiveConfig, RolloutConfig
 from model.hallo_live import HalloLive, HalloLiveStream
 from testkit.published_files import TINY, write_config, write_published_files
-from testkit.timed_devices import Clock, Devices, open_timed
+from testkit.timed_devices import Clock, Devices, StageTimes, open_timed
 
 SETTINGS = StreamSettings("A woman in a bright office.", "a clear voice", seed=1)
 LINE = "This is line number {} of many, and it is long enough to be interrupted."

@@ -217,5 +217,5 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
             devices.read(TEXT_MS)
         say(prompt)
 
-    rollout.forward, stream._say = run, read  # type: ignore[method-assign]
+    rollout.forward, stream._say = run, read  # type: ignore[method-assign, assignment]
     return stream

@@ -32,7 +32,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where everything lies as a wheel would put it."""
     where = tmp_path_factory.mktemp("installed")
     scratch = tmp_path_factory.mktemp("scratch")
-    command = [sys.executable, "setup.py", "-q", "egg_info", "-e", scratch, "build", "-b", scratch, "--build-lib", where]
+    command = [
+        sys.executable,
+        "setup.py",
+        "-q",
+        "egg_info",
+        "-e",
+        str(scratch),
+        "build",
+        "-b",
+        str(scratch),
+        "--build-lib",
+        str(where),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return where

@@ -41,7 +41,7 @@ async def start_engine() -> AsyncIterator[StartEngine]:
     engines = []
 
     async def start(options: FakeOptions | None = None, limits: EngineLimits = QUICK) -> ProcessEngine:
-        engine = ProcessEngine(functools.partial(load_fake, options), limits=limits)
+        engine = ProcessEngine(functools.partial(load_fake, options or FakeOptions()), limits=limits)
         engines.append(engine)
         await engine.start()
         return engine

@@ -22,7 +22,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path, capsys: p
     for name in ("web", "123"):  # a name that YAML would take for a number
         assert main(["keys", "add", name, "--scopes", "call,speak", "--file", str(path)]) == 0
     keys = capsys.readouterr().out.split()
-    assert [(key.id, key.scopes) for key in read_keys(path)] == [("web", {"call", "speak"}), ("123", {"call", "speak"})]
+    assert [(key.id, set[str](key.scopes)) for key in read_keys(path)] == [("web", {"call", "speak"}), ("123", {"call", "speak"})]
     assert [key.sha256 for key in read_keys(path)] == [hashlib.sha256(key.encode()).hexdigest() for key in keys]
     text = path.read_text()
     assert text.startswith("# Ours.\n")

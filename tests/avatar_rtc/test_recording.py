@@ -56,7 +56,7 @@ async def test_what_is_recorded_can_be_played_at_any_moment(tmp_path: Path) -> N
     for second in range(2, 12, 3):
         await record(recorder, second - 2 if second == 2 else second - 3, second)
         # As the file would stay if the process were killed now.
-        killed = shutil.copy(tmp_path / "film.mp4", tmp_path / f"killed-{second}.mp4")
+        killed = Path(shutil.copy(tmp_path / "film.mp4", tmp_path / f"killed-{second}.mp4"))
         assert min(playable_s(killed).values()) > second - 2
     await recorder.close()
     assert playable_s(tmp_path / "film.mp4") == pytest.approx({"video": 10.96, "audio": 10.98}, abs=0.03)

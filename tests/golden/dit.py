@@ -14,13 +14,15 @@ from torch import Tensor
 from model.adapters import ovi
 from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit import masks
+from model.dit.cache import VideoContext
 from model.dit.masks import Staircase
 from model.dit.transformer import DualStreamTransformer, Flow
 from model.rollout import Draw, Latents, Rollout, RolloutShape, roll_out
 from model.sampling import NoiseTable, add_noise, clean_from_velocity, euler_step, shift_levels, velocity_from_clean
 from model.training.dmd import score_timesteps
-from model.training.ode import BlockSizes, clip_forward
+from model.training.ode import clip_forward
 from model.training.teacher import kept_states, teacher_table, whole_forward
+from model.training.views import BlockSizes
 from testkit.golden import Fixture
 
 
@@ -116,11 +118,11 @@ def check_masks(fixture: Fixture, block: BlockSizes, padded_audio: int) -> None:
         assert list(mask.shape) == fixture.meta["mask_rows_in_use"][name]
         assert torch.equal(stored[:, : mask.shape[1]], mask), f"{fixture.path.stem}: {name}"
         assert not stored[:, mask.shape[1] :].any(), f"{fixture.path.stem}: {name}"
-        blocks = [torch.arange(num_blocks).repeat_interleave(torch.tensor(sizes)) for sizes in (queries, keys)]
+        of_query, of_key = (torch.arange(num_blocks).repeat_interleave(torch.tensor(sizes)) for sizes in (queries, keys))
         if future:
-            dense = masks.future_expanding(*blocks, torch.arange(sum(keys)), keys[0], future)
+            dense = masks.future_expanding(of_query, of_key, torch.arange(sum(keys)), keys[0], future)
         else:
-            dense = masks.block_causal(*blocks)
+            dense = masks.block_causal(of_query, of_key)
         assert torch.equal(stored[:, : sum(keys)], dense), f"{fixture.path.stem}: {name}"
 
 
@@ -149,7 +151,8 @@ def open_rollout(fixture: Fixture, blocks: list[tuple[int, int]], prompts: Tenso
         context_timestep=config["context_noise"],
         window_latents=sum(video for video, _ in blocks),
     )
-    shape = RolloutShape(*config["latent_hw"], ratio)
+    height, width = config["latent_hw"]
+    shape = RolloutShape(height, width, ratio)
     return Rollout(dit, rollout, shape, dit.read_text(prompts, (None, None), None))
 
 
@@ -190,7 +193,7 @@ def check_streaming(fixture: Fixture) -> None:
     fixture.close(torch.tensor(rollout.timesteps), "denoising_timesteps")
     fixture.close(table.level(torch.tensor(rollout.timesteps)), "denoising_sigmas")
     calls: list[Call] = []
-    rollout.dit.register_forward_hook(lambda _, given, flow: calls.append(Call(*given[:4], flow)))
+    rollout.dit.register_forward_hook(lambda _, given, flow: calls.append(Call(given[0], given[1], given[2], given[3], flow)))
     draws = iter(
         stored[f"renoise.block{b}.step{step}.{stream}"]
         for b in range(len(blocks))
@@ -233,6 +236,7 @@ def check_caches(fixture: Fixture, rollout: Rollout, last: Flow) -> None:
             case ["cache", layer, name, which]:
                 number = int(layer.removeprefix("layer"))
                 if name.startswith("video"):
+                    assert isinstance(rollout.context, VideoContext)
                     kept = rollout.context.buffers[number][("video_self", "video_cross").index(name)]
                 else:
                     kept = getattr(last.memory[number], name)

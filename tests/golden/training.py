@@ -11,8 +11,9 @@ from model.dit.transformer import DualStreamTransformer
 from model.rollout import Latents, RolloutShape
 from model.sampling import NoiseTable
 from model.training.dmd import Scorer, SelfRollout, critic_loss, generator_loss, noised, score_timesteps, self_rollout
-from model.training.ode import STREAM_WEIGHTS, BlockSizes, Trajectories, ode_loss
+from model.training.ode import STREAM_WEIGHTS, Trajectories, ode_loss
 from model.training.rewards import Rewards, loss_scales, standardised
+from model.training.views import BlockSizes
 from testkit.golden import Fixture
 from tests.golden.dit import channels_first, dit_config, load, padded, scripted
 
@@ -149,7 +150,7 @@ class Distillation:
                 context_timestep=config["context_noise"],
                 window_latents=noise.video.shape[2],
             ),
-            RolloutShape(*noise.video.shape[3:], ratio),
+            RolloutShape(noise.video.shape[3], noise.video.shape[4], ratio),
             self.generator.read_text(self.fixture.tensors["in.prompt_embeds"], (None, None), None),
             exit_pass,
             detached=detached,

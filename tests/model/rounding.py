@@ -27,7 +27,7 @@ ROUNDING = 2.0**-24
 """The most that one rounding to float32 changes a number, relative to it."""
 ROUNDINGS = 4
 """So many draws are off by: a part is a chain of several, and an approximation of exp may cost two in one step."""
-EXACT = {"atol": 1e-10, "rtol": 1e-10}
+EXACT: dict[str, Any] = {"atol": 1e-10, "rtol": 1e-10}
 """What is equal but for the order of sums, in float64."""
 SLACK = 2.0
 """Draws only sample what can happen."""

@@ -21,6 +21,7 @@ from model import hallo_live
 from model.chunk import AVChunk, Image, StreamSettings
 from model.config import RolloutConfig
 from model.decoding import Arrives, Decoders, Piece
+from model.dit.cache import VideoContext
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
 from model.graphs import Graphs
 from model.hallo_live import HalloLive, HalloLiveStream
@@ -70,7 +71,7 @@ def test_a_stream_is_what_its_parts_make_in_one_go(model: HalloLive, stream: Hal
         latents.append(finished)
         return submit(finished)
 
-    stream.decoders.submit = watch  # type: ignore[method-assign]
+    stream.decoders.submit = watch  # type: ignore[method-assign, assignment]
     chunks = take(stream, 8)
     with torch.inference_mode():
         video = torch.cat([piece.video for piece in latents], dim=2)
@@ -212,10 +213,12 @@ def test_the_same_seed_gives_the_same_stream(model: HalloLive) -> None:
 def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
     stream = model.open(SETTINGS)
     take(stream, 40)
-    size = stream.rollout.context.num_bytes
+    context = stream.rollout.context
+    assert isinstance(context, VideoContext)
+    size = context.num_bytes
     assert stream.rollout.num_latents <= TINY.rollout.window_latents
     chunks = take(stream, 40)
-    assert stream.rollout.context.num_bytes == size
+    assert context.num_bytes == size
     assert stream.decoders.num_waiting <= 2 * TINY.geometry.block_video_latents
     assert np.isfinite(np.concatenate([chunk.samples for chunk in chunks])).all()
     stream.close()

@@ -20,12 +20,13 @@ from model import runtime as runtimes
 from model.checkpoint import POCKET_DIR, Weights, read_weights
 from model.chunk import AVChunk, Mark
 from model.conversion import convert_graphs
+from model.description import read_description
 from model.dit.history import HIDDEN
 from model.errors import CheckpointError, UnspeakableTextError
 from model.graph_cache import cached_graphs
 from model.parts import PARTS, example_inputs
 from model.pipeline import Pocket, PocketStream
-from model.runtime import CALLS, OpenVINORuntime, round_to_half
+from model.runtime import CALLS, OpenVINORuntime, Runtime, round_to_half
 from model.torch_runtime import TorchRuntime
 from tests.model.rounding import SLACK, check_within_rounding, nudged_weights
 from tests.model.support import MAN, WOMAN, next_chunk, normal, open_pocket, other_config, tiny_weights, write_checkpoint
@@ -302,10 +303,13 @@ def test_each_part_is_the_same_in_both_runtimes(weights: Weights, exact: OpenVIN
 
 def test_what_is_asked_for_by_name_are_outputs_of_a_pass(weights: Weights, exact: OpenVINORuntime) -> None:
     inputs = inputs_of(weights, "pass")
+    runtime: Runtime
     for runtime in (exact, TorchRuntime(weights, torch.device("cpu"))):
         whole = runtime("pass", *inputs)
         for call, (_, outputs) in CALLS.items():
-            assert all(np.array_equal(a, b) for a, b in zip(runtime(call, *inputs), whole[outputs], strict=True))
+            assert all(
+                np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(runtime(call, *inputs), whole[outputs], strict=True)
+            )
 
 
 def magnitudes(samples: np.ndarray) -> np.ndarray:
@@ -547,7 +551,7 @@ def test_a_conversion_that_is_ended_leaves_nothing(
         process.stdout.read()
     if end == "killed":
         assert len(list(cache.iterdir())) == 1
-        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+        cached_graphs(checkpoint, read_description(checkpoint))
     assert [path.name.partition("-")[0] for path in cache.iterdir()] == (["tiny"] if end == "killed" else [])
 
 
@@ -556,7 +560,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("")
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     with pytest.raises(CheckpointError, match="XDG_CACHE_HOME") as caught:
-        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+        cached_graphs(checkpoint, read_description(checkpoint))
     assert str(tmp_path / "file") in str(caught.value)
 
 
@@ -564,5 +568,5 @@ def test_damaged_weights_are_named_by_the_process_that_reads_them(tmp_path: Path
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     (checkpoint / "dit.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"dit\.safetensors is damaged"):
-        cached_graphs(checkpoint, pipeline.read_description(checkpoint))
+        cached_graphs(checkpoint, read_description(checkpoint))
     assert not cache.exists() or list(cache.iterdir()) == []

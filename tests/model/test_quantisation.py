@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_pictures_of_all_looks_are_near_those_in_float32(shipped: Weights) -> No
     class Listening:
         memory, array, numpy = runtime.memory, runtime.array, runtime.numpy
 
-        def __call__(self, part: str, *inputs: object) -> tuple[torch.Tensor, ...]:
+        def __call__(self, part: str, *inputs: Any) -> tuple[torch.Tensor, ...]:
             if part == "decode_video":
                 latents.append(runtime.numpy(inputs[0]))
             return runtime(part, *inputs)

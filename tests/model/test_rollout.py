@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from model.dit.attention import KeyValue
 from model.dit.block import LayerPast, StreamView
+from model.dit.cache import VideoContext
 from model.dit.transformer import DualStreamTransformer, Flow
 from model.rollout import Latents, Rollout, audio_window, roll_out
 from model.sampling import NoiseTable, add_noise, clean_from_velocity
@@ -20,6 +21,12 @@ from tests.model.support import normal
 
 RATIO = SHAPE.audio_per_video
 TIMESTEPS = (1000.0, 937.5, 833.33331, 625.0)
+
+
+def kept(rollout: Rollout) -> VideoContext:
+    """Where it keeps earlier video."""
+    assert isinstance(rollout.context, VideoContext)
+    return rollout.context
 
 
 def slow_loop(
@@ -32,12 +39,12 @@ def slow_loop(
     memories: list[tuple[Flow, int]] = []
 
     def forward(video: Tensor, audio: Tensor, video_level: float, audio_levels: Tensor, first: int, start: int) -> Flow:
-        kept = [flow for flow, index in memories if index >= first]
+        held = [flow for flow, index in memories if index >= first]
         past = [
             LayerPast(
-                KeyValue(*(torch.cat([f.memory[i].video_self[j] for f in kept], dim=2) for j in (0, 1))) if kept else None,
+                KeyValue(*(torch.cat([f.memory[i].video_self[j] for f in held], dim=2) for j in (0, 1))) if held else None,
                 None,
-                KeyValue(*(torch.cat([f.memory[i].video_cross[j] for f in kept], dim=2) for j in (0, 1))) if kept else None,
+                KeyValue(*(torch.cat([f.memory[i].video_cross[j] for f in held], dim=2) for j in (0, 1))) if held else None,
                 None,
             )
             for i in range(len(dit.layers))
@@ -106,10 +113,11 @@ def test_a_rolled_window_equals_blocks_cut_off(ahead: int) -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"sink_latents": 2}, {"sink_latents": 1}, {"continuation": "restart"}])
-def test_positions_and_memory_are_bounded(config: dict[str, int | str]) -> None:
+def test_positions_and_memory_are_bounded(config: dict[str, Any]) -> None:
     dit = tiny_dit(3)
     rollout = open_rollout(dit, window_latents=6, **config)
-    num_bytes, addresses = rollout.context.num_bytes, [kv.key.data_ptr() for pair in rollout.context.buffers for kv in pair]
+    context = kept(rollout)
+    num_bytes, addresses = context.num_bytes, [kv.key.data_ptr() for pair in context.buffers for kv in pair]
     video_angles, audio_angles = (
         table.cos.unique(dim=0) for table in (dit.video_tables(torch.arange(6), 2, 3)[0], dit.audio_tables(torch.arange(33))[0])
     )
@@ -129,15 +137,15 @@ def test_positions_and_memory_are_bounded(config: dict[str, int | str]) -> None:
     latents = run(rollout, noise(20))
     assert seen == 10 * 4 + 9
     assert all(torch.isfinite(block.video).all() and torch.isfinite(block.audio).all() for block in latents)
-    assert rollout.context.num_bytes == num_bytes
-    assert [kv.key.data_ptr() for pair in rollout.context.buffers for kv in pair] == addresses
+    assert context.num_bytes == num_bytes
+    assert [kv.key.data_ptr() for pair in context.buffers for kv in pair] == addresses
 
 
 def test_the_sink_stays_where_it_is() -> None:
     rollout, noises, num_sink = open_rollout(tiny_dit(), sink_latents=2), noise(14), 2 * 6
 
     def sinks() -> list[Tensor]:
-        return [x[:, :, :num_sink].clone() for pair in rollout.context.buffers for kv in pair for x in kv]
+        return [x[:, :, :num_sink].clone() for pair in kept(rollout).buffers for kv in pair for x in kv]
 
     run(rollout, (noises[0][:, :, :4], noises[1][:, :20]))
     first = sinks()
@@ -182,7 +190,7 @@ def test_video_hears_the_look_ahead() -> None:
 def test_room_that_was_never_written_is_never_read() -> None:
     dit, noises = tiny_dit(2), noise(6)
     poisoned = open_rollout(dit)
-    for pair in poisoned.context.buffers:
+    for pair in kept(poisoned).buffers:
         for kv in pair:
             kv.key.fill_(torch.nan)
             kv.value.fill_(torch.nan)

@@ -24,7 +24,8 @@ from model.dit.transformer import DualStreamTransformer
 from model.noise import Noise
 from model.runtime import Runtime
 from model.torch_runtime import TorchRuntime
-from model.training.objective import Sequence, TextBatch, masked_forward
+from model.training.objective import Sequence, masked_forward
+from model.training.views import TextBatch
 from tests.model.support import normal, tiny_model, tiny_networks, tiny_weights
 
 FLOW_TOLERANCE = 1e-4

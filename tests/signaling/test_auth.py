@@ -121,18 +121,17 @@ async def test_a_token_is_worth_what_it_says_and_no_more_than_its_key() -> None:
         token = {"Authorization": f"Bearer {made['token']}"}
         assert (await client.post("/whep", data="v=0", headers={**SDP, **token})).status == 201
         await check_problem(await client.get("/v1/sessions/s1/stats", headers=token), 403, "missing_scope")
-        ask = {"json": {"scopes": ["call", "speak"]}}
-        assert (
-            "speak" in (await check_problem(await client.post("/v1/tokens", headers=web, **ask), 403, "missing_scope"))["detail"]
-        )
+        response = await client.post("/v1/tokens", headers=web, json={"scopes": ["call", "speak"]})
+        assert "speak" in (await check_problem(response, 403, "missing_scope"))["detail"]
         await check_problem(await client.post("/v1/tokens", headers=token, json={"scopes": ["call"]}), 403, "api_key_needed")
-        for wrong in (
+        wrongs: list[dict[str, Any]] = [
             {},
             {"scopes": []},
             {"scopes": ["fly"]},
             {"scopes": ["call"], "ttl_s": 10**6},
             {"scopes": ["call"], "x": 1},
-        ):
+        ]
+        for wrong in wrongs:
             await check_problem(await client.post("/v1/tokens", headers=web, json=wrong), 422, "invalid_token_request")
         for wrong_body in (b"", b"{", b"\xff", b"[" * 5000):
             await check_problem(await client.post("/v1/tokens", headers=web, data=wrong_body), 400, "bad_request")

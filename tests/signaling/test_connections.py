@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from aiohttp.test_utils import TestServer
@@ -35,7 +35,7 @@ async def test_half_a_request_is_not_waited_for_for_ever(monkeypatch: pytest.Mon
             return everything
 
         head = b"POST /whep HTTP/1.1\r\nHost: x\r\nContent-Type: application/sdp\r\n"
-        answers: list[Any] = await asyncio.gather(
+        answers = await asyncio.gather(
             answer(b""),
             answer(head),
             answer(head + b"Content-Length: 100\r\n\r\nv=0"),

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from signaling import rate
 from signaling.auth import Auth
+from signaling.errors import TooManyRequests
 from signaling.http import make_app
 from signaling.rate import RateLimit
 from tests.signaling.test_auth import SECRET, make_key
@@ -89,5 +90,5 @@ async def test_an_address_is_counted_unless_it_is_this_machine(address: str, cou
     await ask("DELETE")
     if not counts:
         return await ask("PATCH")
-    with pytest.raises(rate.TooManyRequests):
+    with pytest.raises(TooManyRequests):
         await ask("PATCH")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import av
 import numpy as np
 
 from avatar_rtc import resources
@@ -51,7 +52,11 @@ class Ear:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._packets: list[tuple[int, np.ndarray]] = []
-        call.on_sound = lambda frame: self._packets.append((frame.pts, frame.to_ndarray().reshape(-1, 2)[:, 0].copy()))
+        call.on_sound = self._hear
+
+    def _hear(self, frame: av.AudioFrame) -> None:
+        assert frame.pts is not None
+        self._packets.append((frame.pts, frame.to_ndarray().reshape(-1, 2)[:, 0].copy()))
 
     @property
     def start_s(self) -> float:

@@ -85,7 +85,7 @@ def _write_clips(directory: Path) -> None:
     rng, num_frames = np.random.default_rng(0), NUM_BLOCKS * 8
     boxes = np.zeros((NUM_CLIPS, num_frames, 2, 4), np.int16)
     boxes[:, :, 0], boxes[:, :, 1] = (50, 80, 80, 100), (40, 30, 90, 50)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "frames": rng.integers(0, 256, (NUM_CLIPS, num_frames, 192, 128), dtype=np.uint8),
         "samples": (rng.standard_normal((NUM_CLIPS, num_frames * 320)) * 3000).astype(np.int16),
         "boxes": boxes,

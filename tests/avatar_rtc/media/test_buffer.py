@@ -6,10 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avatar_rtc.media.buffer import FADE_MS, Gate, MarkReached, PlayBuffer
-from model.chunk import Mark
+from model.chunk import Mark, MarkKind
 from tests.support.chunks import INFO, numbered_chunk, speaking_chunk
 
 SLOT_SAMPLES = INFO.sample_rate_hz // INFO.fps
+
+
+def mark(reply_id: str, kind: MarkKind, slot: int) -> Mark:
+    """Where a slot begins."""
+    return Mark(reply_id, kind, slot * SLOT_SAMPLES, slot * SLOT_SAMPLES)
 
 
 def make_buffer(kept_s: float = 0.42) -> tuple[PlayBuffer, list[MarkReached]]:
@@ -86,7 +91,7 @@ def test_another_look_does_not_fade_in() -> None:
 
 def test_the_loop_holds_nothing_of_a_mouth_that_speaks() -> None:
     buffer, _ = make_buffer()
-    start, end = (Mark("r", kind, at * SLOT_SAMPLES, at * SLOT_SAMPLES) for kind, at in (("start", 2), ("end", 5)))
+    start, end = mark("r", "start", 2), mark("r", "end", 5)
     buffer.put(numbered_chunk(0, marks=(start, end), speaking=True))
     shown(buffer, range(8))
     assert set(shown(buffer, range(8, 30))) == {7, 8}, "what came after the end of the line"
@@ -101,10 +106,7 @@ def test_the_loop_holds_nothing_of_a_mouth_that_speaks() -> None:
 
 def test_nothing_passes_a_gate_before_enough_is_there_behind_it() -> None:
     buffer, played = make_buffer()
-    marks = tuple(
-        Mark(r, kind, at * SLOT_SAMPLES, at * SLOT_SAMPLES)
-        for r, kind, at in (("a", "start", 0), ("a", "end", 4), ("b", "start", 6))
-    )
+    marks = mark("a", "start", 0), mark("a", "end", 4), mark("b", "start", 6)
     gate = Gate(0.4)
     buffer.put(numbered_chunk(0, marks=marks, speaking=True), gates=[(4, gate)])
     assert shown(buffer, range(4)) == [1, 2, 3, 4]

@@ -77,6 +77,7 @@ def test_vp8_can_be_decoded() -> None:
     for number in range(5):
         one = encoded(made, picture(number))
         (frame,) = decoder.decode(JitterFrame(b"".join(map(vp8_depayload, one.payloads)), one.timestamp))
+    assert isinstance(frame, av.VideoFrame)
     error = frame.to_ndarray(format="gray").astype(int) - picture(4).to_ndarray(format="gray")
     assert np.abs(error).mean() < 12
 

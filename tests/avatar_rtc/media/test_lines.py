@@ -19,6 +19,7 @@ from avatar_rtc.media.pull_policy import PullPolicy
 from avatar_rtc.rtf import RtfMeter, in_words, num_calls
 from model.chunk import StreamInfo, StreamSettings
 from tests.support.clock import SimulatedClock
+from tests.support.frames import time_of
 from tests.support.slow_stream import SlowStream
 
 LOW_WATER_S = 0.4
@@ -99,13 +100,13 @@ async def hear(
 
     async def show() -> None:
         async for frame in playout.pictures():
-            heard.video.append((clock.time_s - began_s, float(frame.pts * frame.time_base)))
+            heard.video.append((clock.time_s - began_s, time_of(frame)))
             pictures.append(frame.to_ndarray())
             heard.num_stills += len(pictures) > 1 and bool((pictures[-1] == pictures[-2]).all())
 
     async def sound() -> None:
         async for frame in playout.sound():
-            heard.audio.append((clock.time_s - began_s, float(frame.pts * frame.time_base)))
+            heard.audio.append((clock.time_s - began_s, time_of(frame)))
 
     tasks = [asyncio.create_task(life) for life in (pull(), push(), show(), sound())]
     while (len(heard.lines) < len(lines) or not heard.lines[-1].end_s) and clock.time_s < began_s + 90:

@@ -17,6 +17,7 @@ from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.playout import Playout
 from tests.support.chunks import INFO, speaking_chunk
 from tests.support.clock import SimulatedClock
+from tests.support.frames import time_of
 from tests.support.slow_stream import SlowStream
 
 LOW_WATER_S = 0.32
@@ -64,12 +65,12 @@ async def rig(
 
     async def send_video() -> None:
         async for frame in playout.pictures():
-            made.sent.video.append((clock.time_s - start_s, float(frame.pts * frame.time_base), int(frame.to_ndarray()[0, 0])))
+            made.sent.video.append((clock.time_s - start_s, time_of(frame), int(frame.to_ndarray()[0, 0])))
             await clock.sleep(encode_s())
 
     async def send_audio() -> None:
         async for frame in playout.sound():
-            made.sent.audio.append((clock.time_s - start_s, float(frame.pts * frame.time_base), frame.to_ndarray()[0]))
+            made.sent.audio.append((clock.time_s - start_s, time_of(frame), frame.to_ndarray()[0]))
             await clock.sleep(encode_sound_s())
 
     tasks = [asyncio.create_task(life()) for life in (feed, send_video, send_audio)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -217,7 +218,7 @@ async def test_pieces_of_white_space_keep_words_apart() -> None:
             for piece in pieces:
                 call.send(ResponseCreate(id=reply_id, mode="append", more=True, input=piece))
             call.send(ResponseCreate(id=reply_id, mode="append", input=""))
-            (done,) = await call.wait_for(lambda r=reply_id: call.received(ResponseDone, r), TIMEOUT_S, "no end")
+            (done,) = await call.wait_for(partial(call.received, ResponseDone, reply_id), TIMEOUT_S, "no end")
             assert (done.status, done.heard_text) == ("completed", heard)
         assert not call.received(Error)
         assert len(call.received(ResponseCreated)) == 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiortc import RTCBundlePolicy, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCBundlePolicy, RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from aiortc.sdp import SessionDescription
 from yarl import URL
@@ -313,7 +313,7 @@ async def test_a_call_comes_about(what: str) -> None:
     server = RTCPeerConnection(RTCConfiguration(iceServers=none, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
     heard: asyncio.Queue[str] = asyncio.Queue()
     try:
-        tracks = []
+        tracks: list[MediaStreamTrack] = []
         client.on("track", tracks.append)
 
         def on_channel(channel: RTCDataChannel) -> None:

@@ -25,6 +25,7 @@ from testkit.browser import run_server
 from tests.avatar_rtc.sessions.test_resume import TIMEOUT_S, cut, the, until
 from tests.avatar_rtc.test_recording import playable_s
 from tests.support.calls import calling, serving
+from tests.support.frames import time_of
 from tests.support.instant_engine import InstantEngine
 
 RECORDING = {"type": "recording"}
@@ -90,9 +91,9 @@ async def test_a_session_without_a_viewer_is_recorded(codec: VideoCodec, tmp_pat
     assert 0 < content.find(index) < content.find(media), "the index is in front"
 
     with av.open(str(path)) as film:
-        pictures = [(float(frame.time), frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
+        pictures = [(time_of(frame), frame.to_ndarray(format="gray")) for frame in film.decode(video=0)]
     with av.open(str(path)) as film:
-        sounds = [(float(frame.time), frame.to_ndarray()[0]) for frame in film.decode(audio=0)]
+        sounds = [(time_of(frame), frame.to_ndarray()[0]) for frame in film.decode(audio=0)]
     sound = np.concatenate([samples for _, samples in sounds]) * 32767
     rate_hz = 48_000
     assert pictures[0][0] == 0
@@ -107,7 +108,7 @@ async def test_a_session_without_a_viewer_is_recorded(codec: VideoCodec, tmp_pat
             film.seek(int(at_s * 1_000_000))
             packet = next(film.demux(video=0))
             assert packet.is_keyframe
-            assert at_s - 2.6 < float(packet.pts * packet.time_base) <= at_s, "a keyframe is near"
+            assert at_s - 2.6 < time_of(packet) <= at_s, "a keyframe is near"
 
 
 def test_what_is_recorded_survives_that_the_server_is_killed(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ async def test_a_recording_stands_still_with_its_call_and_ends_with_it(tmp_path:
             await session.finished()
     path = the_file(tmp_path)
     with av.open(str(path)) as film:
-        times_s = [float(packet.pts * packet.time_base) for packet in film.demux(video=0) if packet.pts is not None]
+        times_s = [time_of(packet) for packet in film.demux(video=0) if packet.pts is not None]
     assert max(b - a for a, b in itertools.pairwise(times_s)) < 1, "there is no gap"
     assert (session.outputs.describe()[0]["state"]) == "ended"
 

@@ -68,7 +68,8 @@ async def test_a_session_without_a_viewer_is_pushed_and_hung_up(caplog: pytest.L
             assert response.status == 202
         session = the(server)
         await until(lambda: len(receiver.pictures) > 50 and receiver.num_sounds > 100, "nothing arrives")
-        assert session.phase == "live"
+        phase: str = session.phase
+        assert phase == "live"
         assert session.performance.num_replies == 1
         async with http.get(made["outputs"][0]["url"]) as response:
             told = await response.json()
@@ -76,7 +77,8 @@ async def test_a_session_without_a_viewer_is_pushed_and_hung_up(caplog: pytest.L
         async with http.delete(told["url"]) as response:
             assert (await response.json())["state"] == "ended"
         assert receiver.deleted == 1
-        assert session.phase == "held"
+        phase = session.phase
+        assert phase == "held"
         events = [event for event, _ in session.events.since(0)]
         kinds = [event for event in events if isinstance(event, OutputStarted | OutputUpdated | OutputEnded)]
         assert [getattr(event, "state", "started") for event in kinds] == ["started", "live", "ended"]

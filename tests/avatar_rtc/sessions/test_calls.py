@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import av
@@ -302,9 +303,13 @@ async def test_bad_input_is_answered_and_the_call_goes_on() -> None:
             '{"type":"session.update","avatar":"nobody"}': "unknown_avatar",
             '{"type":"response.cancel","id":"nobody"}': "unknown_reply",
         }
+
+        def errors_from(number: int) -> list[Error]:
+            return call.received(Error)[number - 1 :]
+
         for number, (frame, code) in enumerate(frames.items(), start=1):
             call.send(frame)
-            errors = await call.wait_for(lambda n=number: call.received(Error)[n - 1 :], TIMEOUT_S, f"no error for {frame[:40]}")
+            errors = await call.wait_for(partial(errors_from, number), TIMEOUT_S, f"no error for {frame[:40]}")
             assert errors[0].code == code
         assert call.received(Error)[1].event_id == "e1"
         line = await call.speak("Still here.")

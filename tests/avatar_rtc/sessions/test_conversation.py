@@ -205,7 +205,7 @@ def test_pieces_are_said_sentence_by_sentence_and_end_with_the_last() -> None:
     assert stage.done()["r"].heard_text == "Let me think. The answer."
     for wrong, code in (({"reply_id": "r"}, "reply_closed"), ({"reply_id": "unknown"}, "unknown_reply")):
         with pytest.raises(EventError) as caught:
-            stage.send("", mode="append", **wrong)  # type: ignore[arg-type]
+            stage.send("", mode="append", **wrong)
         assert caught.value.code == code
 
 

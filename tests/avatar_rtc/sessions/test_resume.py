@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -118,7 +119,7 @@ async def test_several_watch_one_stream_that_is_encoded_once() -> None:
             assert session.broadcast.codecs == ["VP8"]
             call.send(ResponseCreate(input="one two three", id="r"))
             for viewer in (call, first, second):
-                (done,) = await viewer.wait_for(lambda v=viewer: v.received(ResponseDone), TIMEOUT_S, "not told")
+                (done,) = await viewer.wait_for(partial(viewer.received, ResponseDone), TIMEOUT_S, "not told")
                 assert done.heard_text == "one two three"
             first.send("I may not speak.")
             (error,) = await first.wait_for(lambda: first.received(Error), TIMEOUT_S, "no error")

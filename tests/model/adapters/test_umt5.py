@@ -50,16 +50,16 @@ def test_every_number_arrives_once(path: Path) -> None:
     encoder, stored = load_umt5(path, CONFIG), published(CONFIG)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == sum(t.numel() for t in stored.values())
     assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
-    first = encoder.encoder.block[1].layer[1].DenseReluDense
-    assert torch.equal(first.wi_0.weight, stored["blocks.1.ffn.gate.0.weight"])
-    assert torch.equal(first.wi_1.weight, stored["blocks.1.ffn.fc1.weight"])
+    first = encoder.encoder.get_submodule("block.1.layer.1.DenseReluDense")
+    assert torch.equal(first.get_parameter("wi_0.weight"), stored["blocks.1.ffn.gate.0.weight"])
+    assert torch.equal(first.get_parameter("wi_1.weight"), stored["blocks.1.ffn.fc1.weight"])
     assert encoder.encoder.embed_tokens.weight is encoder.shared.weight
     ids = torch.tensor([[4, 5, 1]])
     assert encoder(input_ids=ids).last_hidden_state.isfinite().all()
 
 
 def test_a_move_makes_one_embedding(path: Path) -> None:
-    encoder = load_umt5(path, CONFIG, dtype=torch.float32).to(torch.float64)
+    encoder = load_umt5(path, CONFIG, dtype=torch.float32).double()
     assert encoder.encoder.embed_tokens.weight is encoder.shared.weight
     assert encoder.shared.weight.dtype == torch.float64
 

@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_every_value_of_every_attribute_is_drawn() -> None:
         for value in choices:
             if name in ("mood", "presentation"):
                 continue
-            look = dataclasses.replace(base, **{name: value})
+            look = dataclasses.replace(base, **{name: cast(Any, value)})
             seen.append(Renderer(look).frame(Pose()))
         for a, b in itertools.combinations(seen, 2):
             assert np.abs(a.astype(int) - b).mean() > 0.015, name
@@ -152,7 +154,7 @@ def test_every_phoneme_that_sounds_has_a_shape() -> None:
 def test_every_claim_of_a_caption_is_true() -> None:
     """A caption that holds a phrase of one value, and of no other value that it could be confused with, has that label."""
     rng = np.random.default_rng(7)
-    tables = {
+    tables: dict[str, Mapping[str, Sequence[str]]] = {
         "hair_style": captions._HAIR_STYLE,
         "eye_colour": captions._EYES,
         "skin": captions._SKIN,

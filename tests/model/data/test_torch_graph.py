@@ -24,7 +24,7 @@ def graph(path: Path) -> None:
     dice = np.random.default_rng(0)
     constants: list[Any] = []
 
-    def constant(name: str, value: np.ndarray) -> str:
+    def constant(name: str, value: np.ndarray | np.generic) -> str:
         constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from model.dit import masks
 from model.dit.attention import KeyValue, Room, attend, seen
@@ -59,7 +60,9 @@ def test_room_gives_what_concatenation_gives_at_the_same_address() -> None:
         for x, y in zip(own, tokens, strict=True):
             x.copy_(y)
         visible = seen(room, own)
+        assert isinstance(visible, KeyValue)
         for actual, wanted in zip(visible, tokens.after(past), strict=True):
+            assert isinstance(wanted, Tensor)
             assert torch.equal(actual, wanted)
         assert visible.key.data_ptr() == buffer.key.data_ptr()
     assert buffer.key[:, :, 7:].isnan().all()

@@ -11,7 +11,8 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.dit.transformer import DualStreamTransformer, Flow
 from model.liveliness import CONTROLS
-from model.training.objective import Sequence, TextBatch, masked_forward
+from model.training.objective import Sequence, masked_forward
+from model.training.views import TextBatch
 from tests.model.support import normal, randomise, tiny_config
 
 NUM_CONTROLS = 4 * len(CONTROLS)

@@ -75,7 +75,7 @@ def test_boxes_lie_where_the_detectors_cells_are() -> None:
     for parameter in detector.parameters():
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():
-        detector.conf[1].bias[1] = 9.0  # every cell of stride 8 sees a face
+        detector.get_parameter("conf.1.bias")[1] = 9.0  # every cell of stride 8 sees a face
         boxes, scores = detector(torch.zeros(1, 3, 64, 96))
     assert len(boxes) == 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1
     assert boxes[0].tolist() == [-6, -6, 10, 10]
@@ -89,7 +89,7 @@ def test_of_faces_that_overlap_the_surest_stays() -> None:
     for parameter in detector.parameters():
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():
-        detector.conf[4].bias[1] = 9.0  # stride 64: cells of 256 pixels, in a picture of 128 x 192
+        detector.get_parameter("conf.4.bias")[1] = 9.0  # stride 64: cells of 256 pixels, in a picture of 128 x 192
     found = detect(detector, torch.zeros(512, 768, 3, dtype=torch.uint8))
     assert all(box.right - box.left == 1024 and box.left in (-384, -128, 128) for box in found)
     assert 0 < len(found) < 6
@@ -167,7 +167,7 @@ def test_published_files_are_read_strictly(tmp_path: Path) -> None:
         tensors = {name: x for name, x in module.state_dict().items() if not name.endswith("num_batches_tracked")}
         torch.save(tensors, path, _use_new_zipfile_serialization=False)
     judge = load_sync_judge(tmp_path)
-    read = {name: x for part in judge.module.children() for name, x in part.state_dict().items()}  # type: ignore[attr-defined]
+    read = {name: x for part in judge.module.children() for name, x in part.state_dict().items()}
     for name, x in {**network.state_dict(), **detector.state_dict()}.items():
         assert torch.equal(read[name], x), name
     tensors.pop("vgg.0.bias")

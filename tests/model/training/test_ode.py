@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,8 +12,9 @@ from model.dit import masks
 from model.dit.block import StreamView
 from model.dit.transformer import DualStreamTransformer, Flow
 from model.sampling import NoiseTable
-from model.training.ode import BlockSizes, Trajectories, clip_forward, ode_loss
+from model.training.ode import Trajectories, clip_forward, ode_loss
 from model.training.teacher import kept_states, teacher_table, whole_forward
+from model.training.views import BlockSizes
 from tests.model.published import noise, read, tiny_dit
 from tests.model.support import normal
 
@@ -19,7 +22,7 @@ SIZES, TOKENS, NUM_BLOCKS = BlockSizes(2, 10), 6, 3
 TIMESTEPS = torch.tensor([[937.5, 625.0, 1000.0]])
 
 
-def forward(dit: DualStreamTransformer, noises: tuple[Tensor, Tensor], **options: int) -> Flow:
+def forward(dit: DualStreamTransformer, noises: tuple[Tensor, Tensor], **options: Any) -> Flow:
     times = TIMESTEPS.repeat_interleave(2, dim=1), TIMESTEPS.repeat_interleave(10, dim=1)
     return clip_forward(dit, *noises, *times, read(dit), SIZES, **options)
 

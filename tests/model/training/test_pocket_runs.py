@@ -23,7 +23,8 @@ from model.training.stages.vae import FROZEN, VAETraining
 from model.training.starts import ENCODER_FILE, encoder_file, make_vae, take_vae
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
-from tests.support.pocket_runs import CONFIGS, STAGES, begin, sample_trajectories, small, write_pocket
+from tests.support.pocket_runs import STAGES, begin, sample_trajectories, small, write_pocket
+from tests.support.training_runs import CONFIGS
 
 SEEN_TWICE = ("video_vae", "audio_vae")
 """Stages with two phases."""
@@ -198,8 +199,8 @@ def test_from_vaes_to_a_checkpoint_that_speaks(directory: Path, tmp_path: Path) 
     dmd.train()
     durations = begin("durations", directory, tmp_path / "durations", "max_steps=1", start).train()
     assert {"clara ms a phoneme", "theo length share"} <= durations.measured.keys()
-    runs = [tmp_path / run for run in ("dmd", "video_vae", "audio_vae", "durations")]
-    said = assemble(directory / "model.yaml", *runs, tmp_path / "checkpoint")
+    dmd_run, video_run, audio_run, said_run = (tmp_path / run for run in ("dmd", "video_vae", "audio_vae", "durations"))
+    said = assemble(directory / "model.yaml", dmd_run, video_run, audio_run, said_run, tmp_path / "checkpoint")
     assert said.startswith("tiny: ")
     assert encoder_file(tmp_path / "checkpoint", "video").is_file()
     from model.checkpoint import read_weights
@@ -212,7 +213,8 @@ def test_from_vaes_to_a_checkpoint_that_speaks(directory: Path, tmp_path: Path) 
     stream = open_pocket(weights).open(StreamSettings("A woman in an office.", "a warm voice", seed=1))
     assert next_chunk(stream).samples.any()
     # And a part of it from the checkpoint that is there.
-    assemble(directory / "model.yaml", *[tmp_path / "checkpoint"] * 3, None, tmp_path / "again")
+    there = tmp_path / "checkpoint"
+    assemble(directory / "model.yaml", there, there, there, None, tmp_path / "again")
     again = read_weights(tmp_path / "again")
     for mine, theirs in ((again.dit, weights.dit), (again.text, weights.text), (again.video_vae, weights.video_vae)):
         for key, x in mine.state_dict().items():

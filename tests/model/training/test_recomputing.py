@@ -13,7 +13,8 @@ from model.dit.transformer import DualStreamTransformer
 from model.rollout import Latents
 from model.sampling import NoiseTable
 from model.training.dmd import SelfRollout, self_rollout
-from model.training.ode import BlockSizes, Trajectories, ode_loss
+from model.training.ode import Trajectories, ode_loss
+from model.training.views import BlockSizes
 from tests.model.published import BLOCK, SHAPE, drawing, noise, read, tiny_dit
 from tests.model.support import normal
 

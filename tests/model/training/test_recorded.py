@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,9 +76,9 @@ class Questions(TorchDispatchMode):
         super().__init__()
         self.heard: list[str] = []
 
-    def __torch_dispatch__(self, func: object, types: object, args: tuple[object, ...] = (), kwargs: object = None) -> object:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         self.heard += [name for name in self.CANNOT if name in str(func)]
-        return func(*args, **(kwargs or {}))  # type: ignore[operator]
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ["video_vae", "audio_vae", "base", "teacher", "ode_init", "dmd"])

@@ -51,7 +51,9 @@ class Fixed:
 
 
 def subject_of(directory: Path) -> HalloLive:
-    return HalloLive(config_of("hallo_live_dmd", directory).subject, 0)
+    config = config_of("hallo_live_dmd", directory).subject
+    assert isinstance(config, HalloLiveSubject)
+    return HalloLive(config, 0)
 
 
 def test_what_is_judged_is_the_decoded_rollout(directory: Path) -> None:
@@ -208,7 +210,7 @@ def test_three_axes_of_sound_are_added_up(tmp_path: Path) -> None:
         return [{"CE": 5.0, "CU": 6.0, "PC": 100.0, "PQ": 7.0} for _ in batch]
 
     clip = Clip(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), 25, torch.linspace(-1, 1, 640), 16_000, "A room.")
-    assert AestheticsJudge(predict, nn.Identity())([clip, clip])["aesthetics"].tolist() == [18, 18]  # type: ignore[arg-type]
+    assert AestheticsJudge(predict, nn.Identity())([clip, clip])["aesthetics"].tolist() == [18, 18]
     assert asked[0]["sample_rate"] == 16_000
     assert torch.equal(asked[1]["path"], clip.samples.unsqueeze(0))  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="avatar-rtc download reward"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from model.adapters.hallo_live import load_generator
 from model.errors import CheckpointError, ConfigError, TrainingError
 from model.training import checkpoints
 from model.training.run import Run
-from model.training.stage import Drawn, Loss
+from model.training.stage import Drawn, Loss, Stage
 from testkit.published_files import TINY, write_config
 from tests.support.training_runs import CONFIGS, begin, shipped, write_everything
 
@@ -60,9 +62,9 @@ def test_every_shipped_config_runs(directory: Path, tmp_path: Path, name: str) -
 @pytest.mark.parametrize("name", STAGES)
 def test_two_pieces_are_one_run_bit_for_bit(directory: Path, tmp_path: Path, name: str) -> None:
     learner = "student" if "ode" in name else "generator"
-    values = "max_steps=4", f"learners.{learner}.average={{decay: 0.9, from_step: 1}}", "schedule.warmup_steps=3"
+    values = ["max_steps=4", f"learners.{learner}.average={{decay: 0.9, from_step: 1}}", "schedule.warmup_steps=3"]
     if learner == "generator":
-        values = *values, "learners.generator.every=2"
+        values.append("learners.generator.every=2")
     straight = begin(name, directory, tmp_path / "straight", *values)
     straight.train()
     first = begin(name, directory, tmp_path / "pieces", *values)
@@ -144,12 +146,10 @@ def test_what_is_not_finite_changes_nothing(directory: Path, tmp_path: Path, val
     assert again.train().why == "done"
 
 
-def _backward_of(stage: Spoiled) -> object:
-    from functools import partial
-
+def _backward_of(stage: Spoiled) -> partial[Loss]:
     from model.training.recorded import backward
 
-    return partial(backward, stage)
+    return partial(backward, cast(Stage, stage))
 
 
 def test_a_run_goes_on_only_as_it_began(directory: Path, tmp_path: Path) -> None:

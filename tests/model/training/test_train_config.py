@@ -31,9 +31,9 @@ def test_the_shipped_configs_carry_the_published_values() -> None:
     assert generator.trainable == critic.trainable == r"self_attn\.|cross_attn\."
     assert generator.average is not None
     assert (generator.average.decay, generator.average.from_step, critic.average) == (0.99, 200, None)
-    stages = [config.stage for config in (dmd, audio, small, rewards)]
-    assert all(isinstance(stage, DMDStage) for stage in stages)
-    assert [stage.guidance.pair for stage in stages] == [(4, 5), (4, 5), (4, 3), (4, 5)]  # type: ignore[union-attr]
+    stages = [config.stage for config in (dmd, audio, small, rewards) if isinstance(config.stage, DMDStage)]
+    assert len(stages) == 4
+    assert [stage.guidance.pair for stage in stages] == [(4, 5), (4, 5), (4, 3), (4, 5)]
     assert [stage.weights.pair for stage in stages] == [(0.85, 0.15), (0, 0.15), (0.85, 0.15), (0.85, 0.15)]
     assert [list(x.learning_rates.values()) for x in audio.learners.values()] == [[2e-6], [4e-7]]
     assert {x.frozen for x in audio.learners.values()} == {"^video_model"}

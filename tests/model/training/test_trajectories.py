@@ -45,7 +45,7 @@ def test_a_published_lmdb_comes_out_and_is_read_back(tmp_path: Path) -> None:
         }
         shapes = [view.get(f"{name}_shape".encode()) for name in ("video_latents", "audio_latents", "prompts")]
         assert shapes == [b"2 5 4 6 4 6", b"2 5 20 5", b"2"]
-        video = np.frombuffer(view.get(b"video_latents_1_data"), np.float16).reshape(5, 4, 6, 4, 6)
+        video = np.frombuffer(view.get(b"video_latents_1_data") or b"", np.float16).reshape(5, 4, 6, 4, 6)
         assert view.get(b"prompts_1_data") == b"Two."
     base.close()
     np.testing.assert_array_equal(video, normal(5, 4, 6, 4, 6, seed=1).half().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,12 +60,12 @@ def test_with_the_reach_of_the_convolutions_held_back_chunks_are_the_whole_but_f
 ) -> None:
     vae, vocoder = parts
     reach, attention = reach_of(parts), vae.decoder.middle.attention
-    vae.decoder.middle.attention = NoAttention()
+    vae.decoder.middle.attention = NoAttention()  # type: ignore[assignment]
     try:
         latents = normal(2, 4, NUM_LATENTS)
         whole = vocoder(vae.decode(latents))
-        other_vae, other_vocoder = (nudged(part, 0) for part in parts)
-        close = {"atol": reach_of_rounding(other_vocoder(other_vae.decode(latents)), whole), "rtol": 0.0}
+        other_vae, other_vocoder = nudged(vae, 0), nudged(vocoder, 0)
+        close: dict[str, Any] = {"atol": reach_of_rounding(other_vocoder(other_vae.decode(latents)), whole), "rtol": 0.0}
         torch.testing.assert_close(stream(make(parts, reach, reach), latents, at), whole, **close)
     finally:
         vae.decoder.middle.attention = attention
@@ -79,8 +80,8 @@ def test_with_attention_chunks_are_the_whole_that_sees_the_same(parts: tuple[MMA
     latents = normal(1, 4, NUM_LATENTS)
     visible = decoder.visible(NUM_LATENTS, latents.device)
     whole = vocoder(vae.decode(latents, visible))
-    other_vae, other_vocoder = (nudged(part, 0) for part in parts)
-    close = {"atol": reach_of_rounding(other_vocoder(other_vae.decode(latents, visible)), whole), "rtol": 0.0}
+    other_vae, other_vocoder = nudged(vae, 0), nudged(vocoder, 0)
+    close: dict[str, Any] = {"atol": reach_of_rounding(other_vocoder(other_vae.decode(latents, visible)), whole), "rtol": 0.0}
     torch.testing.assert_close(stream(decoder, latents, at), whole, **close)
 
 
@@ -155,10 +156,12 @@ def test_no_value_is_read_by_the_host(tmp_path: Path) -> None:
     """Tensors without values have shapes only: reading one would fail."""
     vae, vocoder = tiny_audio(tmp_path)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        decoder, state = make((vae, vocoder), 20, 3), None
+        decoder = make((vae, vocoder), 20, 3)
+        state: AudioStreamState | None = None
         for _ in range(6):
             wave, state = decoder.decode(torch.empty(1, 4, 5), state)
         assert wave.shape == (1, 5 * SIZE)
+        assert state is not None
         assert decoder.flush(state).shape == (1, 3 * SIZE)
 
 

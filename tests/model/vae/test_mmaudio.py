@@ -75,7 +75,7 @@ def test_the_reach_of_the_published_decoder_is_that_which_was_measured() -> None
 
 
 def test_convolutions_reach_as_far_as_stated(vae: MMAudioVAE) -> None:
-    vae.decoder.middle.attention = NoAttention()
+    vae.decoder.middle.attention = NoAttention()  # type: ignore[assignment]
     reach, latents = vae.reach_latents, normal(1, 4, 60)
     other = latents.clone()
     other[:, :, 30] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ TINY = WanVAEConfig(
 NUM_LATENTS = 6
 NUM_FRAMES = 1 + 4 * (NUM_LATENTS - 1)
 
-ROUNDING = {"atol": 1e-4, "rtol": 1e-4}
+ROUNDING: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 """Where sums are taken in another order. A norm over only four channels can be short, and then makes an error larger."""
 
 chunkings = (
@@ -296,7 +297,7 @@ def test_bfloat16_stays_near_float32(decoder: WanDecoder, encoder: WanEncoder) -
 @pytest.mark.parametrize("kind", [WanDecoder, WanEncoder])
 def test_channels_last_stays_so_through_the_network_and_changes_nothing(kind: type[WanDecoder | WanEncoder]) -> None:
     last, exact, exact_last = channels_last(build(kind)), build(kind).double(), channels_last(build(kind).double())
-    strayed = []
+    strayed: list[str] = []
     for name, module in last.named_modules():
         if isinstance(module, nn.Conv3d):
             module.register_forward_hook(
@@ -340,7 +341,8 @@ def test_a_folded_decoder_gives_the_same_pictures(decoder: WanDecoder) -> None:
 def test_the_published_size_is_computed_without_looking_at_a_number() -> None:
     """On the meta device no value exists, so that reading one back, as ``item`` does, would fail. Costs are as published."""
     with torch.device("meta"):
-        decoder, encoder = (kind(WAN22).to(torch.bfloat16).requires_grad_(False) for kind in (WanDecoder, WanEncoder))
+        decoder = WanDecoder(WAN22).to(torch.bfloat16).requires_grad_(False)
+        encoder = WanEncoder(WAN22).to(torch.bfloat16).requires_grad_(False)
         first, later = (torch.empty(1, 48, n, 32, 62, dtype=torch.bfloat16) for n in (1, 6))
         picture = torch.empty(1, 3, 1, 512, 992)
     assert sum(p.numel() for m in (decoder, encoder) for p in m.parameters()) == 704_688_668
