@@ -371,7 +371,7 @@ def test_a_lost_connection_is_resumed(page: Page, server: RunningServer) -> None
     def resume(route: Route) -> None:
         offers.append(asked(route))
         if free:  # the one seat, which this server would hold for the old connection
-            urlopen(Request(f"{server.url}/whep/{offers[-1]['session']}", method="DELETE"))
+            urlopen(Request(f"{server.url}/v1/sessions/{offers[-1]['session']}", method="DELETE"))
             route.continue_(url=f"{server.url}/whep")
         else:
             route.fulfill(status=503, body="{}")
