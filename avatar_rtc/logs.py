@@ -7,6 +7,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 
 class SessionLog(logging.LoggerAdapter[logging.Logger]):
     """Puts the first digits of a session's id before each line."""
@@ -26,3 +28,13 @@ def set_up_logs(level: str = "INFO") -> None:
     )
     for name in ("aioice", "aiortc", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(shorten_what_is_no_http)
+
+
+def shorten_what_is_no_http(record: logging.LogRecord) -> bool:
+    """A filter: what is no HTTP, from whoever looks for open ports, costs a line and not a traceback. It is answered 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args, record.exc_info = f"no HTTP: {type(error).__name__}", (), None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return logging.getLogger(record.name).isEnabledFor(record.levelno)

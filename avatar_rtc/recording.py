@@ -18,6 +18,7 @@ AUDIO_HZ = 48_000
 VIDEO_HZ = 90_000
 FRAME_S = 0.04
 AUDIO_BPS = 128_000
+KEYFRAME_EVERY_S = 2.0
 MAX_WAITING = 250
 """Pictures and sounds that are kept until sender reports have told how the tracks lie to each other; some three seconds."""
 
@@ -151,8 +152,8 @@ class Recorder:
 
     def _begin_film(self, width_px: int, height_px: int) -> None:
         self._film = FilmFile(self._path)
-        # Without latency: what the encoder keeps for later would be lost.
-        coding = {"preset": "veryfast", "crf": "18", "tune": "zerolatency"}
+        # Without latency: what the encoder keeps for later would be lost. A player that seeks decodes from the keyframe before.
+        coding = {"preset": "veryfast", "crf": "18", "tune": "zerolatency", "g": str(round(KEYFRAME_EVERY_S / FRAME_S))}
         self._video = self._film.add_video_encoder(
             "libx264", width_px, height_px, round(1 / FRAME_S), time_base=Fraction(1, VIDEO_HZ), options=coding
         )

@@ -80,8 +80,8 @@ def make_app(
     app.add_routes(
         [
             *(web.post(path, routes.watch) for path in ("/whep/", "/whep")),
-            web.options("/whep", routes.options),
-            web.route(hdrs.METH_ANY, "/whep", _refuse(hdrs.METH_OPTIONS, hdrs.METH_POST)),
+            *(web.options(path, routes.options) for path in ("/whep/", "/whep")),
+            *(web.route(hdrs.METH_ANY, path, _refuse(hdrs.METH_OPTIONS, hdrs.METH_POST)) for path in ("/whep/", "/whep")),
             web.patch("/whep/{id}", routes.trickle),
             web.delete("/whep/{id}", routes.leave),
             web.options("/whep/{id}", routes.options),

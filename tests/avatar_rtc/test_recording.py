@@ -60,6 +60,12 @@ async def test_what_is_recorded_can_be_played_at_any_moment(tmp_path: Path) -> N
         assert min(playable_s(killed).values()) > second - 2
     await recorder.close()
     assert playable_s(tmp_path / "film.mp4") == pytest.approx({"video": 10.96, "audio": 10.98}, abs=0.03)
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        film.seek(9_900_000)
+        packet = next(film.demux(video=0))
+        assert packet.is_keyframe
+        assert packet.pts is not None
+        assert 7.9 < float(packet.pts * packet.time_base) <= 9.9, "a keyframe is near where a player seeks"
 
 
 async def test_a_full_disk_is_told_and_what_was_recorded_stays(tmp_path: Path) -> None:

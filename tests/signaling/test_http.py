@@ -311,7 +311,7 @@ async def test_location_counts_from_the_request(client: TestClient[Any, Any]) ->
 
 
 async def test_what_cannot_be_read_says_what_can_be_done(client: TestClient[Any, Any]) -> None:
-    for path, allowed in (("/whep", "OPTIONS, POST"), ("/whep/s1", "DELETE, OPTIONS, PATCH")):
+    for path, allowed in (("/whep", "OPTIONS, POST"), ("/whep/", "OPTIONS, POST"), ("/whep/s1", "DELETE, OPTIONS, PATCH")):
         for method in ("GET", "PUT", "HEAD"):
             response = await client.request(method, path)
             assert (response.status, response.headers["Allow"]) == (405, allowed), (method, path)

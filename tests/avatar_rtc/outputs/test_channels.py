@@ -154,7 +154,7 @@ async def test_events_are_cut_to_what_the_client_takes(max_bytes: int) -> None:
 
 async def test_events_follow_the_channel_that_is_open() -> None:
     async with serving() as server, calling(server) as call, aiohttp.ClientSession() as http:
-        second = call.peer.createDataChannel("second")
+        second = call.peer.createDataChannel("протокол", ordered=False, maxRetransmits=0)
         told = listen(second)
         await until(lambda: second.readyState == "open")
         second.send('{"type":"ping","t":5}')
@@ -167,7 +167,7 @@ async def test_events_follow_the_channel_that_is_open() -> None:
         # While there is none, what happens is kept for the next.
         async with http.post(f"{server.address}/v1/sessions/{call.session_id}/events", data="Hello there.") as response:
             assert response.status == 202
-        third = call.peer.createDataChannel("third")
+        third = call.peer.createDataChannel("")
         told = listen(third)
         await until(lambda: "response.done" in [event["type"] for event in told])
         assert [event["type"] for event in told][:3] == ["session.created", "avatar.state", "response.created"]

@@ -375,6 +375,8 @@ async def test_a_client_that_says_little_of_its_addresses_connects() -> None:
             fragments = [
                 ("a=candidate:\r\n", 204, ""),
                 ("a=candidate:1 1 udp 1 6c5a.local 5000 typ host\r\n", 204, ""),
+                ("a=mid:0\r\na=candidate:1 1 tcp 1 192.0.2.7 9 typ host tcptype active\r\n", 204, ""),
+                ("a=mid:0\r\na=candidate:1 1 udp 1 192.0.2.7 70000 typ host\r\n", 204, ""),
                 ("a=mid:9\r\na=candidate:1 1 udp 1 192.0.2.7 5000 typ host\r\n", 204, ""),
                 ("a=mid:0\r\na=candidate:1 1 udp\r\n", 400, "bad_ice_fragment"),
                 ("a=ice-ufrag:other\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\n", 422, "ice_restart"),

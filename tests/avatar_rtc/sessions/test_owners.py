@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -27,9 +28,9 @@ async def test_what_a_viewer_may_holds_on_its_data_channel_too(tmp_path: Path) -
             async with http.post("/v1/tokens", json=body, headers=headers) as response:
                 return str((await response.json())["token"])
 
-        async def status(method: str, path: str, bearer: str = "", **rest: str) -> int:
+        async def status(method: str, path: str, bearer: str = "", data: str | None = None) -> int:
             headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-            async with http.request(method, path, headers=headers, **rest) as response:
+            async with http.request(method, path, headers=headers, data=data) as response:
                 return response.status
 
         listener, viewer = (
@@ -42,7 +43,7 @@ async def test_what_a_viewer_may_holds_on_its_data_channel_too(tmp_path: Path) -
             for call in (listener, viewer):
                 assert not call.received(SessionCreated)[0].may_speak
                 call.send(ResponseCreate(input="Hello.", event_id="e"))
-                (error,) = await call.wait_for(lambda call=call: call.received(Error), TIMEOUT_S, "it is not refused")
+                (error,) = await call.wait_for(partial(call.received, Error), TIMEOUT_S, "it is not refused")
                 assert (error.code, error.event_id) == ("not_allowed", "e")
             session_id, viewer_id = listener.session_id, listener.resource.rpartition("/")[2]
             assert await status("DELETE", f"/whep/{session_id}") == 404, "whoever watches knows this id, too"

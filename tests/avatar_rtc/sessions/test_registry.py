@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import re
 import socket
 from urllib.parse import urljoin
@@ -14,6 +15,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from avatar_rtc.client import Call
+from avatar_rtc.logs import shorten_what_is_no_http
 from avatar_rtc.rtf import in_words
 from signaling.dialects.avatar import dump
 from signaling.errors import UnknownSession
@@ -179,6 +181,27 @@ async def test_no_body_is_an_error_of_the_server() -> None:
                 async with http.request(method, url, data=b"\x1f\x8bno archive", headers=headers) as response:
                     assert (response.status, response.content_type) == (415, "application/problem+json")
         assert (await call.speak("Still here.")).status == "completed"
+
+
+async def test_what_is_no_http_costs_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("aiohttp.server")
+    log.addFilter(shorten_what_is_no_http)
+    caplog.set_level(logging.INFO)
+    try:
+        async with serving() as server:
+            for request in (
+                b"POST /whep HTTP/1.1\r\nContent-Length: -3\r\n\r\n",
+                b"GET / HTTP/9.9\r\n\r\n",
+                b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+            ):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(server.address.rpartition(":")[2]))
+                writer.write(request)
+                assert (await reader.readline()).startswith(b"HTTP/1.0 400")
+                writer.close()
+    finally:
+        log.removeFilter(shorten_what_is_no_http)
+    told = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert [(record.levelno, record.exc_info) for record in told] == [(logging.INFO, None)] * 3
 
 
 async def test_the_limits_that_are_announced_are_held() -> None:
