@@ -38,6 +38,11 @@ def memory_mb(pid: int) -> list[int]:
     return [number * os.sysconf("SC_PAGE_SIZE") // 2**20 for number in pages]
 
 
+def num_descriptors(pid: int) -> int:
+    """Files and sockets that a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 async def call_for(url: str, pid: int, path: Path, seconds: float) -> dict[str, Any]:
     lines = itertools.cycle(SENTENCES.read_text().splitlines())
     call = Call(url)

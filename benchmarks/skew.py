@@ -64,7 +64,9 @@ WATCH = """async ({ flash, threshold }) => {
         const { contextTime, performanceTime } = audio.getOutputTimestamp();
         seen.beeps.push(performanceTime + (time - contextTime) * 1000);
     };
-    audio.createMediaStreamSource(video.srcObject).connect(onset).connect(audio.destination);
+    // Words are loud, too, and lower than the beep.
+    const filters = [1, 2].map(() => new BiquadFilterNode(audio, { type: "highpass", frequency: 1500 }));
+    [...filters, onset, audio.destination].reduce((from, to) => from.connect(to), audio.createMediaStreamSource(video.srcObject));
     return { startedAt: performance.now(), outputLatencyMs: audio.outputLatency * 1000, baseLatencyMs: audio.baseLatency * 1000 };
 }"""
 

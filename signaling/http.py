@@ -197,13 +197,14 @@ class _Routes:
         events = self._service.events(session_id, after)
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"})
         await response.prepare(request)
-        async with contextlib.aclosing(_with_signs_of_life(events)) as items:
-            async for item in items:
-                if item is None:
-                    await response.write(b": alive\n\n")
-                else:
-                    event, seq = item
-                    await response.write(f"id: {seq}\nevent: {name_of(event)}\ndata: {dump(event, seq)}\n\n".encode())
+        with contextlib.suppress(ConnectionResetError):  # the reader has gone
+            async with contextlib.aclosing(_with_signs_of_life(events)) as items:
+                async for item in items:
+                    if item is None:
+                        await response.write(b": alive\n\n")
+                    else:
+                        event, seq = item
+                        await response.write(f"id: {seq}\nevent: {name_of(event)}\ndata: {dump(event, seq)}\n\n".encode())
         return response
 
     async def stats(self, request: web.Request) -> web.Response:

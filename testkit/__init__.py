@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: a browser and a server, published files at a size for tests, devices on a simulated clock."""
+"""What tests and benchmarks share: a browser, a server, a bad network and a WHIP receiver; files and clocks that stand for others."""
 
 from pathlib import Path
 

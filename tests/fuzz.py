@@ -387,6 +387,7 @@ def fuzz(
             # More than are needed: some are not sent.
             max_examples=2 * count,
             database=None,
+            deadline=None,
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         opened = target.run(target.settle)

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import hdrs
 from aiortc import RTCRtpCodecCapability, RTCRtpSender, RTCSessionDescription
+from aiortc.sdp import SessionDescription
 from yarl import URL
 
 from avatar_rtc.config import ServerConfig
@@ -238,7 +239,7 @@ class _Peer(SendingPeer):
     async def accept(self, answer: str) -> None:
         """Raises ``PushError`` where the answer cannot be used."""
         try:
-            await self._peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            await self._peer.setRemoteDescription(RTCSessionDescription(_completed(answer), "answer"))
         except Exception:
             # Whatever the transport stumbles over, what the receiver wrote is at fault.
             raise PushError("The receiver's answer cannot be used.", is_final=True) from None
@@ -281,6 +282,17 @@ def _capabilities(kind: str, names: Sequence[str]) -> list[RTCRtpCodecCapability
         if codec.mimeType.lower() == f"{kind}/{name.lower()}" and codec.parameters.get("profile-level-id", "42e01f") == "42e01f"
     ]
     return wanted + [codec for codec in known if codec.mimeType.lower() == f"{kind}/rtx"]
+
+
+def _completed(answer: str) -> str:
+    """An answer whose sections all name the transport: in a bundle the first one says it for all (RFC 9429, section 5.3.1),
+    and aiortc takes addresses of the last one."""
+    description = SessionDescription.parse(answer)
+    owner = next(media for media in description.media if media.port)
+    for media in description.media:
+        media.ice, media.dtls, media.ice_options = owner.ice, owner.dtls, owner.ice_options
+        media.ice_candidates, media.ice_candidates_complete = owner.ice_candidates, owner.ice_candidates_complete
+    return str(description)
 
 
 def _refusal(response: aiohttp.ClientResponse) -> PushError:

@@ -24,9 +24,10 @@ from avatar_rtc.outputs import whip
 from avatar_rtc.outputs.targets import check_target
 from signaling.errors import Unprocessable
 from signaling.vocabulary import OutputEnded, OutputStarted, OutputUpdated
+from testkit.network import open_network
+from testkit.whip_receiver import WhipReceiver
 from tests.avatar_rtc.sessions.test_resume import TIMEOUT_S, the, until
 from tests.support.calls import calling, serving
-from tests.support.whip_receiver import WhipReceiver
 
 TOKEN = "Not-to-be-told"
 HERE = {"allow": (ipaddress.ip_network("127.0.0.0/8"),)}
@@ -144,6 +145,18 @@ async def test_a_push_that_does_not_arrive_says_why(
 
 def _busy(receiver: WhipReceiver, request: Any) -> bool:
     raise web.HTTPServiceUnavailable
+
+
+async def test_a_receiver_that_names_its_address_once_and_waits_is_sent_to() -> None:
+    """As those do that are on the internet themselves (ICE lite); a bundled answer has addresses in its first section only."""
+    async with (
+        receiving() as receiver,
+        serving(whip=HERE) as server,
+        calling(server) as call,
+        open_network(f"http://127.0.0.1:{receiver.port}") as network,
+    ):
+        assert (await post(server, call.session_id, {**push_to(receiver), "url": f"{network.url}/live"}))[0] == 201
+        await until(lambda: receiver.num_pictures > 10 and receiver.num_sounds > 10, "nothing arrives")
 
 
 @pytest.mark.parametrize("location", ["http://10.0.0.1/live", "http://[::1]/", "ftp://127.0.0.1/", "//169.254.169.254/latest"])

@@ -158,3 +158,16 @@ async def test_a_session_without_a_viewer_waits_for_one_and_is_led_over_http() -
         async with http.delete(made["url"]) as response:
             assert response.status == 204
         assert server.registry.num_sessions == 0
+
+
+async def test_a_reader_of_events_that_goes_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server, aiohttp.ClientSession(server.address) as http:
+        async with http.post("/v1/sessions", json={}) as response:
+            made = await response.json()
+        events = await http.get(made["events_url"])
+        events.close()
+        await asyncio.sleep(0.1)
+        async with http.post(made["events_url"], data="Nobody reads this.") as response:
+            assert response.status == 202
+        await asyncio.sleep(0.1)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -1,15 +1,18 @@
-"""A WHIP receiver: it takes one push at a time, decodes what comes, and can be killed."""
+"""A WHIP receiver: it takes pushes, decodes what comes, and can be killed."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from typing import Any
 
 import av
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+MAX_PICTURES = 200
 
 
 class WhipReceiver:
@@ -20,15 +23,16 @@ class WhipReceiver:
         port: 0 takes a free one.
 
     Attributes:
-        pictures: decoded so far, of all pushes.
+        pictures: decoded last, of all pushes.
+        num_pictures, num_sounds: decoded so far.
         codecs: of the video section of each offer that was taken, the first one.
         asked: method and path of all requests.
         deleted: how many pushes were ended by the client.
     """
 
     def __init__(self, token: str, port: int = 0) -> None:
-        self.pictures: list[av.VideoFrame] = []
-        self.num_sounds = 0
+        self.pictures: deque[av.VideoFrame] = deque(maxlen=MAX_PICTURES)
+        self.num_pictures = self.num_sounds = 0
         self.answers: list[str] = []
         self.asked: list[tuple[str, str]] = []
         self.deleted = 0
@@ -93,5 +97,6 @@ class WhipReceiver:
                 return
             if isinstance(frame, av.VideoFrame):
                 self.pictures.append(frame)
+                self.num_pictures += 1
             else:
                 self.num_sounds += 1
