@@ -11,15 +11,15 @@ compounds.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model.errors import UnspeakableTextError
 from model.text.lexicon import Following, lexicon, lowered, onset, with_s
-from model.text.normalize import Script, drop_markup, fold, refuse_greek_words, to_words
+from model.text.normalize import Script, drop_markup, fold, to_words
 from model.text.phonemes import IDS, PUNCTUATION
+from model.text.sentences import sentence_spans
 from model.text.spelling import spelling_reader
 from model.text.tagger import tagger
 
@@ -51,11 +51,13 @@ class Sentence:
         words: in the order of the captions.
         phonemes: all of it, with spaces and punctuation.
         word_index: for each character of ``phonemes`` its place in ``words``, ``NO_WORD`` for spaces and punctuation.
+        spoken: what is said, in words: "five dollars" where "$5" was typed.
     """
 
     words: tuple[SpokenWord, ...]
     phonemes: str
     word_index: tuple[int, ...]
+    spoken: str = ""
 
 
 def pronounce(text: str) -> list[Sentence]:
@@ -64,52 +66,10 @@ def pronounce(text: str) -> list[Sentence]:
     Raises:
         UnspeakableTextError: nothing in it can be spoken, or a word is written in another script (the message names it).
     """
-    refuse_greek_words(text)
-    script = fold(text)
-    drop_markup(script)
-    sentences = [s for a, b in _sentence_spans(script.text) for s in _pronounce_sentence(script, a, b, text)]
+    sentences = [s for a, b in sentence_spans(text) for s in _pronounce_sentence(text, a, b)]
     if not sentences:
         raise UnspeakableTextError("there is nothing to speak in this text: write some words in English letters")
     return sentences
-
-
-# -- sentences -------------------------------------------------------------------------------------------------------------------
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|\n\s*")
-_SPEAKABLE = re.compile(r"[^\s'\"\-—.,:;!?()_*\[\]{}|\\/]")
-_NEVER_LAST = frozenset(
-    "Mr Mrs Ms Dr Prof St Mt Ft Gen Gov Sen Rep Capt Lt Col Sgt Rev Hon Pres Maj Fr vs e.g i.e cf No no pp approx "
-    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec".split()
-)
-
-
-def _sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Stretches that tile the text; what holds nothing to speak goes with its neighbour, so that no caption is lost."""
-    ends = [m.end() for m in _SENTENCE_END.finditer(text) if m.end() < len(text) and _closes(text, m)]
-    spans: list[tuple[int, int]] = []
-    last_speaks = False
-    for start, end in itertools.pairwise((0, *ends, len(text))):
-        speaks = _SPEAKABLE.search(text, start, end) is not None
-        if spans and not (speaks and last_speaks):
-            spans[-1] = (spans[-1][0], end)
-        else:
-            spans.append((start, end))
-        last_speaks = last_speaks or speaks
-    return spans
-
-
-def _closes(text: str, match: re.Match[str]) -> bool:
-    """Whether a sentence ends here: at the end of a line; not after a title or an initial, not before a small letter."""
-    if "\n" in match.group():
-        return True
-    end = match.start()
-    if text[match.end() : match.end() + 3].lstrip("([\"'")[:1].islower():
-        return False
-    if text[end - 1] != "." or text[end - 2 : end] == "..":
-        return True
-    # No abbreviation is longer than this: looking no further back keeps long texts linear.
-    word = re.split(r"\s", text[max(0, end - 12) : end - 1])[-1].lstrip("(\"'")
-    return not (word in _NEVER_LAST or (len(word) == 1 and word.isupper() and word != "I"))
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------------------
@@ -303,9 +263,10 @@ def _balanced(readings: list[tuple[str, str]]) -> list[str]:
 
 @dataclass
 class _Piece:
-    """Phonemes of a group of tokens with the stretch of the typed text that they come from."""
+    """Phonemes of a group of tokens, what it says, and the stretch of the typed text that it comes from."""
 
     phonemes: str
+    text: str
     start: int
     end: int
     spaced: bool
@@ -316,37 +277,43 @@ def _pieces(script: Script) -> list[_Piece]:
     following = Following()
     pieces: list[_Piece] = []
     for group in reversed(list(_groups(_tokens(script.text)))):
+        text = "".join(t.text for t in group)
         if group[0].is_mark:
             phonemes = "".join(c for c in group[0].text if c in PUNCTUATION)
         else:
             phonemes = _read_group(_split_camel_case(group), following).replace("ɾ", "T").replace("ʔ", "t")
         if phonemes:
-            text = "".join(t.text for t in group)
             following = Following(onset(phonemes, following.onset), text in ("to", "To", "TO"))
         span = slice(group[0].start, group[-1].end)
-        pieces.append(
-            _Piece(phonemes, min(script.starts[span]), max(script.ends[span]), group[-1].spaced, is_mark=group[0].is_mark)
-        )
+        start, end = min(script.starts[span]), max(script.ends[span])
+        pieces.append(_Piece(phonemes, _as_heard(text, phonemes), start, end, group[-1].spaced, is_mark=group[0].is_mark))
     return pieces[::-1]
 
 
-def _pronounce_sentence(script: Script, start: int, end: int, typed: str) -> Iterator[Sentence]:
-    """The sentence at [start, end) of ``script``; none when nothing in it is spoken, several when it is too long."""
-    sentence = Script(script.text[start:end], script.starts[start:end], script.ends[start:end])
-    to_words(sentence)
-    pieces = _pieces(sentence)
+def _as_heard(text: str, phonemes: str) -> str:
+    """A word as it is spoken: letters that are spelled stand apart ("P M")."""
+    letters = text.replace(".", "")
+    if len(letters) > 1 and letters.isalpha() and ("." in text or (text.isupper() and phonemes == lexicon().spell(text))):
+        return " ".join(letters)
+    return text
+
+
+def _pronounce_sentence(typed: str, start: int, end: int) -> Iterator[Sentence]:
+    """The sentence at [start, end) of ``typed``; none when nothing in it is spoken, several when it is too long."""
+    script = fold(typed[start:end])
+    drop_markup(script)
+    to_words(script)
+    pieces = _pieces(script)
     if not any(p.phonemes and not p.is_mark for p in pieces):
         return
-    begin = script.starts[start] if start else 0
-    stop = script.starts[end] if end < len(script.starts) else len(typed)
-    units = _caption_units(typed, begin, stop, pieces)
-    phonemes, owners = _joined(pieces, units)
-    yield from _cut([typed[a:b] for a, b in units], phonemes, owners)
+    units = _caption_units(typed[start:end], pieces)
+    phonemes, owners, sources = _joined(pieces, units)
+    yield from _cut([typed[start + a : start + b] for a, b in units], pieces, phonemes, owners, sources)
 
 
-def _caption_units(typed: str, begin: int, stop: int, pieces: list[_Piece]) -> list[tuple[int, int]]:
+def _caption_units(typed: str, pieces: list[_Piece]) -> list[tuple[int, int]]:
     """Stretches of the typed text, in order: typed words, joined where a piece covers several, silent ones with a neighbour."""
-    units: list[list[int]] = [[begin + m.start(), begin + m.end()] for m in re.finditer(r"\S+", typed[begin:stop])]
+    units: list[list[int]] = [[m.start(), m.end()] for m in re.finditer(r"\S+", typed)]
     spoken = [p for p in pieces if p.phonemes and not p.is_mark]
     joined: list[list[int]] = []
     at = 0
@@ -366,35 +333,40 @@ def _caption_units(typed: str, begin: int, stop: int, pieces: list[_Piece]) -> l
     return [(a, b) for a, b in joined]
 
 
-def _joined(pieces: list[_Piece], units: list[tuple[int, int]]) -> tuple[str, list[int]]:
-    """The phonemes of a sentence, and for each the unit that it belongs to."""
+def _joined(pieces: list[_Piece], units: list[tuple[int, int]]) -> tuple[str, list[int], list[int]]:
+    """The phonemes of a sentence, and for each the unit that it belongs to, and the piece."""
     out: list[str] = []
     owners: list[int] = []
+    sources: list[int] = []
     unit = 0
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         if piece.phonemes:
             if piece.is_mark and piece.phonemes not in "(“" and out and out[-1] == " " and piece.phonemes != "—":
                 out.pop()
                 owners.pop()
+                sources.pop()
             while not piece.is_mark and unit + 1 < len(units) and units[unit][1] <= piece.start:
                 unit += 1
             for p in piece.phonemes:
                 if p in IDS:
                     out.append(p)
                     owners.append(NO_WORD if piece.is_mark or p == " " else unit)
+                    sources.append(number)
         if piece.spaced and out and out[-1] != " ":
             out.append(" ")
             owners.append(NO_WORD)
+            sources.append(number)
     while out and out[-1] == " ":
         out.pop()
         owners.pop()
-    return "".join(out), owners
+        sources.pop()
+    return "".join(out), owners, sources
 
 
-def _cut(texts: list[str], phonemes: str, owners: list[int]) -> Iterator[Sentence]:
+def _cut(texts: list[str], pieces: list[_Piece], phonemes: str, owners: list[int], sources: list[int]) -> Iterator[Sentence]:
     """Sentences of at most ``MAX_PHONEMES``, each with its own words."""
     captioned: set[int] = set()
-    at = 0
+    at = told = 0
     while at < len(phonemes):
         end = len(phonemes) if len(phonemes) - at <= MAX_PHONEMES else _cutting_place(phonemes, owners, at)
         a, b = at, end
@@ -414,7 +386,14 @@ def _cut(texts: list[str], phonemes: str, owners: list[int]) -> Iterator[Sentenc
             words.append(SpokenWord("" if number in captioned else texts[number], part[first:last]))
             captioned.add(number)
         place = {number: i for i, number in enumerate(numbers)}
-        yield Sentence(tuple(words), part, tuple(place.get(o, NO_WORD) for o in owned))
+        spoken = "".join(p.text + " " * p.spaced for p in pieces[told : sources[b - 1] + 1])
+        told = max(told, sources[b - 1] + 1)
+        yield Sentence(tuple(words), part, tuple(place.get(o, NO_WORD) for o in owned), _readable(spoken))
+
+
+def _readable(spoken: str) -> str:
+    """Words as they are spoken, for people: marks stand close to their words."""
+    return re.sub(r"\s+(?=[,.;:!?)])", "", " ".join(spoken.split()))
 
 
 def _cutting_place(phonemes: str, owners: list[int], at: int) -> int:

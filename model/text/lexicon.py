@@ -244,6 +244,14 @@ class Lexicon:
     def __contains__(self, word: str) -> bool:
         return _find(self._sure, word) is not None or _find(self._unsure, word) is not None
 
+    def lists(self, word: str) -> bool:
+        """Whether the word is listed exactly as it is written."""
+        return word in self._entries
+
+    def is_word(self, word: str) -> bool:
+        """Whether a word in small letters, or what it is made of, is listed as it is written: "meetings", but not "japan"."""
+        return self.lists(word) or any(self.lists(stem) for stems, _ in _INFLECTIONS for stem in stems(word))
+
     def read(self, word: str, tag: str, following: Following) -> str | None:
         """Phonemes of a word as written in a sentence, or None when it is unknown.
 

@@ -1,0 +1,22 @@
+"""Rules of normalisation: their examples are run, and say which rule they are of."""
+
+from __future__ import annotations
+
+import pytest
+
+from model.text.g2p import pronounce
+from model.text.normalize import MARKUP, WORDS, Rule
+
+RULES = [rule for rules in (*MARKUP, *WORDS) for rule in rules]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_says_what_its_examples_show(rule: Rule) -> None:
+    assert rule.examples, f"{rule.name!r} has no example"
+    assert rule.policy.endswith("."), f"{rule.name!r} does not say what it does"
+    said = {written: " ".join(sentence.spoken for sentence in pronounce(written)) for written in rule.examples}
+    assert said == dict(rule.examples)
+
+
+def test_names_of_rules_are_unique() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
