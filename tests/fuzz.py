@@ -271,7 +271,7 @@ class Target:
         sides = {"client": call.peer} | {
             f"viewer {number}": viewer._peer
             for session in self._server.registry.live
-            for number, viewer in session.viewers.items()
+            for number, viewer in session.audience.viewers.items()
         }
         return "; ".join(f"{side}: {_state(peer)}" for side, peer in sides.items())
 

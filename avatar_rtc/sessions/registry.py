@@ -82,7 +82,7 @@ class Registry:
 
     async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
         session = self._session(session_id)
-        if len(session.viewers) >= MAX_VIEWERS:
+        if len(session.audience.viewers) >= MAX_VIEWERS:
             raise Unavailable(
                 f"{MAX_VIEWERS} viewers watch this session, and no more can.",
                 code="full",
@@ -94,7 +94,7 @@ class Registry:
         try:
             answer = await viewer.negotiate(offer)
         except BaseException as error:
-            leaving = session.leave(viewer, "refused")
+            leaving = session.audience.leave(viewer, "refused")
             if leaving is not None:
                 await leaving
             if session.reason:
@@ -110,7 +110,7 @@ class Registry:
 
     async def trickle(self, viewer_id: str, etags: Collection[str], fragment: IceFragment) -> None:
         session = self._session(viewer_id)
-        viewer = session.viewers.get(viewer_id)
+        viewer = session.audience.viewers.get(viewer_id)
         if viewer is None:
             raise UnknownSession(f"This viewer has left. Come back with POST /whep?session={session.session_id}.")
         if not {"*", viewer.etag}.intersection(etags):
@@ -129,8 +129,8 @@ class Registry:
         session = self._sessions.get(session_id)
         if session is None:
             return
-        viewer = session.viewers.get(viewer_id)
-        leaving = None if viewer is None else session.leave(viewer, "deleted")
+        viewer = session.audience.viewers.get(viewer_id)
+        leaving = None if viewer is None else session.audience.leave(viewer, "deleted")
         if leaving is not None:
             await leaving
         elif viewer is None and is_caller:
@@ -347,4 +347,4 @@ class Registry:
 
     def _is_there(self, viewer_id: str, session_id: str) -> bool:
         session = self._sessions.get(session_id)
-        return session is not None and viewer_id in session.viewers
+        return session is not None and viewer_id in session.audience.viewers

@@ -18,6 +18,7 @@ from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.webrtc import Departure, Viewer
+from avatar_rtc.sessions.audience import Audience
 from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
@@ -39,11 +40,8 @@ from signaling.vocabulary import (
 
 WATCH_EVERY_S = 0.1
 COUNT_EVERY_S = 1.0
-MAX_BLIND_S = 0.5
 UNHEARD_AFTER_S = 1.2
 """Playing stops when nothing has come from any viewer for so long, and goes back to when something came last."""
-REPLACED_AFTER_S = 0.5
-"""A viewer that is silent for so long is taken to be the one that comes back by another connection."""
 CLOSING_NOTICE_S = 0.2
 CLOSE_STEP_TIMEOUT_S = 3.0
 
@@ -86,7 +84,6 @@ class Session:
         self.reason = ""
         self.phase: Phase = "waiting"
         self.events = EventLog()
-        self.viewers: dict[str, Viewer] = {}
         self._config = config
         self._engine = engine
         self._metrics = metrics
@@ -98,13 +95,13 @@ class Session:
         self.outputs = Outputs(
             session_id, config, self.broadcast, self.clock, engine.info, metrics, self.events, self._log, self._on_outputs
         )
+        self.audience = Audience(self, config, metrics, self._log, self._guarded, self._on_left)
         self.born_s = self._left_s = self.clock.now()
         self._is_named = is_named
         self._hold_s = (idle_s or config.limits.idle_s) if is_named else config.limits.grace_s
         self._over = asyncio.Event()
         self._finished = asyncio.Event()
         self._seen = asyncio.Event()
-        self._leaving: set[asyncio.Task[None]] = set()
         self._counters = metrics.session_counters()
 
     @property
@@ -120,23 +117,12 @@ class Session:
         Args:
             after: number of the last event that it knows; None if it was not there before.
         """
-        is_first = self.phase == "waiting" and not self.viewers
+        is_first = self.phase == "waiting" and not self.audience.viewers
         known = after if after is not None else 0 if is_first else self.events.last_seq
         if after is not None:
             # Whoever comes back does so because nothing arrives any more.
-            self._leave_silent()
-        viewer = Viewer(
-            viewer_id,
-            self,
-            self._config,
-            self._metrics,
-            self._log,
-            rights=rights,
-            after=known,
-            is_resumed=not is_first,
-        )
-        self.viewers[viewer_id] = viewer
-        return viewer
+            self.audience.leave_silent()
+        return self.audience.join(viewer_id, rights, after=known, is_resumed=not is_first)
 
     def hello(self, viewer: Viewer) -> Sequence[Event]:
         info = self._engine.info
@@ -165,19 +151,15 @@ class Session:
         return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]
 
     def on_connected(self, viewer: Viewer) -> None:
-        if viewer.viewer_id not in self.viewers or self.reason:
+        if viewer.viewer_id not in self.audience.viewers or self.reason:
             return
-        self._leave_silent(but=viewer)
+        self.audience.leave_silent(but=viewer)
         self._set_phase("live")
 
     def on_gone(self, viewer: Viewer, reason: Departure) -> None:
-        self.leave(viewer, reason)
+        self.audience.leave(viewer, reason)
 
-    def leave(self, viewer: Viewer, reason: Departure) -> asyncio.Task[None] | None:
-        """Hang a viewer up. Returns what does so; None if it has gone already."""
-        if self.viewers.pop(viewer.viewer_id, None) is None:
-            return None
-        self._log.info("viewer %.8s: %s", viewer.viewer_id, reason)
+    def _on_left(self, viewer: Viewer, reason: Departure) -> None:
         if self.phase == "live" and not self._is_seen:
             self._playout.hold(viewer.silent_s if reason == "vanished" else 0.0)
             self._set_phase("held")
@@ -188,10 +170,6 @@ class Session:
             is_over = reason in ("deleted", "left") or self.phase == "waiting"
             if is_over and viewer.rights.is_caller and not self._is_named:
                 self.end(reason)
-        closing = asyncio.create_task(self._guarded("viewer", viewer.close()))
-        self._leaving.add(closing)
-        closing.add_done_callback(self._leaving.discard)
-        return closing
 
     def hang_up(self) -> None:
         """Whoever called hangs up, after its viewer has gone: a session that came with a call is over then."""
@@ -201,15 +179,15 @@ class Session:
     @property
     def _is_kept(self) -> bool:
         """Whether somebody is there whose going would end it: who only watches does not keep a call, nor does an output."""
-        if self._is_named and self.outputs.are_running:
-            return True
-        return any(self._is_named or viewer.rights.is_caller for viewer in self.viewers.values())
+        if self._is_named:
+            return bool(self.audience.viewers) or self.outputs.are_running
+        return self.audience.has_caller
 
     @property
     def _is_seen(self) -> bool:
         """Whether somebody is shown it. To a session that was made without a viewer an output is an audience; a call stands still
         without its caller."""
-        return any(viewer.connected_s for viewer in self.viewers.values()) or (self._is_named and self.outputs.are_seen)
+        return self.audience.is_shown or (self._is_named and self.outputs.are_seen)
 
     def _on_outputs(self) -> None:
         if self.reason:
@@ -221,11 +199,6 @@ class Session:
             self._set_phase("held")
         if not self._is_kept:
             self._left_s = self.clock.now()
-
-    def _leave_silent(self, but: Viewer | None = None) -> None:
-        for viewer in list(self.viewers.values()):
-            if viewer is not but and viewer.connected_s is not None and viewer.silent_s > REPLACED_AFTER_S:
-                self.leave(viewer, "vanished")
 
     # Commands.
 
@@ -299,23 +272,12 @@ class Session:
 
     async def _watch(self) -> None:
         """Notice who has left, and what has gone on for too long."""
-        limits = self._config.limits
-        counted_s = looked_s = self.clock.now()
+        counted_s = self.clock.now()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             now = self.clock.now()
-            connected = [viewer for viewer in self.viewers.values() if viewer.connected_s is not None]
-            if now - looked_s > MAX_BLIND_S:
-                for viewer in connected:
-                    viewer.heard_s = now  # it was us who stood still; what arrived meanwhile is not read yet
-            looked_s = now
-            for viewer in list(self.viewers.values()):
-                if viewer.connected_s is None and now - viewer.born_s > limits.join_timeout_s:
-                    self.leave(viewer, "join_timeout")
-                elif viewer.connected_s is not None and viewer.silent_s > limits.vanish_after_s:
-                    self.leave(viewer, "vanished")
-            is_watched = self._is_named and self.outputs.are_seen
-            unheard_s = 0.0 if is_watched else min((viewer.silent_s for viewer in connected), default=0.0)
+            self.audience.watch()
+            unheard_s = 0.0 if self._is_named and self.outputs.are_seen else self.audience.unheard_s
             if self.phase == "live" and unheard_s > UNHEARD_AFTER_S:
                 self._playout.hold(unheard_s)
             elif self.phase == "live":
@@ -340,12 +302,10 @@ class Session:
         self.end("cancelled")
         self.phase = "ended"
         await self._guarded("performance", self.performance.close())
-        if self.reason in ("shutdown", "internal_error") and any(v.channels.is_open for v in self.viewers.values()):
+        if self.reason in ("shutdown", "internal_error") and self.audience.is_told:
             self.events.append(SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
             await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
-        for viewer in list(self.viewers.values()):
-            self.leave(viewer, "deleted")
-        await asyncio.gather(*self._leaving)
+        await self.audience.close()
         await self.outputs.close()
         self.broadcast.close()
         self._count()
@@ -372,13 +332,11 @@ class Session:
     def stats(self) -> dict[str, Any]:
         """Counters for ``GET /v1/sessions/{id}/stats``."""
         buffer = self._playout.buffer
-        rtts_ms = [viewer.rtt_ms for viewer in self.viewers.values() if viewer.rtt_ms is not None]
         return {
             "id": self.session_id,
             "name": self.name,
             "phase": self.phase,
             "state": self.state,
-            "viewers": len(self.viewers),
             "outputs": self.outputs.describe(),
             "age_s": round(self.clock.now() - self.born_s, 3),
             "frames": buffer.num_decided,
@@ -387,10 +345,8 @@ class Session:
             "dropped_frames": self._playout.num_dropped,
             "buffer_ms": round(buffer.buffered_s * 1000),
             "replies": self.performance.num_replies,
-            "packets_sent": sum(viewer.num_packets_sent for viewer in self.viewers.values()),
-            "packets_lost": sum(viewer.num_packets_lost for viewer in self.viewers.values()),
-            "rtt_ms": max(rtts_ms, default=None),
             "video_bitrate_bps": self.broadcast.video_bps,
+            **self.audience.stats(),
         }
 
     def _count(self) -> None:
