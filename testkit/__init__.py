@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: a browser, a server, a bad network and a WHIP receiver; files and clocks that stand for others."""
+"""What tests and benchmarks share: a browser, a server, a bad network, a WHIP receiver; stand-ins for files and clocks."""
 
 from pathlib import Path
 
