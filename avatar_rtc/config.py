@@ -138,9 +138,15 @@ class MediaConfig(_Strict):
 
 
 class RecordingConfig(_Strict):
-    """Recordings of sessions. ``directory`` holds them; null keeps none."""
+    """Recordings of sessions.
+
+    Attributes:
+        directory: holds them; null keeps none.
+        max_minutes: a recording that lasts for so long ends.
+    """
 
     directory: Path | None = None
+    max_minutes: float = Field(default=120.0, gt=0)
 
 
 class WhipConfig(_Strict):
@@ -348,7 +354,7 @@ def load_config(path: Path) -> ServerConfig:
                 f"{path}: recording.directory: there is no directory {directory} that this program may write to; "
                 "make it, or write null"
             )
-        config = config.model_copy(update={"recording": RecordingConfig(directory=directory)})
+        config = config.model_copy(update={"recording": config.recording.model_copy(update={"directory": directory})})
     auth = config.auth
     if auth is not None:
         auth = auth.model_copy(

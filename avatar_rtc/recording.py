@@ -21,13 +21,16 @@ AUDIO_BPS = 128_000
 KEYFRAME_EVERY_S = 2.0
 MAX_WAITING = 250
 """Pictures and sounds that are kept until sender reports have told how the tracks lie to each other; some three seconds."""
+MAX_UNWRITTEN = 1000
+"""Pictures and sounds that wait for an encoder or a disk that is too slow; some thirteen seconds."""
 
 
 class Recorder:
     """An MP4 file. Time stamps come from RTP and sender reports, never from the time of arrival, so nothing drifts.
 
-    Lost sound becomes silence, a lost picture lets the one before stand longer. The film begins where both tracks have begun and
-    ends where the first of them ends, so that they last equally long but for less than a frame.
+    Lost sound becomes silence, a lost picture lets the one before stand longer; so it is with what cannot be written in time. The
+    film begins where both tracks have begun and ends where the first of them ends, so that they last equally long but for less
+    than a frame.
 
     It can be played up to the last second, whatever ends it (``FilmFile``). What the file held before stays until there is
     something to record.
@@ -52,7 +55,7 @@ class Recorder:
         self._sounds: list[np.ndarray] = []  # int16 [2 * samples], stereo, not encoded yet
         self._num_samples = self._num_encoded = 0
         self._last_pts = -1
-        self._queue: asyncio.Queue[tuple[Kind, Any] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Kind, Any] | None] = asyncio.Queue(MAX_UNWRITTEN)
         self._writer = asyncio.create_task(self._write_all())
 
     def align(self, kind: Kind, zero_s: float) -> None:
@@ -68,7 +71,8 @@ class Recorder:
             if self._start_s is None and len(self._waiting) > MAX_WAITING:
                 self._begin_anyway()
             return
-        self._queue.put_nowait((kind, frame))
+        if not self._queue.full():
+            self._queue.put_nowait((kind, frame))
 
     async def close(self) -> None:
         """Write what waits and finish the file; one that holds nothing is not left behind.
@@ -78,7 +82,7 @@ class Recorder:
         """
         if self._start_s is None and self._waiting:
             self._begin_anyway()
-        self._queue.put_nowait(None)
+        await self._queue.put(None)
         await self._writer
         if self._film is None and not self._was_there:
             self._path.unlink(missing_ok=True)

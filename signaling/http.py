@@ -167,7 +167,7 @@ class _Routes:
         if wanted.outputs:
             check_scope(request, "record")
         outputs = tuple(output.wanted() for output in wanted.outputs)
-        session = self._service.create(
+        session = await self._service.create(
             NewSession(principal_of(request).id, **wanted.model_dump(exclude={"outputs"}), outputs=outputs)
         )
         place = f"/v1/sessions/{session['id']}"

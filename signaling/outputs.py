@@ -73,7 +73,7 @@ class OutputRoutes:
         except ValidationError as error:
             raise Unprocessable(explain(error), code="bad_request") from None
         session_id = request.match_info["id"]
-        output = with_urls(session_id, self._service.add_output(session_id, wanted.wanted()))
+        output = with_urls(session_id, await self._service.add_output(session_id, wanted.wanted()))
         return web.json_response(output, status=201, headers={hdrs.LOCATION: output["url"]})
 
     async def get(self, request: web.Request) -> web.Response:

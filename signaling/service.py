@@ -116,7 +116,7 @@ class SessionService(Protocol):
     async def leave(self, viewer_id: str) -> None:
         """Hang a viewer up. A session that came with a call ends with the last of its callers; its seat is free then."""
 
-    def create(self, wanted: NewSession) -> dict[str, Any]:
+    async def create(self, wanted: NewSession) -> dict[str, Any]:
         """Take a seat for a session that nobody watches yet; returns what ``stats`` would."""
 
     def sessions(self) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ class SessionService(Protocol):
     async def stats(self, session_id: str) -> dict[str, Any]:
         """Counters of one session."""
 
-    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+    async def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
         """Let a session go to one more place; returns what ``output`` would."""
 
     def output(self, session_id: str, output_id: str) -> dict[str, Any]:

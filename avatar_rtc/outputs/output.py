@@ -18,12 +18,14 @@ class Output(ABC):
         on_change: told when the state is another one. Must not raise.
 
     Attributes:
+        keeps_session: a session that was made without a viewer goes on for it, though nothing is said.
         output_id: names it in its session.
         state: ``ended`` and ``failed`` are final.
         message: for people, why it is so, where nobody asked for that.
     """
 
     kind: OutputKind
+    keeps_session = True
 
     def __init__(self, state: OutputState, on_change: Callable[[Output], None]) -> None:
         self.output_id = secrets.token_hex(8)

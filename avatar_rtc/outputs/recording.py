@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 
+from avatar_rtc.config import RecordingConfig
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast, Reader, ReaderClosed
 from avatar_rtc.media.encode import OPUS_CLOCK_HZ, OPUS_PACKET_MS, Encoded, VideoCodec
@@ -46,7 +47,7 @@ class Recording(Output):
     any more it is over, and what was written stays.
 
     Args:
-        directory: where the file is made, named after the session and the time at which it began.
+        recording: where the file is made, named after the session and the time at which it began, and how long it may become.
         codec: which pictures are read; WebM for VP8, MP4 for H.264.
         on_change: told when the state is another one.
 
@@ -54,11 +55,12 @@ class Recording(Output):
     """
 
     kind = "recording"
+    keeps_session = False  # nobody may remember it
 
     def __init__(
         self,
         session_id: str,
-        directory: Path,
+        config: RecordingConfig,
         broadcast: Broadcast,
         info: StreamInfo,
         codec: VideoCodec,
@@ -67,7 +69,9 @@ class Recording(Output):
     ) -> None:
         super().__init__("waiting", on_change)
         began = f"{self.began:%Y%m%dT%H%M%S}.{self.began.microsecond // 1000:03d}Z"
-        self.path = directory / f"{session_id}-{began}{_SUFFIX[codec]}"
+        assert config.directory is not None
+        self.path = config.directory / f"{session_id}-{began}{_SUFFIX[codec]}"
+        self._max_minutes = config.max_minutes
         self._info = info
         self._codec = codec
         self._log = log
@@ -90,10 +94,14 @@ class Recording(Output):
     def file_name(self) -> str | None:
         return None if self._film is None else self.path.name
 
+    @property
+    def _duration_s(self) -> float:
+        return float(self._last_s - self._begin_s)
+
     def describe(self) -> dict[str, Any]:
         return {
             **super().describe(),
-            "duration_s": round(float(self._last_s - self._begin_s), 3),
+            "duration_s": round(self._duration_s, 3),
             "file": self.file_name,
         }
 
@@ -120,6 +128,8 @@ class Recording(Output):
                 await self._in_thread(self._write, kind, encoded)
                 if self.state == "waiting" and self._film is not None:
                     self._change("live")
+                if self._duration_s >= 60 * self._max_minutes:
+                    self.stop()
         except ReaderClosed:
             pass
         except (OSError, av.FFmpegError) as error:
@@ -135,6 +145,8 @@ class Recording(Output):
 
     async def _finish(self) -> None:
         message = None
+        if self._duration_s >= 60 * self._max_minutes:
+            message = f"A recording lasts at most {self._max_minutes:g} minutes here. Begin another one to go on."
         try:
             if self._film is not None:
                 await self._in_thread(self._film.finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -12,13 +13,15 @@ from yarl import URL
 
 from signaling.errors import Unprocessable
 
+LOOK_UP_TIMEOUT_S = 3.0
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def check_target(text: str, allowed: Sequence[Network]) -> URL:
     """The address of a receiver, as it may be asked for.
 
-    A name is looked up when it is connected to, and held to the same then.
+    What a name leads to is not asked here: ``check_host`` does, and ``PublicResolver`` again whenever it is connected to.
 
     Args:
         allowed: networks that are not public, and may be pushed to even so.
@@ -41,11 +44,32 @@ def check_target(text: str, allowed: Sequence[Network]) -> URL:
     else:
         is_refused = not _is_allowed(str(address), allowed)
     if is_refused:
-        raise Unprocessable(
-            f"{url.host:.80} is no public address. List its network under whip.allow in the server's config to push there.",
-            code="whip_not_allowed",
-        )
+        raise _not_allowed(f"{url.host:.80} is no public address.")
     return url
+
+
+async def check_host(url: URL, allowed: Sequence[Network]) -> None:
+    """Whether the name in an address leads to where may be pushed. One that leads nowhere now may do so later.
+
+    Raises:
+        signaling.errors.Unprocessable: it leads elsewhere.
+    """
+    assert url.host is not None
+    resolver = PublicResolver(allowed)
+    try:
+        async with asyncio.timeout(LOOK_UP_TIMEOUT_S):
+            await resolver.resolve(url.host, url.port or 0)
+    except NotPublicError:
+        raise _not_allowed(f"{url.host:.80} leads to no public address.") from None
+    except OSError:  # and its kind TimeoutError
+        pass
+    finally:
+        await resolver.close()
+
+
+def _not_allowed(what: str) -> Unprocessable:
+    remedy = "List its network under whip.allow in the server's config to push there."
+    return Unprocessable(f"{what} {remedy}", code="whip_not_allowed")
 
 
 def _is_allowed(host: str, allowed: Sequence[Network]) -> bool:

@@ -120,6 +120,11 @@ class Conversation:
         self._current: Reply | None = None
         self._told_ready_s: float | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is said, or waits to be."""
+        return bool(self._replies)
+
     # What comes out.
 
     def take_events(self) -> list[Event]:

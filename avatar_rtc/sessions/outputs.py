@@ -14,7 +14,7 @@ from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.output import Output
 from avatar_rtc.outputs.recording import Recording
-from avatar_rtc.outputs.targets import check_target
+from avatar_rtc.outputs.targets import check_host, check_target
 from avatar_rtc.outputs.whip import Push
 from model.chunk import StreamInfo
 from signaling.errors import Conflict, NotFound, Unprocessable
@@ -28,10 +28,10 @@ FINISH_TIMEOUT_S = 60.0
 """A recording of hours is copied once more when it ends."""
 
 
-def check_output(config: ServerConfig, wanted: NewOutput) -> None:
+async def check_output(config: ServerConfig, wanted: NewOutput) -> None:
     """Raises ``signaling.errors.Unprocessable`` where this server cannot do that for anybody."""
     if isinstance(wanted, NewPush):
-        check_target(wanted.url, config.whip.allow)
+        await check_host(check_target(wanted.url, config.whip.allow), config.whip.allow)
     elif config.recording.directory is None:
         raise Unprocessable(
             "This server keeps no recordings. Set recording.directory in its config to a directory that it may write to.",
@@ -78,17 +78,21 @@ class Outputs:
         return any(not output.is_over for output in self._outputs.values())
 
     @property
+    def keep_session(self) -> bool:
+        """Whether there is one that is not over and for which the session goes on, though nothing is said."""
+        return any(not output.is_over and output.keeps_session for output in self._outputs.values())
+
+    @property
     def are_seen(self) -> bool:
         """Whether the stream is to go on for one of them."""
         return any(output.is_seen for output in self._outputs.values())
 
     def add(self, wanted: NewOutput) -> dict[str, Any]:
-        """Begin an output.
+        """Begin an output that ``check_output`` has let pass.
 
         Raises:
-            signaling.errors.SignalingError: it is not possible, or not now.
+            signaling.errors.SignalingError: it is not possible now.
         """
-        check_output(self._config, wanted)
         self._forget_oldest()
         output = self._new_push(wanted) if isinstance(wanted, NewPush) else self._new_recording()
         self._outputs[output.output_id] = output
@@ -134,11 +138,9 @@ class Outputs:
     def _new_recording(self) -> Recording:
         if any(isinstance(output, Recording) and not output.is_over for output in self._outputs.values()):
             raise Conflict("This session is being recorded already. End that recording first.")
-        directory = self._config.recording.directory
-        assert directory is not None
         # Whatever is encoded anyway; nothing is encoded for a recording that a viewer's codec could be.
         codec = next(iter(self._broadcast.codecs), self._config.media.video_codecs[0])
-        return Recording(self._session_id, directory, self._broadcast, self._info, codec, self._log, self._on_state)
+        return Recording(self._session_id, self._config.recording, self._broadcast, self._info, codec, self._log, self._on_state)
 
     def _new_push(self, wanted: NewPush) -> Push:
         return Push(wanted, self._broadcast, self._clock, self._config, self._metrics, self._log, self._on_state)

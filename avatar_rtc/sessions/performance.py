@@ -104,6 +104,11 @@ class Performance:
         return self._conversation.state
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something is said, or waits to be."""
+        return self._conversation.is_busy
+
+    @property
     def num_replies(self) -> int:
         return self._conversation.num_replies
 

@@ -13,6 +13,7 @@ from typing import Any
 from avatar_rtc import resources, rtf
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, speed_of
+from avatar_rtc.event_log import MAX_REMEMBERED
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.recording import find_recording
 from avatar_rtc.outputs.webrtc import Viewer
@@ -39,7 +40,7 @@ MAX_ENDED = 1024
 STATES = ("initializing", "idle", "listening", "thinking", "speaking")
 MAX_VIEWERS = 64
 """Of one session."""
-MAX_UNREAD_EVENTS = 1024
+MAX_UNREAD_EVENTS = 2 * MAX_REMEMBERED
 """A reader of events that does not keep up is let go; it knows where to go on."""
 
 
@@ -138,13 +139,13 @@ class Registry:
         if session.reason:
             await session.finished()
 
-    def create(self, wanted: NewSession) -> dict[str, Any]:
+    async def create(self, wanted: NewSession) -> dict[str, Any]:
+        for output in wanted.outputs:
+            await check_output(self._config, output)
         if any(
             (session.name, session.owner) == (wanted.name, wanted.owner) for session in self._sessions.values() if wanted.name
         ):
             raise Conflict(f"A session with the name {wanted.name!r:.80} lives already. Choose another name, or end that one.")
-        for output in wanted.outputs:
-            check_output(self._config, output)
         session = self._admit(wanted, is_named=True)
         for output in wanted.outputs:
             session.outputs.add(output)
@@ -166,13 +167,22 @@ class Registry:
     async def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
         session = self._session(session_id)
         log = session.events
-        queue: asyncio.Queue[tuple[Event, int]] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[Event, int]] = asyncio.Queue(MAX_UNREAD_EVENTS)
         for item in log.since(log.last_seq if after is None else after):
             queue.put_nowait(item)
-        stop = log.listen(lambda event, seq: queue.put_nowait((event, seq)))
+
+        is_behind = False
+
+        def on_event(event: Event, seq: int) -> None:
+            nonlocal is_behind
+            is_behind = is_behind or queue.full()
+            if not is_behind:
+                queue.put_nowait((event, seq))
+
+        stop = log.listen(on_event)
         over = asyncio.ensure_future(session.finished())
         try:
-            while queue.qsize() <= MAX_UNREAD_EVENTS:
+            while not is_behind:
                 news = asyncio.ensure_future(queue.get())
                 await asyncio.wait((news, over), return_when=asyncio.FIRST_COMPLETED)
                 if not news.done():
@@ -186,7 +196,9 @@ class Registry:
     async def stats(self, session_id: str) -> dict[str, Any]:
         return self._session(session_id).stats()
 
-    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+    async def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+        self._session(session_id)
+        await check_output(self._config, wanted)
         return self._session(session_id).outputs.add(wanted)
 
     def output(self, session_id: str, output_id: str) -> dict[str, Any]:

@@ -178,9 +178,10 @@ class Session:
 
     @property
     def _is_kept(self) -> bool:
-        """Whether somebody is there whose going would end it: who only watches does not keep a call, nor does an output."""
+        """Whether somebody is there whose going would end it: who only watches does not keep a call, nor does an output, nor a
+        recording any session."""
         if self._is_named:
-            return bool(self.audience.viewers) or self.outputs.are_running
+            return bool(self.audience.viewers) or self.outputs.keep_session
         return self.audience.has_caller
 
     @property
@@ -282,6 +283,8 @@ class Session:
                 self._playout.hold(unheard_s)
             elif self.phase == "live":
                 self._playout.go_on()
+            if self._is_named and self.outputs.are_running and self.performance.is_busy:
+                self._left_s = now  # it is recorded what is said, though nobody watches
             if not self._is_kept and now - self._left_s > self._hold_s:
                 self.end("idle" if self._is_named else "vanished")
             self.performance.expire()

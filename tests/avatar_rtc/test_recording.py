@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc.recording import AUDIO_HZ, VIDEO_HZ, Recorder
+from avatar_rtc import recording
+from avatar_rtc.recording import AUDIO_HZ, VIDEO_HZ, Kind, Recorder
 
 
 def picture(time_s: float) -> av.VideoFrame:
@@ -105,3 +107,29 @@ async def test_tracks_last_equally_long(tmp_path: Path, video_s: tuple[float, fl
     assert abs(lasts_s[0] - lasts_s[1]) < 0.039
     assert lasts_s[1] == pytest.approx(both_s, abs=0.08)
     assert max(starts_s) < 0.03
+
+
+async def test_what_cannot_be_written_in_time_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    write = Recorder._write
+
+    def write_later(self: Recorder, kind: Kind, frame: Any) -> None:
+        goes_on.wait(20)
+        write(self, kind, frame)
+
+    monkeypatch.setattr(Recorder, "_write", write_later)
+    monkeypatch.setattr(recording, "MAX_UNWRITTEN", 60)
+    recorder = Recorder(tmp_path / "film.mp4")
+    for at_s in np.arange(0, 4, 0.04):
+        if at_s > 3:  # the disk is fast again
+            goes_on.set()
+            while not recorder._queue.empty():  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        recorder.add("video", picture(at_s))
+        for packet_s in (at_s, at_s + 0.02):
+            recorder.add("audio", sound(packet_s))
+        recorder.align("video", 100.0)
+        recorder.align("audio", 100.0)
+        assert recorder._queue.qsize() <= 60
+    await recorder.close()
+    assert playable_s(tmp_path / "film.mp4") == pytest.approx({"video": 3.96, "audio": 3.98}, abs=0.03), "times stay true"

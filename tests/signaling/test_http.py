@@ -56,7 +56,7 @@ class FakeService:
         self.calls.append((offer, session_id, rights, after))
         return Answer("v2", "e2", "v=0 answer", "s1")
 
-    def create(self, wanted: NewSession) -> dict[str, Any]:
+    async def create(self, wanted: NewSession) -> dict[str, Any]:
         self._check()
         self.calls.append(wanted)
         return {"id": "s1", "name": wanted.name}
@@ -88,7 +88,7 @@ class FakeService:
         self._check(session_id)
         return {"id": session_id}
 
-    def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
+    async def add_output(self, session_id: str, wanted: NewOutput) -> dict[str, Any]:
         self._check(session_id)
         self.calls.append(wanted)
         return {"id": "o1", "type": "recording", "file": "f.webm"}

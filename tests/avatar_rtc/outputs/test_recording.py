@@ -20,7 +20,7 @@ from avatar_rtc.client import Call
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
 from avatar_rtc.media.encode import VideoCodec
 from avatar_rtc.sessions.session import Session
-from signaling.vocabulary import OutputEnded, OutputStarted, SessionCreated
+from signaling.vocabulary import OutputEnded, OutputStarted, ResponseDone, SessionCreated
 from testkit.browser import run_server
 from tests.avatar_rtc.sessions.test_resume import TIMEOUT_S, cut, the, until
 from tests.avatar_rtc.test_recording import playable_s
@@ -186,3 +186,30 @@ async def test_without_a_directory_it_is_said_what_to_set() -> None:
                 assert (response.status, problem["code"]) == (422, "no_recordings")
                 assert "recording.directory" in problem["detail"]
         assert server.registry.num_sessions == 1, "no seat is taken for what is not possible"
+
+
+async def test_a_recording_ends_when_it_is_long_enough(tmp_path: Path) -> None:
+    recording = {"directory": tmp_path, "max_minutes": 0.02}
+    async with serving(recording=recording) as server, calling(server) as call, aiohttp.ClientSession(server.address) as http:
+        output = await begin(http, call.session_id)
+        (ended,) = await call.wait_for(lambda: call.received(OutputEnded), TIMEOUT_S, "it goes on")
+        assert ended.state == "ended"
+        assert "at most 0.02 minutes" in (ended.message or "")
+        async with http.get(output["url"]) as response:
+            assert 1.2 <= (await response.json())["duration_s"] < 1.5
+        assert (await end(http, await begin(http, call.session_id)))["state"] == "ended", "another one may begin"
+
+
+async def test_a_forgotten_recording_keeps_no_seat(tmp_path: Path) -> None:
+    limits = {"idle_s": 1.0}
+    async with serving(recording={"directory": tmp_path}, limits=limits) as server, aiohttp.ClientSession(server.address) as http:
+        async with http.post("/v1/sessions", json={"outputs": [RECORDING]}) as response:
+            made = await response.json()
+        session = the(server)
+        async with http.post(made["events_url"], data=" ".join(["word"] * 12)) as response:
+            assert response.status == 202
+        await session.finished()
+        (done,) = [event for event, _ in session.events.since(0) if isinstance(event, ResponseDone)]
+        assert (done.status, session.reason) == ("completed", "idle"), "what was said is recorded to its end"
+        assert recorded_s(session) > done.heard_ms / 1000
+        await until(lambda: not server.registry.num_sessions, "its seat is not free")

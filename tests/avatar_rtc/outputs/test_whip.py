@@ -185,8 +185,10 @@ def test_nobody_is_pushed_to_who_must_not_be(url: str) -> None:
 
 
 async def test_names_and_addresses_that_lead_inside_are_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    leads_to = iter(["127.0.0.1", "127.0.0.1", "8.8.8.8", "127.0.0.1"])
+
     async def resolve(self: Any, host: str, port: int = 0, family: int = 0) -> list[dict[str, Any]]:
-        return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
+        return [{"hostname": host, "host": next(leads_to), "port": port, "family": 2, "proto": 0, "flags": 0}]
 
     monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)
     async with receiving() as receiver, serving() as server, calling(server) as call:
@@ -194,6 +196,16 @@ async def test_names_and_addresses_that_lead_inside_are_not_connected_to(monkeyp
         assert (status, problem["code"]) == (422, "whip_not_allowed")
         assert "whip.allow" in problem["detail"]
         by_name = {**push_to(receiver), "url": f"http://inside.example.org:{receiver.port}/live"}
+        status, problem = await post(server, call.session_id, by_name)
+        assert (status, problem["code"]) == (422, "whip_not_allowed")
+        assert "inside.example.org leads to no public address" in problem["detail"]
+        async with (
+            aiohttp.ClientSession(server.address) as http,
+            http.post("/v1/sessions", json={"outputs": [by_name]}) as response,
+        ):
+            assert response.status == 422
+        assert server.registry.num_sessions == 1, "no seat is taken for it"
+        # It leads elsewhere when it is connected to.
         assert (await post(server, call.session_id, by_name))[0] == 201
         (ended,) = await call.wait_for(lambda: call.received(OutputEnded), TIMEOUT_S, "nobody is told")
         assert "has no public address" in (ended.message or "")

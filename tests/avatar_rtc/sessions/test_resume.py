@@ -17,8 +17,9 @@ from avatar_rtc.app import Server
 from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import read_tone_hz, word_tone_hz
+from avatar_rtc.sessions import registry
 from avatar_rtc.sessions.session import Session
-from signaling.vocabulary import AudioStarted, Error, ResponseCreate, ResponseDone, SessionCreated, TranscriptDelta
+from signaling.vocabulary import AudioStarted, AvatarState, Error, ResponseCreate, ResponseDone, SessionCreated, TranscriptDelta
 from tests.support.calls import Ear, calling, serving
 
 TIMEOUT_S = 20
@@ -171,3 +172,17 @@ async def test_a_reader_of_events_that_goes_is_no_fault(caplog: pytest.LogCaptur
             assert response.status == 202
         await asyncio.sleep(0.1)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_who_reads_no_events_is_let_go_and_costs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_UNREAD_EVENTS", 8)
+    async with serving() as server, calling(server) as call:
+        log = the(server).events
+        events = server.registry.events(call.session_id, None)
+        reading = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        at = log.last_seq
+        for _ in range(100):
+            log.append(AvatarState(state="listening"))
+        assert (await reading)[1] == at + 1
+        assert [seq async for _, seq in events] == [], "it knows where to go on"
