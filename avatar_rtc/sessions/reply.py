@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from avatar_rtc.media.buffer import MarkReached
 from model.errors import ModelError
 from model.text.prompt import MAX_PROMPT_CHARS
+from model.text.sentences import TextStream
 from signaling.vocabulary import EventError, TranscriptDelta
-
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class Reply:
     first_audio_ms: int | None = None
     hearing: Hearing = field(default_factory=Hearing)
     error: ModelError | None = None
-    _unfinished_text: str = field(default="", init=False)
+    _text: TextStream = field(default_factory=TextStream, init=False)
 
     @property
     def generated(self) -> bool:
@@ -110,29 +107,22 @@ class Reply:
         Raises:
             EventError: with the sentence that it goes on with the piece is too long, and nothing has changed.
         """
-        check_piece(self._unfinished_text + piece)
-        self._unfinished_text += piece
+        check_piece(self._text.pending + piece)
+        self.waiting.extend(map(Line, self._text.feed(piece)))
         self.last_append_s = now_s
-        if more:
-            *whole, self._unfinished_text = _SENTENCE_END.split(self._unfinished_text)
-            self.waiting.extend(map(Line, _tidy(whole)))
-        else:
+        if not more:
             self.close()
 
     def close(self) -> None:
         """Its last piece has come: what is left of its text is a line, too."""
         self.closed = True
-        self.waiting.extend(map(Line, sentences(self._unfinished_text)))
-        self._unfinished_text = ""
+        self.waiting.extend(map(Line, self._text.finish()))
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, each with single spaces between its words."""
-    return _tidy(_SENTENCE_END.split(text))
-
-
-def _tidy(texts: Sequence[str]) -> list[str]:
-    return [" ".join(text.split()) for text in texts if text.strip()]
+    """The sentences of a text, each to be spoken by itself."""
+    stream = TextStream()
+    return [*stream.feed(text), *stream.finish()]
 
 
 def check_piece(text: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model.errors import UnspeakableTextError
+from model.text.heteronyms import retag
 from model.text.lexicon import Following, lexicon, lowered, onset, with_s
 from model.text.normalize import Script, drop_markup, fold, to_words
 from model.text.phonemes import IDS, PUNCTUATION
@@ -149,7 +150,8 @@ def _tokens(text: str) -> list[_Token]:
             elif len(piece) > 1 or (before.isspace() and after.isspace()):
                 piece = "—"
         tokens.append(_Token(piece, start, end, spaced, is_mark))
-    for token, tag in zip(tokens, tagger().tag([_TAGGER_NAMES.get(t.text, t.text) for t in tokens]), strict=True):
+    names = [_TAGGER_NAMES.get(t.text, t.text) for t in tokens]
+    for token, tag in zip(tokens, retag(names, tagger().tag(names)), strict=True):
         token.tag = tag
     return tokens
 

@@ -248,6 +248,11 @@ class Lexicon:
         """Whether the word is listed exactly as it is written."""
         return word in self._entries
 
+    def has_verb(self, word: str) -> bool:
+        """Whether it sounds otherwise as a verb."""
+        entry = _find(self._sure, word)
+        return entry is not None and "VERB=" in entry
+
     def is_word(self, word: str) -> bool:
         """Whether a word in small letters, or what it is made of, is listed as it is written: "meetings", but not "japan"."""
         return self.lists(word) or any(self.lists(stem) for stems, _ in _INFLECTIONS for stem in stems(word))

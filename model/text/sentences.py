@@ -43,6 +43,7 @@ _OPEN = re.compile(
     re.VERBOSE,
 )
 """The same, cut off by the end of what has come."""
+_LINE_STARTS = "\n\r\x0b\x0c\x85\u2028\u2029>"
 _CLOSERS = "\"'”’»)\\]*_~`"
 _END = re.compile(rf"[.!?…]+[{_CLOSERS}]*(?=\s|\Z)|(?<=[a-z]{{2}})[.!?]+(?=[A-Z][a-z'])")
 _EVENT = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]|[<\[!`$\\h]|~~~|[.!?…]+")
@@ -88,10 +89,12 @@ def _joined(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     last_speaks = False
     for start, end in spans:
         said = speaks(text[start:end])
-        if joined and not (said and last_speaks):
+        touches = bool(joined) and joined[-1][1] == start
+        if touches and not (said and last_speaks):
             joined[-1] = (joined[-1][0], end)
-        else:
+        elif said or not joined:
             joined.append((start, end))
+            last_speaks = False
         last_speaks = last_speaks or said
     return joined
 
@@ -105,6 +108,7 @@ class TextStream:
 
     _text: str = field(default="", init=False)
     _silence: str | None = field(default=None, init=False)
+    _begins_line: bool = field(default=True, init=False)
     _said: bool = field(default=False, init=False)
 
     @property
@@ -122,25 +126,28 @@ class TextStream:
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> list[str]:
-        scanner = _Scanner(self._text, final=final, silence=self._silence)
+        scanner = _Scanner(self._text, final=final, silence=self._silence, begins_line=self._begins_line)
         spans = scanner.spans()
         self._silence = None if final else scanner.silence
         given: list[str] = []
-        begin = None
-        done = scanner.done
+        begin = last = None
         for start, end in spans:
-            begin = start if begin is None else begin
+            begin = start if begin is None or last != start else begin
+            last = end
             if speaks(self._text[start:end]):
                 given.append(self._text[begin:end].strip())
                 begin = None
-        if begin is not None:
-            # Decoration waits for words to go with; alone it is given only where there was nothing else.
-            if not final:
-                done = begin
-            elif not given and not self._said and self._text[begin:].strip():
-                given.append(self._text[begin:].strip())
+            elif self._text[start:end].isascii():
+                begin = None
+        # An emoji waits for words to go with; what cannot be said is given only where there was nothing else.
+        done = begin if begin is not None and last == scanner.done else scanner.done
+        if final and spans and not given and not self._said and self._text.strip():
+            given = [self._text.strip()]
         self._said = self._said or bool(given)
-        self._text = "" if final else self._text[done:]
+        done = len(self._text) if final else done
+        if done:
+            self._begins_line = self._text[done - 1] in _LINE_STARTS
+        self._text = self._text[done:]
         return given
 
 
@@ -150,10 +157,11 @@ class _Scanner:
     Args:
         final: nothing follows the text.
         silence: what ends the silence in which the text begins, if it does.
+        begins_line: whether it begins a line.
     """
 
-    def __init__(self, text: str, *, final: bool, silence: str | None = None) -> None:
-        self._text, self._final = text, final
+    def __init__(self, text: str, *, final: bool, silence: str | None = None, begins_line: bool = True) -> None:
+        self._text, self._final, self._begins_line = text, final, begins_line
         self.silence = silence
         self.done = 0
         """Up to here it is decided."""
@@ -180,7 +188,7 @@ class _Scanner:
                 if self.silence is not None:
                     return found
                 continue
-            if text[at] in "<[!`$\\h":
+            if text[at] in "<[!`$\\h~":
                 if breaks := _BREAK.match(text, at):
                     at = breaks.end()
                     found.append((start, at))
@@ -214,7 +222,7 @@ class _Scanner:
             return opens.end(), f"</{opens[1]}>" if opens[1] else "-->"
         line = self._text.rfind("\n", 0, at) + 1
         fence = _FENCE.match(self._text, line)
-        if fence and line <= at <= fence.start(1) and (fence.group().endswith("\n") or self._final):
+        if fence and line <= at <= fence.start(1) and self._is_line(line) and (fence.group().endswith("\n") or self._final):
             return fence.end(), fence[1]
         return None
 
@@ -292,32 +300,29 @@ class _Scanner:
             return False
         if text[at] != "." or text[at : at + 2] == ".." or found.group().rstrip(_CLOSERS.replace("\\", "")) != ".":
             return True
-        line = max(start, text.rfind("\n", 0, at) + 1)
-        if (
-            (line == 0 or line == start or text[line - 1] == "\n")
-            and self._begins_line(line)
-            and _NUMBER_OF_ITEM.match(text[line : at + 1])
-        ):
+        # No number of an item and no abbreviation is longer than this: looking no further back keeps long texts linear.
+        line = max(start, text.rfind("\n", max(start, at - 40), at) + 1)
+        if self._is_line(line) and _NUMBER_OF_ITEM.match(text[line : at + 1]):
             return False
-        # No abbreviation is longer than this: looking no further back keeps long texts linear.
         before = re.split(r"\s", text[max(start, at - 40) : at])
         word = before[-1].lstrip("(\"'“‘[*_")
+        first = text[openers.end()]
+        if word in _NEVER_LAST or (word in _BEFORE_A_NUMBER and (first.isdigit() or first == "#")):
+            return False
+        is_initials = re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", word) is not None
+        is_letter = len(word) == 1 and word.isupper() and word != "I"
+        if not is_letter and not is_initials:
+            return True
+        if not first.isupper():
+            return True
+        if is_letter and len(before) > 1 and before[-2].lower().strip("(\"'*_") in _LETTERED:
+            return True
         following = re.compile(r"[\w'’]+").match(text, openers.end())
-        if following and following.end() == len(text) and not self._final:
+        assert following is not None
+        if following.end() == len(text) and not self._final:
             return None
-        after = following.group() if following else text[openers.end()]
-        if word in _BEFORE_A_NUMBER and (after[0].isdigit() or text[openers.end()] == "#"):
-            return False
-        if word in _NEVER_LAST:
-            return False
-        if re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", word) and len(word) > 3 and word not in ("U.S.A", "Ph.D"):
-            return after.lower() in _STARTERS or not after[0].isupper()
-        if len(word) == 1 and word.isupper() and word != "I":
-            previous = before[-2].lower().strip("(\"'*_") if len(before) > 1 else ""
-            is_letter = previous in _LETTERED or (after.lower() in _STARTERS and len(after) > 1)
-            return is_letter or not after[0].isupper()
-        return True
+        return len(following.group()) > 1 and following.group().lower() in _STARTERS
 
-    def _begins_line(self, line: int) -> bool:
-        """Whether a line begins here, or the text, or a sentence that a line break or nothing comes before."""
-        return line == 0 or self._text[line - 1] in "\n>" or not self._text[:line].strip()
+    def _is_line(self, at: int) -> bool:
+        """Whether a line begins here: after a line break, a tag, or nothing."""
+        return self._text[at - 1] in _LINE_STARTS if at else self._begins_line

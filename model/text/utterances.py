@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model.chunk import Mark, MarkKind
 from model.errors import UnspeakableTextError
+from model.text.normalize import Script, drop_markup
+from model.text.sentences import sentence_spans
 
 WORDS_PER_S = 2.5
 LEAD_S = 0.25
@@ -22,7 +25,7 @@ TAIL_S = 0.4
 EPSILON_S = 1e-6
 """From the last word to the end of the utterance, at least."""
 
-_SENTENCE = re.compile(r"[^.!?;]+[.!?;]*[\"')\]]*\s*")
+_CLAUSE = re.compile(r"[^;]+;*[\"')\]]*\s*")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class _Piece:
         return len(self.words) / WORDS_PER_S
 
 
+def _sentences(text: str) -> Iterator[str]:
+    """The sentences of a text, without marks of markdown and tags; this model reads words as they are written."""
+    for start, end in sentence_spans(text):
+        script = Script.of(text[start:end])
+        drop_markup(script)
+        yield script.text
+
+
 class Utterances:
     """The lines that are still to be said.
 
@@ -89,7 +100,7 @@ class Utterances:
         longest = max(1, int(self._room_s * WORDS_PER_S))
         parts = [
             tuple(words[i : i + longest])
-            for words in (found.group().split() for found in _SENTENCE.finditer(text))
+            for words in (found.group().split() for sentence in _sentences(text) for found in _CLAUSE.finditer(sentence))
             for i in range(0, len(words), longest)
         ]
         pieces = [_Piece(reply_id, words, last and i == len(parts) - 1) for i, words in enumerate(parts)]

@@ -46,6 +46,6 @@ def to_words(script: Script) -> None:
 
 
 def drop_markup(script: Script) -> None:
-    """Takes away marks of markdown and tags from a folded sentence, and keeps its words."""
+    """Takes away marks of markdown and tags from a sentence, folded or not, and keeps its words."""
     for rules in MARKUP:
         rules.apply(script)

@@ -60,7 +60,7 @@ def fold(typed: str) -> Script:
     Raises:
         UnspeakableTextError: a word is written in another script.
     """
-    raw = Script(typed, list(range(len(typed))), list(range(1, len(typed) + 1)))
+    raw = Script.of(typed)
     raw.rewrite(_ENTITY, lambda m: html.unescape(m.group()))
     raw.rewrite(_THOUSANDS_SPACE, lambda m: ",")
     raw.rewrite(_SOURCE_MARK, lambda m: "")

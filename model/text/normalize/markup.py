@@ -122,7 +122,7 @@ def table_row(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"^[ \t]*(?:>[ \t]?)*[ \t]*(?:#{1,6}[ \t]+|(?:[*+•‣◦·-]|>)[ \t]+)",
+    r"(?m)(?:^|(?<=[.!?] )(?=#))[ \t]*(?:>[ \t]?)*[ \t]*(?:#{1,6}|[*+•‣◦·-]|>)(?:[ \t]+|$)",
     {"# Weekend plan": "Weekend plan", "- 3 eggs": "three eggs", "* 2 cups": "two cups", "> Stay hungry.": "Stay hungry."},
 )
 def mark_of_a_line(m: re.Match[str]) -> str:

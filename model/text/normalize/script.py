@@ -22,6 +22,11 @@ class Script:
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, typed: str) -> Script:
+        """The text as it is typed."""
+        return cls(typed, list(range(len(typed))), list(range(1, len(typed) + 1)))
+
     def rewrite(self, pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str | None]) -> None:
         """Replaces each match by what ``replace`` says; None leaves it. Replaced characters stand for the whole match."""
         pieces: list[str] = []

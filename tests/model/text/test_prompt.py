@@ -14,7 +14,8 @@ from model.text.prompt import MAX_PROMPT_CHARS, Prompt, parse_prompt
 @pytest.mark.parametrize(
     ("text", "prompt"),
     [
-        ("Hello,  nice\nto meet you.", Prompt(None, ("Hello, nice to meet you.",), None)),
+        ("Hello,  nice \n\n\n to meet you.", Prompt(None, ("Hello, nice\n\nto meet you.",), None)),
+        ("A man\nin a park. <S>One\n- two<E>", Prompt("A man in a park.", ("One\n- two",), None)),
         ("I <3 you, 1 < 2 <s>", Prompt(None, ("I <3 you, 1 < 2 <s>",), None)),
         ("<S>Hi.<E>", Prompt(None, ("Hi.",), None)),
         (
