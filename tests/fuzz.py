@@ -1,18 +1,19 @@
-"""Mutated events and offers against a real server on the instant engine: nothing may end a call, answer 500, or leak.
+"""Mutated input against a real server on the instant engine: nothing may end a call, answer 500, or leak.
 
-    python -m tests.fuzz events --count 20000
+    python -m tests.fuzz events --count 20000                        # over the data channel and HTTP
     python -m tests.fuzz offers --count 20000 --minutes 60
+    python -m tests.fuzz fragments                                   # of trickle ICE
+    python -m tests.fuzz requests                                    # to any route
 
-Everything stays on loopback: server and client are in this process, and offers name no address to connect to.
+Everything stays on loopback: server and client are in this process, and no other address is named to connect to.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import gc
-import json
+import ipaddress
 import logging
 import math
 import os
@@ -22,7 +23,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -33,14 +33,13 @@ from hypothesis import strategies as st
 
 from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
-from signaling.dialects.avatar import COMMANDS
+from avatar_rtc.logs import shorten_what_is_no_http
 from signaling.vocabulary import Error, Ping, Pong, SessionClosing
-from tests.avatar_rtc.outputs.test_offer import SHAPES
+from tests import fuzz_cases
 from tests.support.calls import serving
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).parent.parent
 SDP = {"Content-Type": "application/sdp"}
 ANSWER_S = 20.0
 MAX_FRAME_BYTES = 60_000
@@ -52,78 +51,6 @@ MAX_STILL_S = 5.0
 """Whoever stands still for longer without computing was stopped, or the machine was."""
 MAX_STILL_SHARE = 0.1
 RECOVERY_S = 60.0
-
-# What to begin with, and what to put in.
-
-EVENTS = [
-    *re.findall(r"```json client\n(.*?)\n```", (ROOT / "docs" / "protocol.md").read_text(), re.DOTALL),
-    '{"type":"response.create","input":"Great\\ud83d news.","mode":"append","more":true,"id":"r"}',
-    '{"type":"session.update","image":"iVBORw0KGgoAAAANSUhEUgAA"}',
-    '{"type":"ping","event_id":"e","t":1e300}',
-    "Hello, nice to meet you.",
-    "A man. <S>Good morning.<E> <AUDCAP>a deep voice<ENDAUDCAP>",
-]
-NASTY = ["\\ud83d", "\\ude00", "\\u0000", "\\\\", '"', "{", "}", "[", "]", ":", ",", "null", "true", "NaN", "-Infinity"]
-NASTY += ["1e999", "-0.0", "9" * 400, "日本語", "\ufeff", "\ufffd", "\x00", "\u2028", " ", "\n", "x" * 3000, "[" * 2000]
-NASTY += ["<S>", "<E>", "<AUDCAP>", '"event_id":"\\ud83d",', '"id":"r",', '"mode":"append",', '"more":true,', '"input":"",']
-NASTY_SDP = ["\r\n", "\n", " ", ":", "/", "=", "-1", "0", "255", "9" * 40, "\x00", "ü", "\ufffd"]
-NASTY_SDP += [
-    f"{line}\r\n"
-    for line in (
-        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
-        "m=video 0 UDP/TLS/RTP/SAVPF 96",
-        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
-        *("a=mid:0", "a=mid", "a=sendonly", "a=inactive", "a=fmtp:98 apt=97", "a=group:BUNDLE 0 1", "a=max-message-size:-1"),
-        *("a=sctp-port:99999999", "a=setup:holdconn", "a=ice-lite", "a=rtcp-fb:* nack", "a=extmap:1/sendonly x"),
-    )
-]
-
-
-def mutated(seeds: list[str], pieces: list[str]) -> st.SearchStrategy[str]:
-    """A seed after up to eight edits."""
-    piece = st.one_of(st.sampled_from(pieces), st.text(max_size=6))
-    edit = st.tuples(
-        st.sampled_from(["insert", "replace", "delete", "double", "swap"]), st.floats(0, 1), st.integers(1, 60), piece
-    )
-
-    def apply(seed: str, edits: list[tuple[str, float, int, str]]) -> str:
-        for kind, where, length, put in edits:
-            at = int(where * len(seed))
-            before, part, after = seed[:at], seed[at : at + length], seed[at + length :]
-            changed = {"insert": put + part, "replace": put, "delete": "", "double": part + part, "swap": part[::-1]}[kind]
-            seed = before + changed + after
-        return seed
-
-    return st.builds(apply, st.sampled_from(seeds), st.lists(edit, max_size=8))
-
-
-def mutated_lines(seeds: list[str]) -> st.SearchStrategy[str]:
-    """A seed whose lines are lost, doubled, or elsewhere."""
-
-    def apply(seed: str, edits: list[tuple[str, float, float]]) -> str:
-        lines = seed.splitlines()
-        for kind, where, to in edits:
-            if lines:
-                line = lines.pop(int(where * (len(lines) - 1)))
-                for _ in range({"lose": 0, "move": 1, "double": 2}[kind]):
-                    lines.insert(int(to * len(lines)), line)
-        return "\r\n".join(lines) + "\r\n"
-
-    edit = st.tuples(st.sampled_from(["lose", "move", "double"]), st.floats(0, 1), st.floats(0, 1))
-    return st.builds(apply, st.sampled_from(seeds), st.lists(edit, max_size=12))
-
-
-def made_up_events() -> st.SearchStrategy[str]:
-    """JSON with the names of our events and fields, and anything for values."""
-    fields = sorted({field.name for command in COMMANDS.values() for field in dataclasses.fields(command)})
-    text = st.one_of(
-        st.text(st.characters(exclude_categories=()), max_size=20),
-        st.sampled_from(["a\ud83d", "r", "replace", "append", "clara"]),
-    )
-    number = st.one_of(st.integers(), st.floats(), st.sampled_from([10**400, -(10**400), 2**63, 10**4000 - 1]))
-    value = st.one_of(text, number, st.booleans(), st.none(), st.lists(number, max_size=3))
-    event = st.fixed_dictionaries({"type": st.sampled_from([*COMMANDS, "dance"])}, optional=dict.fromkeys(fields, value))
-    return event.map(json.dumps)
 
 
 class Errors(logging.Handler):
@@ -151,16 +78,20 @@ class Target:
         self._stack = AsyncExitStack()
         self._call: Call | None = None
         self._number = 0
+        self._named = ""
+        self._offer = make_offer()
         self._stopped_s = -math.inf
 
     def __enter__(self) -> Target:
         logging.getLogger().addHandler(self.errors)
+        logging.getLogger("aiohttp.server").addFilter(shorten_what_is_no_http)
         self.run(self._start)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._runner.run(self._stack.aclose())
         self._runner.close()
+        logging.getLogger("aiohttp.server").removeFilter(shorten_what_is_no_http)
         logging.getLogger().removeHandler(self.errors)
 
     def run(self, step: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
@@ -213,8 +144,8 @@ class Target:
 
     async def take_events(self, events: Sequence[tuple[str, str]]) -> None:
         """Events one after the other, each over HTTP or the data channel; then the call must be as alive as before."""
-        call = self._call = self._call or await self._connect()
-        call.events.clear()
+        events = [event for event in events if len(event[0]) <= MAX_FRAME_BYTES]
+        call = await self._caller()
         outcomes: Counter[str] = Counter()
         try:
             for frame, way in events:
@@ -249,10 +180,13 @@ class Target:
         assert len(call.video.pts) > pictures + 5
         assert len(call.audio.pts) > sounds + 5
 
-    async def _connect(self) -> Call:
-        call = Call(self._server.address)
-        await call.connect()
-        return call
+    async def _caller(self) -> Call:
+        """The call that must be as alive afterwards."""
+        if self._call is None:
+            self._call = Call(self._server.address)
+            await self._call.connect()
+        self._call.events.clear()
+        return self._call
 
     async def _check_alive(self, call: Call) -> None:
         """The session has come to the end of what it was sent: it answers what was sent last."""
@@ -276,14 +210,18 @@ class Target:
         return "; ".join(f"{side}: {_state(peer)}" for side, peer in sides.items())
 
     async def hang_up(self) -> None:
+        """All sessions end."""
         if self._call is not None:
             call, self._call = self._call, None
             await call.close()
+        await self._end_others()
 
     # Offers.
 
     async def take_offer(self, offer: str) -> None:
         """One offer; if it is taken, the session is ended. All seats are free afterwards."""
+        if "a=candidate" in offer or len(offer) > MAX_FRAME_BYTES:
+            return
         self.outcomes["sent"] += 1
         async with self._http.post(f"{self._server.address}/whep", data=offer.encode(), headers=SDP) as response:
             self.outcomes[f"HTTP {response.status}"] += 1
@@ -294,12 +232,107 @@ class Target:
                 assert response.status == 200
         assert self._server.registry.num_sessions == 0
 
+    # Fragments.
+
+    async def take_fragment(self, case: tuple[str, str, bool]) -> None:
+        """One fragment to the viewer of a running call, or to one whose addresses are not known yet."""
+        fragment, etag, is_running = case
+        if not _stays_here(fragment) or len(fragment) > MAX_FRAME_BYTES:
+            return
+        self.outcomes["sent"] += 1
+        call = await self._caller()
+        if is_running:
+            await self._trickle(call.resource, call.peer.localDescription.sdp, fragment, etag or call.etag)
+            await self._check_alive(call)
+            return
+        async with self._http.post(f"{self._server.address}/whep", data=self._offer, headers=SDP) as response:
+            assert response.status == 201
+            resource = urljoin(f"{self._server.address}/whep", response.headers["Location"])
+            await self._trickle(resource, self._offer, fragment, etag or response.headers["ETag"])
+        async with self._http.delete(resource) as response:
+            assert response.status == 200
+
+    async def _trickle(self, resource: str, offer: str, fragment: str, etag: str) -> None:
+        found = re.search(r"a=ice-ufrag:(\S+)", offer)
+        assert found is not None
+        body = fragment.replace("{ufrag}", found[1]).encode()
+        headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": etag}
+        async with self._http.patch(resource, data=body, headers=headers) as response:
+            self.outcomes[f"HTTP {response.status}"] += 1
+            assert response.status in (204, 400, 412, 413, 422), await response.text()
+
+    # Requests.
+
+    async def take_request(self, request: fuzz_cases.Request) -> None:
+        """One request; what it made is ended, and the call is as alive as before."""
+        method, target, headers, body = request
+        call = await self._caller()
+        if self._named not in {session.session_id for session in self._server.registry.live}:
+            async with self._http.post(f"{self._server.address}/v1/sessions", json={"idle_s": 3600}) as response:
+                self._named = (await response.json())["id"]
+        data = body.replace("{id}", self._named).encode()
+        lines = [f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(data)}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        head = "".join(re.sub(r"[\r\n]", "", line) + "\r\n" for line in lines).replace("{id}", self._named)
+        if "a=candidate" in body or not _stays_here(head + body) or len(data) > MAX_FRAME_BYTES:
+            return
+        self.outcomes["sent"] += 1
+        answer = await self._ask(head.encode() + b"\r\n" + data)
+        self.outcomes[answer] += 1
+        assert re.fullmatch(r"HTTP [1-4]\d\d|HTTP 503|closed", answer), answer
+        await self._end_others(call.session_id, self._named)
+        await self._check_alive(call)
+
+    async def _ask(self, request: bytes) -> str:
+        """The status of the answer. Its body is not waited for: there are some without an end."""
+        port = int(self._server.address.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(request)
+            async with asyncio.timeout(ANSWER_S):
+                while True:
+                    line = await reader.readline()
+                    if not line or not line.startswith(b"HTTP/1.1 100"):
+                        return f"HTTP {line.split()[1].decode()}" if line else "closed"
+                    await reader.readline()
+        except ConnectionError:
+            return "closed"
+        finally:
+            writer.close()
+
+    async def _end_others(self, *session_ids: str) -> None:
+        for session in self._server.registry.live:
+            if session.session_id not in session_ids:
+                session.end("deleted")
+                await session.finished()
+
+    def kinds(self) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Coroutine[Any, Any, None]]]]:
+        """What is made up, and what takes it."""
+        frames = st.one_of(fuzz_cases.mutated(fuzz_cases.EVENTS, fuzz_cases.NASTY), fuzz_cases.made_up_events())
+        event = st.tuples(frames, st.sampled_from(["text", "bytes", "http"]))
+        etag = st.sampled_from(["", "", "", "*", '"x"', "x"])
+        return {
+            "events": (st.lists(event, min_size=1, max_size=MAX_EVENTS_IN_A_ROW), self.take_events),
+            "offers": (fuzz_cases.offers(self._offer), self.take_offer),
+            "fragments": (st.tuples(fuzz_cases.fragments(), etag, st.booleans()), self.take_fragment),
+            "requests": (fuzz_cases.requests(), self.take_request),
+        }
+
     async def settle(self) -> int:
-        """How many file descriptors are open when nothing goes on."""
+        """How many file descriptors are open, and tasks run, when nothing goes on."""
         await asyncio.sleep(0.5)
         gc.collect()
         assert self._server.registry.num_sessions == 0
-        return len(os.listdir("/proc/self/fd"))
+        return len(os.listdir("/proc/self/fd")) + len(asyncio.all_tasks())
+
+
+def _stays_here(text: str) -> bool:
+    """Whether all addresses that it names are of this machine."""
+    for word in re.split(r"[^0-9A-Fa-f:.]", text):
+        with suppress(ValueError):
+            if not ipaddress.ip_address(word).is_loopback:
+                return False
+    return "whip" not in text or "//" not in text
 
 
 def _is_text(data: bytes) -> bool:
@@ -347,7 +380,7 @@ def fuzz(
     """Mutate and send; what came of it.
 
     Args:
-        what: ``events`` or ``offers``.
+        what: ``events``, ``offers``, ``fragments`` or ``requests``.
         count: at most so many.
         minutes: after them no more are sent.
         on_progress: hears now and then what came of it so far.
@@ -358,27 +391,16 @@ def fuzz(
     end_s, told_s = time.monotonic() + 60 * minutes, time.monotonic()
     checked = 0
     with Target() as target:
-        if what == "events":
-            frames = st.one_of(mutated(EVENTS, NASTY), made_up_events())
-            event = st.tuples(frames, st.sampled_from(["text", "bytes", "http"]))
-            cases = st.lists(event, min_size=1, max_size=MAX_EVENTS_IN_A_ROW)
-        else:
-            seeds = [make_offer(), (ROOT / "tests" / "data" / "chromium_offer.sdp").read_bytes().decode()]
-            seeds += [text for text, _, _ in SHAPES.values()]
-            cases = st.one_of(mutated(seeds, NASTY_SDP), mutated_lines(seeds))
+        cases, take = target.kinds()[what]
 
         def send(case: Any) -> None:
             nonlocal told_s, checked
             if time.monotonic() > end_s or target.outcomes["sent"] >= count:
                 raise Enough
-            if what == "offers":
-                if "a=candidate" not in case and len(case) <= MAX_FRAME_BYTES:
-                    target.run(target.take_offer, case)
-            else:
-                target.run(target.take_events, [event for event in case if len(event[0]) <= MAX_FRAME_BYTES])
-                if target.outcomes["sent"] - checked >= CHECK_TRACKS_EVERY:
-                    checked = target.outcomes["sent"]
-                    target.run(target.check_tracks)
+            target.run(take, case)
+            if target.outcomes["sent"] - checked >= CHECK_TRACKS_EVERY:
+                checked = target.outcomes["sent"]
+                target.run(target.check_tracks)
             if time.monotonic() - told_s >= TELL_EVERY_S:
                 told_s = time.monotonic()
                 on_progress(target.outcomes)
@@ -393,11 +415,10 @@ def fuzz(
         opened = target.run(target.settle)
         with suppress(Enough):
             hypothesis.seed(seed)(rules(hypothesis.given(cases)(send)))()
-        if what == "events":
-            target.run(target.check_tracks)
+        target.run(target.check_tracks)
         target.run(target.hang_up)
         left = target.run(target.settle)
-        assert left <= opened, f"{left - opened} file descriptors are left"
+        assert left <= opened, f"{left} file descriptors and tasks are left, of {opened}"
         return target.outcomes
 
 
@@ -405,7 +426,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("events", "offers"))
+    parser.add_argument("what", choices=("events", "offers", "fragments", "requests"))
     parser.add_argument("--count", type=int, default=20_000, help="how many (default: 20000)")
     parser.add_argument("--minutes", type=float, default=30.0, help="not longer than this (default: 30)")
     parser.add_argument(

@@ -1,7 +1,8 @@
 """What aiortc must do otherwise, for one call at a time. Everything that touches its insides is in this file, on instances, never
 on modules.
 
-Of transports: bounded gathering, a port range, signs of life, quick retransmission, and messages that neither raise nor get lost.
+Of transports: bounded gathering, a port range, bounded candidates, signs of life, quick retransmission, and messages that neither
+raise nor get lost.
 Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
 sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
 Ours say which media time belongs to which RTP time stamp.
@@ -45,6 +46,8 @@ RECEIVE_BUFFER_BYTES = 1 << 20
 CONSENT_EVERY_S = 5.0
 CONSENT_RETRANSMISSIONS = 5
 """At 0.5, 1, 2, 4, 8 and 16 s each: 31.5 s in all."""
+MAX_REMOTE_CANDIDATES = 50
+"""Twice that are checked with two addresses of ours, which RFC 8445 (section 6.1.2.5) takes for enough."""
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
 MAX_STREAM_ID = 65534
@@ -63,6 +66,21 @@ def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None
         return hosts + list(await gather(component, [], timeout=GATHER_TIMEOUT_S))
 
     connection.get_component_candidates = get_component_candidates
+
+
+def bound_candidates(gatherer: RTCIceGatherer) -> None:
+    """Take so many addresses of the peer, and pass over the others. To be called before the first one is known.
+
+    With each of them all pairs are sorted anew and each pair is checked: with a few thousand nothing else would ever be done.
+    """
+    connection: Any = gatherer._connection
+    add = connection.add_remote_candidate
+
+    async def add_remote_candidate(candidate: Candidate | None) -> None:
+        if candidate is None or len(connection.remote_candidates) < MAX_REMOTE_CANDIDATES:
+            await add(candidate)
+
+    connection.add_remote_candidate = add_remote_candidate
 
 
 def be_patient(gatherer: RTCIceGatherer) -> None:

@@ -97,9 +97,10 @@ class SendingPeer(ABC):
             patches.prepare_sender(transceiver.sender, reader, self._clock, VIDEO_CLOCK_HZ if is_video else OPUS_CLOCK_HZ)
         return codecs
 
-    def _bound_gathering(self) -> None:
-        """To be called before addresses are gathered."""
+    def _bound_ice(self) -> None:
+        """To be called before addresses of either side are known."""
         for gatherer in {ice.iceGatherer for ice in self._transports()}:
+            patches.bound_candidates(gatherer)
             patches.bound_gathering(gatherer, self._config.ice.udp_ports)
             patches.be_patient(gatherer)
 

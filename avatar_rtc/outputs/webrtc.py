@@ -96,9 +96,9 @@ class Viewer(SendingPeer):
             self._plan = plan = plan_media(offer, self._config.media.video_codecs)
             for planned in plan.tracks:
                 self._send(planned.kind, planned.codecs)
+            self._bound_ice()
             await self._peer.setRemoteDescription(RTCSessionDescription(plan.sdp, "offer"))
         codecs = self._read()
-        self._bound_gathering()
         if self._peer.sctp is not None:
             patches.quicken_retransmission(self._peer.sctp)
             patches.take_every_message(self._peer.sctp)

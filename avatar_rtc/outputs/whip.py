@@ -229,7 +229,7 @@ class _Peer(SendingPeer):
         encoded = [codec for codec in self._broadcast.codecs if codec in self._config.media.video_codecs]
         self._send("video", _capabilities("video", [*encoded, *self._config.media.video_codecs]))
         self._send("audio", _capabilities("audio", ["opus"]))
-        self._bound_gathering()
+        self._bound_ice()
         await self._peer.setLocalDescription(await self._peer.createOffer())
         self._listen()
         offer = self._peer.localDescription.sdp

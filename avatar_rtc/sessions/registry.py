@@ -184,10 +184,12 @@ class Registry:
         try:
             while not is_behind:
                 news = asyncio.ensure_future(queue.get())
-                await asyncio.wait((news, over), return_when=asyncio.FIRST_COMPLETED)
-                if not news.done():
-                    news.cancel()
-                    return
+                try:
+                    await asyncio.wait((news, over), return_when=asyncio.FIRST_COMPLETED)
+                    if not news.done():
+                        return
+                finally:
+                    news.cancel()  # also where the reader has gone meanwhile
                 yield news.result()
         finally:
             stop()

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+import aiohttp
 import aioice.ice
 import pytest
 from aiortc.rtcsctptransport import DataChunk
@@ -83,3 +84,18 @@ async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.Monk
             while num_late < 8:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.05)
         assert (await call.speak("Still here.")).status == "completed"
+
+
+async def test_of_many_addresses_some_are_taken() -> None:
+    """With all of them the server would be busy for minutes, and so with all calls."""
+    fragment = "m=video 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n"
+    fragment += "".join(f"a=candidate:{i} 1 udp 1 127.0.0.1 {1024 + i} typ host\r\n" for i in range(900))
+    headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": "*"}
+    async with serving() as server, calling(server) as call, aiohttp.ClientSession() as http:
+        async with http.patch(call.resource, data=fragment, headers=headers) as response:
+            assert response.status == 204
+        (session,) = server.registry.live
+        (viewer,) = session.audience.viewers.values()
+        (ice,) = viewer._transports()
+        assert len(ice.getRemoteCandidates()) == aiortc_patches.MAX_REMOTE_CANDIDATES
+        assert (await call.speak("The call goes on.")).status == "completed"

@@ -34,7 +34,8 @@ from signaling.vocabulary import (
     SessionUpdated,
     TranscriptDelta,
 )
-from tests.support.calls import Ear, calling, serving
+from testkit.hearing import Ear
+from tests.support.calls import calling, serving
 from tests.support.instant_engine import InstantEngine
 from tests.support.lateness import Lateness, lateness
 

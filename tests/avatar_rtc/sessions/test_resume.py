@@ -10,21 +10,18 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 
 from avatar_rtc.app import Server
 from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
-from avatar_rtc.fake import read_tone_hz, word_tone_hz
 from avatar_rtc.sessions import registry
 from avatar_rtc.sessions.session import Session
 from signaling.vocabulary import AudioStarted, AvatarState, Error, ResponseCreate, ResponseDone, SessionCreated, TranscriptDelta
-from tests.support.calls import Ear, calling, serving
+from testkit.hearing import WORDS, Ear, words_heard
+from tests.support.calls import calling, serving
 
 TIMEOUT_S = 20
-WORDS = "alpha charlie delta echo foxtrot hotel juliett kilo lima mike november papa"
-"""Each has a tone of its own."""
 
 
 def cut(call: Call) -> None:
@@ -74,18 +71,7 @@ async def test_a_line_goes_on_where_it_was_heard_last() -> None:
         assert call.received(SessionCreated)[-1].resumed
         assert server.registry.num_sessions == 1
         # The sound itself: each word's tone is heard, and in its order.
-        heard = [*tones(first_ear), *tones(second_ear)]
-        order = [word for word, following in zip(heard, [*heard[1:], None], strict=True) if word != following]
-        assert order == WORDS.split()
-
-
-def tones(ear: Ear) -> list[str]:
-    """The words whose tones are heard, window by window."""
-    by_hz = {word_tone_hz(word): word for word in WORDS.split()}
-    samples = ear.samples
-    windows = samples[: len(samples) // 2400 * 2400].reshape(-1, 2400)
-    found = [read_tone_hz(window.astype(float), 48_000) for window in windows if np.abs(window).max() > 1000]
-    return [by_hz[hz] for hz in found if hz in by_hz]
+        assert words_heard(first_ear.samples, second_ear.samples, sample_rate_hz=48_000) == WORDS.split()
 
 
 async def test_one_that_does_not_come_back_loses_its_seat_when_the_grace_is_over() -> None:
@@ -161,16 +147,22 @@ async def test_a_session_without_a_viewer_waits_for_one_and_is_led_over_http() -
         assert server.registry.num_sessions == 0
 
 
-async def test_a_reader_of_events_that_goes_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reader_of_events_that_goes_is_no_fault_and_leaves_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signaling.http.SIGN_OF_LIFE_S", 0.2)
     async with serving() as server, aiohttp.ClientSession(server.address) as http:
         async with http.post("/v1/sessions", json={}) as response:
             made = await response.json()
-        events = await http.get(made["events_url"])
-        events.close()
-        await asyncio.sleep(0.1)
-        async with http.post(made["events_url"], data="Nobody reads this.") as response:
-            assert response.status == 202
-        await asyncio.sleep(0.1)
+        # One is noticed when something happens, the other one by itself.
+        for happens in (True, False):
+            (await http.get(made["events_url"])).close()
+            if happens:
+                async with http.post(made["events_url"], data="Nobody reads this.") as response:
+                    assert response.status == 202
+            await until(
+                lambda: not any("Queue.get" in repr(task) for task in asyncio.all_tasks()), "somebody still waits for events"
+            )
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
