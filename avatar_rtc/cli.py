@@ -34,6 +34,7 @@ examples:
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
                                                           the same into a film, without a server
   avatar-rtc download inference --dir weights             the published model's weights
+  avatar-rtc pronounce "Dr. Lee owes $5."                 the words as they will be spoken
   avatar-rtc doctor                                       what this machine lacks, and what to do about it
 """
 SERVE_EXAMPLES = """
@@ -82,6 +83,15 @@ examples:
   avatar-rtc config pocket > mine.yaml                    a copy to change; serve it with --config mine.yaml
 """
 
+PRONOUNCE_EXAMPLES = """
+examples:
+  avatar-rtc pronounce "Dr. Lee lives at 12 Elm Dr."       Doctor Lee lives at twelve Elm Drive.
+  avatar-rtc pronounce "It costs $5." --phonemes           and below it how that sounds, in the alphabet of Kokoro's voices
+  avatar-rtc pronounce -                                   standard input, with its line breaks
+  avatar-rtc pronounce --piece "It is 3" --piece ".5 km."  pieces as a language model streams them
+
+docs/text.md says how everything is read.
+"""
 KEYS_EXAMPLES = """
 examples:
   avatar-rtc keys add web                                 a key that may call, speak and watch; its hash goes to keys.yaml
@@ -377,6 +387,14 @@ def _download(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pronounce(options: argparse.Namespace) -> int:
+    from avatar_rtc import pronounce
+
+    if (options.text is None) == (options.piece is None):
+        raise UsageError("give a text, or pieces of one with --piece")
+    return pronounce.run(options)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from avatar_rtc import doctor
 
@@ -523,6 +541,11 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("group", choices=("inference", "train", "reward"), help="what for")
     download.add_argument("--dir", type=Path, required=True, metavar="DIR", help="where to; made if it is not there")
     download.add_argument("--yes", action="store_true", help="do not ask")
+
+    pronounce = command("pronounce", _pronounce, "Print the words of a text as they will be spoken.", PRONOUNCE_EXAMPLES)
+    pronounce.add_argument("text", nargs="?", help="what a call would be sent: a text or a prompt; - reads standard input")
+    pronounce.add_argument("--piece", action="append", metavar="TEXT", help="a piece of a streamed text; repeat it")
+    pronounce.add_argument("--phonemes", action="store_true", help="print each sentence's phonemes, too")
 
     doctor = command("doctor", _doctor, "Check this machine, and say what to do about what is missing.", "")
     doctor.add_argument(

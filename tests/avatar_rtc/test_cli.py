@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import socket
@@ -18,7 +19,7 @@ from avatar_rtc import cli, client, doctor, prediction, processor, resources
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "keys", "evaluate")
+COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "keys", "evaluate", "pronounce")
 DATA_COMMANDS = tuple(("train", word) for word in cli.TRAIN_DATA)
 
 
@@ -50,7 +51,7 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        r"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:serve|say|generate|download|doctor|config|train|evaluate|keys) ?.*)$",
+        rf"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:{'|'.join(COMMANDS)}) ?.*)$",
         re.sub(r" *\\\n *", " ", "\n".join(texts)),
         re.MULTILINE,
     )
@@ -71,6 +72,24 @@ def test_links_lead_somewhere(path: str) -> None:
     page = ROOT / path
     links = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_pronounce_prints_a_sentence_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(capsys, "pronounce", "# To do\n- Pay $5") == (0, "To do\nPay five dollars\n", "")
+    assert run(capsys, "pronounce", "Hello there.", "--phonemes") == (0, "Hello there.\n    həlˈO ðˈɛɹ.\n", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("A man. <S>Hi.<E>\n"))
+    assert run(capsys, "pronounce", "-") == (0, "Hi.\n", "")
+    pieces = ("pronounce", "--piece", "<thi", "--piece", "nk>Hm.</think>It is 3", "--piece", ".5 km. Bye")
+    assert run(capsys, *pieces) == (0, "It is three point five kilometers.\nBye\n", "")
+    for arguments, says in (((), "give a text"), (("a", "--piece", "b"), "give a text"), (("😀",), "nothing to speak")):
+        code, out, err = run(capsys, "pronounce", *arguments)
+        assert (code, out) == (2, "")
+        assert says in err
+
+
+def test_pronounce_does_not_wait_for_torch() -> None:
+    probe = "import sys; from avatar_rtc import cli; cli.main(['pronounce', 'Hi.']); print({'torch', 'av'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True) == "Hi.\nset()\n"
 
 
 def test_help_does_not_wait_for_torch() -> None:
