@@ -39,6 +39,8 @@ RETELL_SHARE = 0.2
 """A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
 MAX_REMEMBERED_IDS = 1024
 MAX_WAITING_LINES = 256
+MAX_PUSHED_LINES = 32
+"""So many lines of a reply the engine has at once; what comes faster than it is said waits here, where it is counted."""
 ENGINE_FAILED = "The engine stopped and is being restarted. Send the text again."
 
 
@@ -149,7 +151,7 @@ class Conversation:
             self._must_silence = False
             return Silence()
         reply = next((r for r in self._replies if not r.generated), None)
-        if not can_push or reply is None or not reply.waiting:
+        if not can_push or reply is None or not reply.waiting or reply.num_pushed - reply.num_generated >= MAX_PUSHED_LINES:
             return None
         line = reply.waiting.popleft()
         line_id = f"{reply.reply_id}#{reply.num_pushed}"

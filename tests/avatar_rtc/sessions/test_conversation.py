@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from avatar_rtc.media.buffer import MarkReached
-from avatar_rtc.sessions.conversation import ENGINE_FAILED, Conversation, Playhead, Push, Silence
+from avatar_rtc.sessions.conversation import (
+    ENGINE_FAILED,
+    MAX_PUSHED_LINES,
+    MAX_WAITING_LINES,
+    Conversation,
+    Playhead,
+    Push,
+    Silence,
+)
 from model.chunk import Mark
 from model.errors import PromptError
 from signaling.vocabulary import (
@@ -207,6 +215,33 @@ def test_pieces_are_said_sentence_by_sentence_and_end_with_the_last() -> None:
         with pytest.raises(EventError) as caught:
             stage.send("", mode="append", **wrong)
         assert caught.value.code == code
+
+
+def test_text_that_comes_faster_than_it_is_said_waits_and_is_bounded() -> None:
+    stage = Stage()
+    sent: list[str] = []
+    heard: list[str] = []
+
+    def flood() -> None:
+        while len(sent) < 10_000:
+            stage.send(f"Word{len(sent)}. ", reply_id="r", mode="append", more=True)
+            sent.append(f"Word{len(sent)}.")
+
+    def play() -> None:
+        while stage.lines:
+            heard.append(stage.lines[0].text)
+            stage.conversation.generated(stage.lines[0].line_id)
+            stage.play()
+
+    with pytest.raises(EventError, match="sentences wait already") as caught:
+        flood()
+    assert caught.value.code == "queue_full"
+    assert len(stage.lines) == MAX_PUSHED_LINES
+    assert len(sent) <= MAX_PUSHED_LINES + MAX_WAITING_LINES + 1, "and one that may go on"
+    play()
+    stage.send(reply_id="r", mode="append")
+    play()
+    assert heard == sent, "nothing is lost, and in order"
 
 
 def test_a_reply_whose_last_piece_does_not_come_is_closed() -> None:
