@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,22 @@ def test_importing_does_not_bring_in(modules: list[str], forbidden: list[str]) -
     imports = "\n".join(f"import {module}" for module in modules)
     script = f"{imports}\nimport sys\nprint(*({set(forbidden)!r} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True).split() == []
+
+
+def test_the_codemap_leads_somewhere() -> None:
+    """Each path, which counts from the root or from the one before it in its row."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    lost = []
+    for row in rows:
+        here = ROOT
+        for name in re.findall(r"`([^`]+)`", row):
+            path = next((path for path in (ROOT / name, here / name) if path.exists()), None)
+            if path is None:
+                lost.append(name)
+            else:
+                here = path if path.is_dir() else path.parent
+    assert lost == []
 
 
 def test_the_network_knows_no_media_library() -> None:

@@ -195,7 +195,7 @@ async def test_the_shell_of_the_readme_runs() -> None:
     async with serving() as server, calling(server) as call:
         answers = []
         for line in block.splitlines():
-            command = line.replace("http://127.0.0.1:8080", server.address).replace("$ID", call.session_id)
+            command = line.replace("http://127.0.0.1:8080", server.address).replace("$ID", call.resource.rpartition("/")[2])
             process = await asyncio.create_subprocess_shell(f"{command} --silent --fail", stdout=asyncio.subprocess.PIPE)
             answers.append(json.loads((await process.communicate())[0]))
         await call.wait_for(lambda: call.received(ResponseCreated), 5, "nothing is said")
