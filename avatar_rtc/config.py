@@ -83,7 +83,8 @@ class LimitsConfig(_Strict):
         join_timeout_s: a session that does not connect by then is ended.
         vanish_after_s: a client from which nothing arrived for so long is gone.
         grace_s: a session that came with a call is held for so long when its caller vanishes, and can be resumed.
-        idle_s: a session that was made without a viewer ends when it has had none for so long.
+        idle_s: a session that was made without a viewer ends when for so long it has had none, no push, and no recording in
+            which something is said.
         open_reply_timeout_s: a reply whose last piece does not come is closed.
         requests_per_minute: POST and PATCH of one principal, and of one address: so many at once, and so many a minute. Addresses
             of this machine, those of proxies on it, are not counted. null: as many as they like.

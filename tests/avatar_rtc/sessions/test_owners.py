@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from avatar_rtc.client import Call
 from avatar_rtc.config import AuthConfig
 from avatar_rtc.keys import add_key
+from avatar_rtc.sessions import registry
 from signaling.vocabulary import Error, ResponseCreate, ResponseDone, SessionCreated
-from tests.support.calls import make_config, serving
+from tests.avatar_rtc.outputs.test_offer import VIDEO, offer
+from tests.support.calls import calling, make_config, serving
 
 TIMEOUT_S = 20
 
@@ -71,3 +74,22 @@ async def test_a_name_is_taken_among_ones_own_sessions_only(tmp_path: Path) -> N
             headers = {"Authorization": f"Bearer {key}"}
             async with http.post("/v1/sessions", json={"name": "lobby"}, headers=headers) as response:
                 assert response.status == expected
+
+
+async def test_a_caller_is_remembered_however_many_watch_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_ENDED", 1)
+    monkeypatch.setattr(registry, "MAX_VIEWERS", 2)
+    sdp, headers = offer(VIDEO, bundle="0"), {"Content-Type": "application/sdp"}
+    async with serving() as server, aiohttp.ClientSession(server.address) as http, calling(server) as call:
+        watched: list[str] = []
+        for _ in range(6):
+            async with http.post(f"/whep?session={call.session_id}&role=watch", data=sdp, headers=headers) as response:
+                assert response.status == 201
+                watched.append(f"/{response.headers['Location']}")
+            async with http.delete(watched[-1]) as response:
+                assert response.status == 200
+        async with http.delete(watched[0]) as response:
+            assert response.status == 404, "forgotten"
+        async with http.delete(call.resource) as response:
+            assert response.status == 200
+        assert server.registry.num_sessions == 0
