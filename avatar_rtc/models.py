@@ -30,9 +30,9 @@ def model_loader(engine: EngineConfig) -> ModelLoader:
 
 def load_checkpoint(checkpoint_dir: Path, on_progress: OnProgress) -> Model:
     """A network of pocket's kind, from anywhere."""
-    from model import pipeline
+    from model import pocket
 
-    return pipeline.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)
+    return pocket.load(checkpoint_dir, min(resources.num_cores(), MAX_THREADS), on_progress)
 
 
 def _load_published(weights_dir: Path, network: Path, devices: tuple[str, ...], on_progress: OnProgress) -> Model:

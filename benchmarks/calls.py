@@ -16,8 +16,8 @@ from avatar_rtc.engine.api import Engine, EngineStream
 from avatar_rtc.media.encode import Opus, make_video_encoder
 from avatar_rtc.media.playout import Playout
 from avatar_rtc.resources import server_config
+from benchmarks.dialogue import Dialogue
 from benchmarks.figures import percentile
-from benchmarks.script import Script
 from model.chunk import StreamSettings
 
 
@@ -31,10 +31,10 @@ class Call:
         encoding_s: of each picture, seconds of encoding it.
     """
 
-    def __init__(self, engine: Engine, media: MediaConfig, codec: str, script: Script) -> None:
+    def __init__(self, engine: Engine, media: MediaConfig, codec: str, dialogue: Dialogue) -> None:
         info = engine.info
         self._info = info
-        self._script = script
+        self._dialogue = dialogue
         self.playout = Playout(info, low_water_s=media.low_water_ms / 1000)
         self._video_encoder = make_video_encoder("H264" if codec == "H264" else "VP8", media.rates(info.fps))
         self._audio_encoder = Opus(info.sample_rate_hz, media.audio_bps)
@@ -53,14 +53,14 @@ class Call:
 
     async def _pull(self, stream: EngineStream) -> None:
         num_chunks = 0
-        await self._push(stream, self._script.next_line(None), num_chunks)
+        await self._push(stream, self._dialogue.next_line(None), num_chunks)
         async for pulled in self.playout.pull(stream):
             if num_chunks:
                 self.chunks += 1
                 self.late_chunks += pulled.took_s > pulled.buffered_s
                 self.num_speaking += pulled.chunk.speaking
             num_chunks += 1
-            await self._push(stream, self._script.next_line(pulled.chunk), num_chunks)
+            await self._push(stream, self._dialogue.next_line(pulled.chunk), num_chunks)
 
     async def _push(self, stream: EngineStream, line: str | None, number: int) -> None:
         if line is not None:
@@ -85,7 +85,7 @@ async def talk(engine: Engine, num_calls: int, seconds: float, codec: str) -> di
     config = load_config(server_config("pocket"))
     voices = {voice.id: voice.voice for voice in config.voices}
     avatars = [StreamSettings(avatar.scene, voices[avatar.voice]) for avatar in config.avatars]
-    calls = [Call(engine, config.media, codec, Script(number)) for number in range(num_calls)]
+    calls = [Call(engine, config.media, codec, Dialogue(number)) for number in range(num_calls)]
     chunk_s = engine.info.chunk_duration_s
 
     async def begin(number: int) -> None:

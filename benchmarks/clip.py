@@ -39,7 +39,7 @@ from torch import Tensor
 
 from model.config import HalloLiveConfig, load_yaml
 from model.decoding import Decoders, Piece, calls
-from model.graphs import Ahead
+from model.graphs import InFlight
 from model.rollout import Draw, Latents, Rollout, audio_window
 from testkit.published_files import write_config
 from testkit.timed_devices import StageTimes
@@ -165,7 +165,7 @@ def run(
     video, audio = noise
     shape, plan = Shape(num_blocks, video.shape[2] // num_blocks, len(rollout.timesteps)), plan or Plan()
     block, ratio, device = shape.block, rollout.shape.audio_per_video, video.device
-    ahead, on_gpu, passes = Ahead(device), device.type == "cuda", count()
+    in_flight, on_gpu, passes = InFlight(device), device.type == "cuda", count()
     start_s = time.perf_counter()
     began, finished_at = _event(device), []
     done_s: dict[Piece, float] = {}
@@ -187,9 +187,9 @@ def run(
 
     def work(one_pass: Callable[..., Latents | None]) -> Latents | None:
         number = next(passes)
-        ahead.wait()
+        in_flight.wait()
         finished = one_pass(split=plan.shares(number, len(shape.passes)))
-        ahead.mark()
+        in_flight.record()
         if finished is not None:
             finished_at.append(_event(device))
             held.append(finished)

@@ -112,9 +112,9 @@ class Bench:
     def passes(self) -> list[dict[str, Any]]:
         """Of each block of a clip: one denoise pass, shared by both devices too if they can, and the clean one."""
         block = self.config.geometry.block_video_latents
-        seat = self.model.take_seat()
-        seat.rollout.text = self.model.read(PROMPT)
-        rollout = seat.rollout
+        buffers = self.model.take_buffers()
+        buffers.rollout.text = self.model.read(PROMPT)
+        rollout = buffers.rollout
         rows = []
         for number in range(self.config.rollout.window_latents // block):
             video, audio = self.noise(block)
@@ -133,7 +133,7 @@ class Bench:
                 pass
             rows.append({**row, "clean_ms": spread(self.time(rollout.clean_pass))})
             rollout.update_cache()
-        self.model.free_seat(seat)
+        self.model.free_buffers(buffers)
         return rows
 
     def stages(self) -> dict[str, Any]:
@@ -144,35 +144,35 @@ class Bench:
         video, audio = (x.to(device) for x in self.noise(2 * block))
         audio = audio[:, : audio.shape[1] // 2].transpose(1, 2).to(next(parts.audio.vae.parameters()).dtype)
         frames, _ = parts.video.decode(video[:, :, :2])
-        seat = self.model.take_seat()
-        seat.pictures.decode(video[:, :, :1])
+        buffers = self.model.take_buffers()
+        buffers.pictures.decode(video[:, :, :1])
         for _ in range(2 + self.config.audio_stream.left_latents // audio.shape[2]):
-            seat.sound.decode(audio)
+            buffers.sound.decode(audio)
 
         def first_latent() -> None:
-            seat.pictures.begin()
-            seat.pictures.decode(video[:, :, :1])
+            buffers.pictures.begin()
+            buffers.pictures.decode(video[:, :, :1])
 
         row = {
             "text_ms": spread(self.time(lambda: self.model.read(self.new_prompt()))),
             "known_text_ms": spread(self.time(lambda: self.model.read(PROMPT))),
             "first_video_latent_ms": spread(self.time(first_latent)),
-            "video_latent_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2:3]))),
-            "video_latents_ms": spread(self.time(lambda: seat.pictures.decode(video[:, :, 2 : 2 + AT_ONCE]))),
-            "audio_block_ms": spread(self.time(lambda: seat.sound.decode(audio))),
+            "video_latent_ms": spread(self.time(lambda: buffers.pictures.decode(video[:, :, 2:3]))),
+            "video_latents_ms": spread(self.time(lambda: buffers.pictures.decode(video[:, :, 2 : 2 + AT_ONCE]))),
+            "audio_block_ms": spread(self.time(lambda: buffers.sound.decode(audio))),
             "i420_to_host_ms": spread(self.time(lambda: i420_from_frames(frames).cpu())),
         }
-        if seat.pictures.can_finish:
-            row["block_ms"] = spread(self.time(partial(self.decode, seat, finishes=False)))
-            row["block_and_last_block_ms"] = spread(self.time(partial(self.decode, seat, finishes=True)))
-        self.model.free_seat(seat)
+        if buffers.pictures.can_finish:
+            row["block_ms"] = spread(self.time(partial(self.decode, buffers, finishes=False)))
+            row["block_and_last_block_ms"] = spread(self.time(partial(self.decode, buffers, finishes=True)))
+        self.model.free_buffers(buffers)
         return row
 
-    def decode(self, seat: hallo_live.Seat, *, finishes: bool) -> None:
+    def decode(self, buffers: hallo_live.StreamBuffers, *, finishes: bool) -> None:
         """A stream's first block; and a last one by both devices."""
         block = self.config.geometry.block_video_latents
-        seat.begin()
-        decoders = seat.decoders(self.model.parts, self.model.geometry)
+        buffers.begin()
+        decoders = buffers.decoders(self.model.parts, self.model.geometry)
         pieces = [decoders.submit(Latents(*self.noise(block))), *decoders.ask()]
         if finishes:
             sound, pictures = decoders.finish(Latents(*self.noise(block)))
@@ -228,14 +228,14 @@ class Bench:
         found: list[dict[str, Any]] = []
         warm: Streamed | None = None
         for _ in range(num_clips + 1):
-            seat = self.model.take_seat()
-            seat.rollout.text = self.model.read(PROMPT)
-            decoders, noise = seat.decoders(self.model.parts, g), self.noise(CLIP_BLOCKS * block)
+            buffers = self.model.take_buffers()
+            buffers.rollout.text = self.model.read(PROMPT)
+            decoders, noise = buffers.decoders(self.model.parts, g), self.noise(CLIP_BLOCKS * block)
             self.wait()
-            made = clip.run(seat.rollout, decoders, noise, CLIP_BLOCKS, self.draw, plan)
+            made = clip.run(buffers.rollout, decoders, noise, CLIP_BLOCKS, self.draw, plan)
             decoders.close()
             self.wait()
-            self.model.free_seat(seat)
+            self.model.free_buffers(buffers)
             found.append(made.figures)
             warm = warm or Streamed(torch.from_numpy(made.frames), torch.from_numpy(made.samples))
         assert warm is not None

@@ -36,7 +36,7 @@ from benchmarks import clip
 from model import kernels
 from model.config import DiTConfig, HalloLiveConfig, load_yaml
 from model.dit.transformer import DualStreamTransformer, TextMemory
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.hallo_live import HalloLive, Parts, serving
 from model.kernels import eager
 from model.rollout import Rollout, RolloutShape, audio_window, roll_out
@@ -198,12 +198,14 @@ class Bench:
         cases: dict[str, Callable[[ModuleType, torch.dtype], Tensor]] = {
             "norm_modulate": lambda ops, to: ops.norm_modulate(x.to(to), six[0].to(to), six[1].to(to), 1e-6),
             "add_gated": lambda ops, to: ops.add_gated(x.to(to), y.to(to), six[2].to(to)),
-            "heads, normed and rotated": lambda ops, to: ops.heads(qkv.to(to)[..., :width], heads, (weight.to(to), 1e-6), table),
+            "heads, normed and rotated": lambda ops, to: ops.split_heads(
+                qkv.to(to)[..., :width], heads, (weight.to(to), 1e-6), table
+            ),
             "mlp": lambda ops, to: ops.mlp(x.to(to), ffn if to == HALF else _wide(ffn)),
             "conv1d": lambda ops, to: ops.conv1d(sound.to(to), stem if to == HALF else _wide(stem)),
             "norm_silu": norm_silu,
             "add_residual": residual,
-            "grow": lambda ops, to: ops.grow(phases.to(to), bias.to(to), source.to(to), more, 1, 0),
+            "grow": lambda ops, to: ops.interleave_phases(phases.to(to), bias.to(to), source.to(to), more, 1, 0),
             "i420_from_patches": lambda ops, to: ops.i420_from_patches(patches.to(to)),
         }
         rows: dict[str, Any] = {}
@@ -317,7 +319,7 @@ class Bench:
         embedded = self.half(1, self.config.text.text_len, config.text_dim)
         clip = self.noise(2 * self.block)
 
-        def latents(dit: DualStreamTransformer, graphs: Graphs | None) -> list[tuple[Tensor, Tensor]]:
+        def latents(dit: DualStreamTransformer, graphs: CudaGraphCache | None) -> list[tuple[Tensor, Tensor]]:
             text = dit.read_text(embedded.to(dit.video_ends.head.weight.dtype), (None, None), None)
             rollout = Rollout(dit, self.config.rollout, self.shape, text, graphs=graphs)
             generator = torch.Generator(self.device).manual_seed(7)
@@ -329,7 +331,7 @@ class Bench:
         exact = latents(full, None)
         with eager_kernels():
             before = latents(half, None)
-        after = latents(half.settle(), Graphs())
+        after = latents(half.prepare_for_inference(), CudaGraphCache())
         rows: dict[str, Any] = {}
         self.rows = rows
         for name, found in (("eager", before), ("fast", after)):
@@ -338,10 +340,10 @@ class Bench:
                 for (v, a), (exact_v, exact_a) in zip(found, exact, strict=True)
             ]
         del before, after
-        rounded = on_device(lambda: DualStreamTransformer(config, cells), self.device, HALF, 1).settle(float8=True)
+        rounded = on_device(lambda: DualStreamTransformer(config, cells), self.device, HALF, 1).prepare_for_inference(float8=True)
         rows["latents_float8"] = [
             {"video": distance(v, exact_v), "audio": distance(a, exact_a)}
-            for (v, a), (exact_v, exact_a) in zip(latents(rounded, Graphs()), exact, strict=True)
+            for (v, a), (exact_v, exact_a) in zip(latents(rounded, CudaGraphCache()), exact, strict=True)
         ]
         del half, full, exact, rounded
         torch.cuda.empty_cache()
@@ -365,14 +367,16 @@ class Bench:
         rows: list[dict[str, Any]] = []
         self.rows = rows
         cells = self.config.geometry.patch_cells
-        dit = on_device(lambda: DualStreamTransformer(self.config.dit, cells), self.device, HALF, 1).settle(float8=True)
-        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs())
+        dit = on_device(lambda: DualStreamTransformer(self.config.dit, cells), self.device, HALF, 1).prepare_for_inference(
+            float8=True
+        )
+        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=CudaGraphCache())
         rows += self._passes(rollout, "float8", self.repeats)
         rollout.begin(*self.noise(self.block))
         rows.append({"kernels": self.kernel_table(partial(rollout.denoise, self.draw), 20)})
         return rows
 
-    def full_rollout(self, graphs: Graphs | None) -> Rollout:
+    def full_rollout(self, graphs: CudaGraphCache | None) -> Rollout:
         return Rollout(self.dit(), self.config.rollout, self.shape, self.text(self.dit()), graphs=graphs)
 
     def passes(self) -> Any:
@@ -383,12 +387,12 @@ class Bench:
         with eager_kernels():
             rows += self._passes(rollout, "eager", 3)
         rows += self._passes(rollout, "fused", 3)
-        self.dit().settle()
+        self.dit().prepare_for_inference()
         rows += self._passes(rollout, "fused, joined", 3)
         del rollout
         torch.cuda.empty_cache()
         start_s = time.perf_counter()
-        self._rollout = self.full_rollout(Graphs())
+        self._rollout = self.full_rollout(CudaGraphCache())
         rows += self._passes(self._rollout, "graphed", self.repeats)
         rows.append({"way": "graphed", "all_s": round(time.perf_counter() - start_s, 1)})
         rows.append({"peak_gb": round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)})
@@ -422,9 +426,9 @@ class Bench:
             return "needs two devices"
         rows: list[dict[str, Any]] = []
         self.rows = rows
-        second = self.dit().video_replica(self.devices[-1]).settle()
-        dit = self.dit().settle()
-        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=Graphs(), second=second)
+        second = self.dit().video_replica(self.devices[-1]).prepare_for_inference()
+        dit = self.dit().prepare_for_inference()
+        rollout = Rollout(dit, self.config.rollout, self.shape, self.text(dit), graphs=CudaGraphCache(), second=second)
 
         def zeros(shape: tuple[int, ...]) -> Tensor:
             return torch.zeros(shape, device=self.device)
@@ -469,8 +473,8 @@ class Bench:
     def replayed(self) -> Rollout:
         """With a full window behind it."""
         if self._rollout is None:
-            self.dit().settle()
-            self._rollout = self.full_rollout(Graphs())
+            self.dit().prepare_for_inference()
+            self._rollout = self.full_rollout(CudaGraphCache())
         rollout = self._rollout
         if not rollout.is_cache_current:
             rollout.update_cache()
@@ -559,7 +563,7 @@ class Bench:
             first_device, self.device = self.device, last
             decoder, sound = self.decoder(torch.float32, fold=False), self.sound_decoder(last)
             self.device = first_device
-            dit = self.dit().settle()
+            dit = self.dit().prepare_for_inference()
             text = self.text(dit)
 
             parts = Parts(self.config, dit, cast(Any, None), cast(Any, None), decoder, sound)
@@ -580,15 +584,15 @@ class Bench:
         g, num_blocks, more = self.geometry, self.config.rollout.window_latents // self.block, 4
         found = []
         for blocks in [num_blocks] * 4 + [num_blocks + more] * 3:
-            seat = model.take_seat()
-            seat.rollout.text = text
-            decoders = seat.decoders(model.parts, g)
+            buffers = model.take_buffers()
+            buffers.rollout.text = text
+            decoders = buffers.decoders(model.parts, g)
             noise = self.noise(blocks * self.block)
             for device in self.devices:
                 torch.cuda.synchronize(device)
-            found.append(clip.run(seat.rollout, decoders, noise, blocks, self.draw).figures)
+            found.append(clip.run(buffers.rollout, decoders, noise, blocks, self.draw).figures)
             decoders.close()
-            model.free_seat(seat)
+            model.free_buffers(buffers)
         clips, longer = found[1:4], found[4:]
         clip_ms = statistics.median(one["clip_ms"] for one in clips)
         later_ms = (statistics.median(one["clip_ms"] for one in longer) - clip_ms) / more

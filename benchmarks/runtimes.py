@@ -20,14 +20,14 @@ from avatar_rtc.config import load_config
 from avatar_rtc.engine.api import OnProgress
 from avatar_rtc.media.encode import make_video_encoder
 from avatar_rtc.media.playout import VIDEO_CLOCK_HZ
+from benchmarks.dialogue import Dialogue
 from benchmarks.figures import percentile
 from benchmarks.onnx_runtime import ONNXRuntime
 from benchmarks.rtf import BASELINE, SHIPPED
-from benchmarks.script import Script
 from model.checkpoint import Weights, read_weights
 from model.chunk import AVChunk, StreamSettings
 from model.graph_cache import cached_graphs
-from model.pipeline import Pocket
+from model.pocket import Pocket
 from model.runtime import OpenVINORuntime, Runtime, round_to_half
 from model.torch_runtime import TorchRuntime
 
@@ -99,7 +99,7 @@ class Lane:
         self.runtime = Timed(runtime)
         model = Pocket(weights, self.runtime)
         self._stream = model.open(settings)
-        self._script = Script()
+        self._dialogue = Dialogue()
         self._encoder = make_video_encoder(
             "H264" if codec == "H264" else "VP8", load_config(resources.server_config("pocket")).media.rates(model.info.fps)
         )
@@ -118,7 +118,7 @@ class Lane:
     def make(self, num_blocks: int) -> None:
         for _ in range(num_blocks):
             start_s = time.perf_counter()
-            line = self._script.next_line(self._chunk)
+            line = self._dialogue.next_line(self._chunk)
             if line is not None:
                 self._stream.push(f"reply-{self._num_frames}", line)
             while (chunk := self._stream.step()) is None:

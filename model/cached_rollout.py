@@ -1,7 +1,7 @@
 """pocket's block loop: a few denoise passes over a block, then history takes in what a last pass leaves of it.
 
 Both streams are appended to a memory of keys and values, so that a pass computes its own block and nothing else. It serves
-(:mod:`model.pipeline`), where passes are a runtime's and arrays are whatever it computes with, and it is what stage 2 rolls out,
+(:mod:`model.pocket`), where passes are a runtime's and arrays are whatever it computes with, and it is what stage 2 rolls out,
 with gradients (:mod:`model.training.pocket`). It decides what is run when, and computes next to nothing.
 """
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.graphs import Ahead
+from model.graphs import InFlight
 from model.rollout import Latents
 from model.vae.audio_stream import SoundStream
 from model.vae.picture_stream import PictureStream
@@ -87,7 +87,7 @@ class Decoders:
         self._stream = torch.cuda.Stream(device, priority=PRIORITY) if self._on_gpu else None
         self._outgoing = torch.cuda.Stream(made_on, PRIORITY) if made_on.type == "cuda" and made_on != device else None
         self._launches, self._arrivals = (ThreadPoolExecutor(1, name) for name in ("decode", "decoded"))
-        self._ahead = Ahead(device)
+        self._in_flight = InFlight(device)
         # Until pictures are asked for; until they have come.
         self._untouched = self._begins = True
         # Audio latents that have not sounded, and those that can be forgotten.
@@ -246,12 +246,12 @@ class Decoders:
 
     @torch.inference_mode()
     def _decode_sound(self, audio: Tensor, made: torch.cuda.Event | None) -> Arrives:
-        self._ahead.wait()
+        self._in_flight.wait()
         with torch.cuda.stream(self._stream):
             latents = self._here(audio, made).to(self._audio_dtype).transpose(1, 2)
             wave = self._sound_stream.decode(latents)
             arrives = self._on_host((wave[0].float().clamp(-1, 1) * 32767).to(torch.int16))
-            self._ahead.mark()
+            self._in_flight.record()
         return arrives
 
     @torch.inference_mode()
@@ -261,13 +261,13 @@ class Decoders:
 
     @torch.inference_mode()
     def _decode_pictures(self, held: Sequence[_Held]) -> Arrives:
-        self._ahead.wait()
+        self._in_flight.wait()
         with torch.cuda.stream(self._stream):
             here = torch.cat([self._here(*one) for one in held], dim=2)
             start = self._now()
             planes = self._on_host(self._picture_stream.decode(here)[0])
             end = self._now()
-            self._ahead.mark()
+            self._in_flight.record()
 
         def arrives() -> np.ndarray:
             whole = self._led_in(planes())

@@ -42,7 +42,7 @@ class _Record:
     outputs: tuple[Tensor, ...]
 
 
-class Graphs:
+class CudaGraphCache:
     """The records of one owner. For one thread at a time; its calls have to follow each other on one CUDA stream.
 
     Args:
@@ -53,16 +53,16 @@ class Graphs:
 
     def __init__(self, state: Sequence[Tensor] = (), priority: int = 0) -> None:
         self._state, self._priority = list(state), priority
-        self._sealed = False
+        self._frozen = False
         self._records: dict[Hashable, _Record] = {}
         self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """From now on what has no record runs as it is: to make one takes longer than those wait who are being served."""
-        self._sealed = True
+        self._frozen = True
 
     def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What ``function(*inputs)`` gives, recorded if it is new. The result is valid until the next call of any function here.
@@ -72,7 +72,7 @@ class Graphs:
         """
         shapes = key, *((x.shape, x.dtype) for x in inputs)
         record = self._records.get(shapes)
-        if record is None and self._sealed:
+        if record is None and self._frozen:
             return _untried(function, inputs)
         if record is None:
             with RECORDING, torch.cuda.device(inputs[0].device):
@@ -98,7 +98,7 @@ class Graphs:
         return _Record(graph, inputs, outputs)
 
 
-class Ahead:
+class InFlight:
     """How far the host has run ahead of a device: pieces of work that were launched and are not done.
 
     With one piece launched behind the one that runs, a device is never idle. More of them only keep a launch waiting in the
@@ -106,18 +106,18 @@ class Ahead:
 
     Args:
         device: elsewhere than on a GPU work is done when its call returns.
-        most: pieces.
+        limit: pieces.
     """
 
-    def __init__(self, device: torch.device, most: int = 2) -> None:
-        self._device, self._most = device, most
+    def __init__(self, device: torch.device, limit: int = 2) -> None:
+        self._device, self._limit = device, limit
         # With whether another piece was under way when it was launched.
         self._launched: deque[tuple[torch.cuda.Event, bool]] = deque()
         self._latest: torch.cuda.Event | None = None
         self.piece_s: float | None = None
         """What the latest piece took of those that began when another ended; None until there is one."""
 
-    def mark(self) -> None:
+    def record(self) -> None:
         """A piece ends here, on the current CUDA stream."""
         if self._device.type == "cuda":
             behind = self.num_launched > 0
@@ -128,7 +128,7 @@ class Ahead:
     @property
     def full(self) -> bool:
         """Whether to wait before more is launched."""
-        return self.num_launched >= self._most
+        return self.num_launched >= self._limit
 
     @property
     def num_launched(self) -> int:
@@ -142,6 +142,6 @@ class Ahead:
 
     def wait(self) -> None:
         """Until it is not."""
-        while len(self._launched) >= self._most:
+        while len(self._launched) >= self._limit:
             self._launched[0][0].synchronize()
             _ = self.num_launched

@@ -36,7 +36,7 @@ from model.decoding import PRIORITY, Decoders
 from model.dit.transformer import DualStreamTransformer, TextMemory
 from model.errors import ConfigError
 from model.geometry import Geometry
-from model.graphs import Ahead, Graphs
+from model.graphs import CudaGraphCache, InFlight
 from model.rollout import Rollout, RolloutShape
 from model.text.umt5 import TextEncoder, UMT5Tokenizer
 from model.text.utterances import MarkTrack, Utterances
@@ -93,7 +93,7 @@ class Reader:
 
     def __init__(self, parts: Parts, *, records: bool) -> None:
         self._encoder, self._dit = parts.text, parts.dit
-        self._graphs = Graphs() if records else None
+        self._graphs = CudaGraphCache() if records else None
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, prompt: str) -> TextMemory:
@@ -113,7 +113,7 @@ class Reader:
         return TextMemory.of(self._graphs("text", read, embedded))
 
 
-class Seat:
+class StreamBuffers:
     """One speaker's buffers on the devices, and what is recorded over them. One stream has it at a time; the next finds it warm.
 
     Args:
@@ -124,7 +124,7 @@ class Seat:
         g = geometry
         on_gpu, decoders_on_gpu = (x.is_cuda for x in (parts.dit.video_ends.head.weight, parts.video.latent_mean))
         shape = RolloutShape(g.latent_height, g.latent_width, g.audio_latents_per_video_latent)
-        self.graphs = Graphs() if on_gpu else None
+        self.graphs = CudaGraphCache() if on_gpu else None
         self.rollout = Rollout(parts.dit, parts.config.rollout, shape, text, graphs=self.graphs, second=parts.second)
         self.pictures = PictureStream(parts.video, records=decoders_on_gpu, priority=PRIORITY, second=parts.second_video)
         self.sound = SoundStream(parts.audio, records=decoders_on_gpu, priority=PRIORITY)
@@ -140,11 +140,11 @@ class Seat:
         self.pictures.begin()
         self.sound.begin()
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """All that a stream usually needs is recorded."""
         for graphs in (self.graphs, self.sound.graphs):
             if graphs is not None:
-                graphs.seal()
+                graphs.freeze()
 
     def decoders(self, parts: Parts, geometry: Geometry) -> Decoders:
         """For a new stream."""
@@ -164,7 +164,7 @@ class HalloLive:
         self.parts, self.clock = parts, clock
         self.geometry: Geometry = parts.config.geometry.build()
         self._reader = Reader(parts, records=parts.dit.video_ends.head.weight.is_cuda)
-        self._free_seats: list[Seat] = []
+        self._free_buffers: list[StreamBuffers] = []
         g = self.geometry
         samples = g.audio_latent_samples * g.audio_latents_per_video_latent
         block, frames = g.block_video_latents, g.temporal_stride_frames
@@ -176,14 +176,14 @@ class HalloLive:
         return HalloLiveStream(self, settings)
 
     @torch.inference_mode()
-    def take_seat(self) -> Seat:
-        """A free one, or a new one; hand it back with :meth:`free_seat`. Its text is that of the one who had it."""
-        seat = self._free_seats.pop() if self._free_seats else Seat(self.parts, self.geometry, self.read(""))
-        seat.begin()
-        return seat
+    def take_buffers(self) -> StreamBuffers:
+        """A free one, or a new one; hand it back with :meth:`free_buffers`. Its text is that of the one who had it."""
+        buffers = self._free_buffers.pop() if self._free_buffers else StreamBuffers(self.parts, self.geometry, self.read(""))
+        buffers.begin()
+        return buffers
 
-    def free_seat(self, seat: Seat) -> None:
-        self._free_seats.append(seat)
+    def free_buffers(self, buffers: StreamBuffers) -> None:
+        self._free_buffers.append(buffers)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -195,8 +195,8 @@ class HalloLive:
         def draw(shape: tuple[int, ...]) -> Tensor:
             return torch.randn(shape, device=head.device)
 
-        seat = self.take_seat()
-        rollout, decoders = seat.rollout, seat.decoders(self.parts, g)
+        buffers = self.take_buffers()
+        rollout, decoders = buffers.rollout, buffers.decoders(self.parts, g)
 
         def make(*, split: bool = False, finish: bool = False) -> None:
             if not rollout.is_cache_current:
@@ -219,7 +219,7 @@ class HalloLive:
             rollout.reset()
             for _ in range(num_blocks):
                 make(split=True)
-        if seat.graphs is not None:
+        if buffers.graphs is not None:
             by_latents = config.rollout.rollback == "latent"
             make()
             for num_latents in range(1, decoders.max_rollback(ratio) + 1) if by_latents else (block,):
@@ -228,10 +228,10 @@ class HalloLive:
                     make()
             if by_latents:
                 rollout.rehearse_rollbacks(block)
-            seat.seal()
-        rollout.seal_split()
+            buffers.freeze()
+        rollout.freeze_split()
         decoders.close()
-        self.free_seat(seat)
+        self.free_buffers(buffers)
 
     @torch.inference_mode()
     def encode(self, image: Image) -> Tensor:
@@ -271,9 +271,9 @@ class HalloLiveStream:
         self._settings = settings
         self._device = model.parts.dit.video_ends.head.weight.device
         self._generator = torch.Generator(self._device).manual_seed(settings.seed)
-        self._seat: Seat | None = (seat := model.take_seat())
-        self.rollout, self.decoders = seat.rollout, seat.decoders(model.parts, model.geometry)
-        self._ahead, self._shares_device = Ahead(self._device), model.parts.video.latent_mean.device == self._device
+        self._buffers: StreamBuffers | None = (buffers := model.take_buffers())
+        self.rollout, self.decoders = buffers.rollout, buffers.decoders(model.parts, model.geometry)
+        self._in_flight, self._shares_device = InFlight(self._device), model.parts.video.latent_mean.device == self._device
         self._first_latent = None if settings.image is None else model.encode(settings.image)
         self._read: str | None = None
         self._pictures: list[np.ndarray] = []
@@ -289,7 +289,7 @@ class HalloLiveStream:
 
     @property
     def stage(self) -> str:
-        if self._ahead.full or self._is_behind:
+        if self._in_flight.full or self._is_behind:
             return "vae"
         return "dit" if self._in_work or not self.rollout.is_cache_current else "text"
 
@@ -301,7 +301,7 @@ class HalloLiveStream:
     def push(self, reply_id: str, text: str, *, last: bool = True) -> float:
         length_s = self._lines.push(reply_id, text, last=last)
         if self._blocks_to_say == 0:
-            self._make_way(self._num_listening)
+            self._roll_back(self._num_listening)
         return length_s
 
     def update(self, settings: StreamSettings) -> None:
@@ -313,13 +313,13 @@ class HalloLiveStream:
         self._lines.cancel()
         self._marks.cancel()
         self._blocks_to_say = 0
-        self._make_way(self._num_latents)
+        self._roll_back(self._num_latents)
 
     def close(self) -> None:
         self.decoders.close()
-        if self._seat is not None:
-            self._model.free_seat(self._seat)
-            self._seat = None
+        if self._buffers is not None:
+            self._model.free_buffers(self._buffers)
+            self._buffers = None
 
     @torch.inference_mode()
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
@@ -338,12 +338,12 @@ class HalloLiveStream:
 
     @torch.inference_mode()
     def work(self) -> None:
-        if self._ahead.full:
+        if self._in_flight.full:
             self.decoders.wait(PATIENCE_S)
         elif not self.rollout.is_cache_current:
             # After a cut the decoders' device has pictures to make that bridge the time, after a block there is no hurry.
             self.rollout.update_cache(split=self._dry_s is None and self._second_rests)
-            self._ahead.mark()
+            self._in_flight.record()
         elif self._in_work:
             self._denoise()
         elif self._model.clock() >= self._begin_s and not self._is_behind:
@@ -362,7 +362,7 @@ class HalloLiveStream:
         and behind a pass that runs the next one begins about when a single piece is decoded. Where chunks are wanted as fast as
         they can be made, whatever is not decoded yet is before them."""
         decoders = self.decoders
-        return (decoders.num_waiting if self._dry_s is None else decoders.num_coming) <= min(1, self._ahead.num_launched)
+        return (decoders.num_waiting if self._dry_s is None else decoders.num_coming) <= min(1, self._in_flight.num_launched)
 
     @property
     def _num_left(self) -> int:
@@ -375,21 +375,21 @@ class HalloLiveStream:
         deadline, at once. It may be abandoned while passes are launched, about half of its time; from then on it is cut."""
         if self._dry_s is None or self._num_left <= 0:
             return 0.0
-        assert self._seat is not None
-        return self._dry_s + self._num_left * self._latent_s - self._seat.lead_s / 2 - self._answer_s(2, 0.5) - SLACK_S
+        assert self._buffers is not None
+        return self._dry_s + self._num_left * self._latent_s - self._buffers.lead_s / 2 - self._answer_s(2, 0.5) - SLACK_S
 
     def _answer_s(self, num_passes: int, clean_share: float) -> float:
         """How long until the first pictures of a block that begins after so many passes, the first of which is half done on
         average, and this share of a clean one."""
-        assert self._seat is not None
-        pass_s = self._ahead.piece_s or self._seat.lead_s / len(self._model.parts.config.rollout.steps)
-        return (max(0.0, num_passes - 0.5) + clean_share) * pass_s + self._seat.lead_s + self.decoders.pictures_s
+        assert self._buffers is not None
+        pass_s = self._in_flight.piece_s or self._buffers.lead_s / len(self._model.parts.config.rollout.steps)
+        return (max(0.0, num_passes - 0.5) + clean_share) * pass_s + self._buffers.lead_s + self.decoders.pictures_s
 
     def _begin_block(self) -> None:
         config, g = self._model.parts.config, self._model.geometry
         if self._blocks_to_say == 0:
             scene, voice = self._settings.scene, self._settings.voice
-            utterance = self._lines.take()
+            utterance = self._lines.next_utterance()
             if utterance is None:
                 self._say(f"{scene} {LISTENING} <AUDCAP>{SILENCE}<ENDAUDCAP>")
             else:
@@ -406,7 +406,7 @@ class HalloLiveStream:
         self.rollout.begin(video, audio, self._first_latent if self.rollout.num_latents == 0 else None)
         self._in_work = True
         self._begun_s = self._model.clock()
-        self._shows_lead = self._ahead.num_launched == 0  # else it waits for a pass before it
+        self._shows_lead = self._in_flight.num_launched == 0  # else it waits for a pass before it
 
     def _say(self, prompt: str) -> None:
         if prompt != self._read:
@@ -415,14 +415,14 @@ class HalloLiveStream:
 
     def _denoise(self) -> None:
         finished = self.rollout.denoise(self._draw, split=self._second_rests)
-        self._ahead.mark()
+        self._in_flight.record()
         if finished is None:
             return
         sound = self.decoders.submit(finished)
         if self._shows_lead:
-            seat, begun_s = self._seat, self._begun_s
-            assert seat is not None
-            sound.add_done_callback(lambda _: seat.saw_lead(self._model.clock() - begun_s))
+            buffers, begun_s = self._buffers, self._begun_s
+            assert buffers is not None
+            sound.add_done_callback(lambda _: buffers.saw_lead(self._model.clock() - begun_s))
         self._in_work = False
         num_latents = finished.video.shape[2]
         self._num_latents += num_latents
@@ -430,7 +430,7 @@ class HalloLiveStream:
         self._blocks_to_say = max(0, self._blocks_to_say - 1)
 
     @torch.inference_mode()
-    def _make_way(self, at_most: int) -> None:
+    def _roll_back(self, at_most: int) -> None:
         """Let what comes next begin sooner: abandon the block in work, and take back of those before it what is not needed to
         bridge the time until then; where cuts are at blocks, whole ones.
 
@@ -462,7 +462,7 @@ class HalloLiveStream:
         left_s = self._dry_s + num_unseen * self._latent_s - self._model.clock()
         if self._shares_device:  # what bridges the time also takes some
             left_s -= (self.decoders.num_held - num_cut) * pictures_s
-        return left_s >= self._answer_s(self._ahead.num_launched, -num_cut % block / block)
+        return left_s >= self._answer_s(self._in_flight.num_launched, -num_cut % block / block)
 
     # Chunks
 
@@ -479,7 +479,7 @@ class HalloLiveStream:
             return None
         pictures, sound = _cut(self._pictures, info.chunk_frames), _cut(self._sound, info.chunk_samples)
         start_s = self._told_chunks * self._latent_s
-        speaking, marks = self._marks.tell(start_s, start_s + self._latent_s, info.sample_rate_hz)
+        speaking, marks = self._marks.marks_between(start_s, start_s + self._latent_s, info.sample_rate_hz)
         chunk = AVChunk(self._told_chunks, pictures, sound, info.fps, info.sample_rate_hz, speaking, marks)
         self._told_chunks += 1
         if self._dry_s is not None:
@@ -593,7 +593,7 @@ def serving(parts: Parts, dtype: torch.dtype, report: Report, *, warm: bool = Tr
     model = HalloLive(parts)
     if parts.dit.video_ends.head.weight.is_cuda:
         for dit in (parts.dit, *([] if parts.second is None else [parts.second])):
-            dit.settle(float8=parts.config.float8)
+            dit.prepare_for_inference(float8=parts.config.float8)
         if warm:
             report("compiling and recording")
             parts.text.warm_up()

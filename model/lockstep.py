@@ -101,7 +101,7 @@ class Lockstep:
         self._on_gpu = devices[0].type == "cuda"
         self._lanes = [_Lane(devices[i], devices[1 - i]) for i in (0, 1)] if self._on_gpu else []
         self._records: dict[Hashable, _Record] | None = {} if records else None
-        self._sealed = False
+        self._frozen = False
         self._pools: list[Any] = []
         self._capturing: list[torch.cuda.Stream] = []
 
@@ -109,9 +109,9 @@ class Lockstep:
         """How much is recorded."""
         return len(self._records or ())
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """From now on nothing is recorded, and only what has been is :meth:`ready`."""
-        self._sealed = True
+        self._frozen = True
 
     def on(self, side: int) -> AbstractContextManager[object]:
         """Makes a side's device the current one, which is where kernels of our own are launched."""
@@ -119,7 +119,7 @@ class Lockstep:
 
     def ready(self, key: Hashable, *inputs: Tensor) -> bool:
         """Whether a call need not run segments one kernel after the other, which takes the host longer than one device alone."""
-        return self._records is None or not self._sealed or _shapes(key, inputs) in self._records
+        return self._records is None or not self._frozen or _shapes(key, inputs) in self._records
 
     def __call__(self, key: Hashable, half: Callable[..., Half], *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the first half returns, then what the second does, on the first device; if recorded, valid until the next call.

@@ -26,7 +26,7 @@ from model.dit.cache import VideoContext
 from model.dit.halves import half_pass, joined
 from model.dit.rope import RotaryTable
 from model.dit.transformer import DualStreamTransformer, Flow, TextMemory
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.lockstep import Half, Lockstep
 from model.sampling import NoiseTable, add_noise, clean_from_velocity
 
@@ -130,7 +130,7 @@ class Rollout:
         shape: RolloutShape,
         text: TextMemory,
         context: Context | None = None,
-        graphs: Graphs | None = None,
+        graphs: CudaGraphCache | None = None,
         second: DualStreamTransformer | None = None,
         lockstep: Lockstep | None = None,
     ) -> None:
@@ -178,10 +178,10 @@ class Rollout:
         self._latest: list[tuple[Tensor, Tensor]] = []
         self._first_latent: Tensor | None = None
 
-    def seal_split(self) -> None:
-        """From now on passes are split only as some have been; see :meth:`model.lockstep.Lockstep.seal`."""
+    def freeze_split(self) -> None:
+        """From now on passes are split only as some have been; see :meth:`model.lockstep.Lockstep.freeze`."""
         if self.can_split:
-            self._lockstep.seal()
+            self._lockstep.freeze()
 
     @property
     def can_split(self) -> bool:
@@ -343,7 +343,7 @@ class Rollout:
         full = lengths[-2:]  # as many are left if one block is taken back, or two
         for before in (*full, *lengths[:-2]):
             if before not in full and self._graphs is not None:
-                self._graphs.seal()
+                self._graphs.freeze()
             for kept in range(1, num_video):
                 for side in self._sides:
                     side.context.clear()

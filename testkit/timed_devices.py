@@ -16,7 +16,7 @@ import torch
 
 from model.chunk import StreamInfo, StreamSettings
 from model.decoding import AT_ONCE, Arrives, Decoders
-from model.graphs import Ahead
+from model.graphs import InFlight
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
 
@@ -122,13 +122,13 @@ class Devices:
         return self.decoders_until_s
 
 
-class _TimedAhead(Ahead):
+class _TimedInFlight(InFlight):
     def __init__(self, devices: Devices) -> None:
         super().__init__(torch.device("cpu"))
         self._devices = devices
         self._until_s: list[float] = []
 
-    def mark(self) -> None:
+    def record(self) -> None:
         if self.num_launched:
             self.piece_s = self._devices.passes_until_s - self._until_s[-1]
         self._until_s.append(self._devices.passes_until_s)
@@ -197,7 +197,7 @@ def open_timed(model: HalloLive, settings: StreamSettings, devices: Devices) -> 
     assert model.clock is devices.clock
     stream = model.open(settings)
     rollout, block = stream.rollout, model.geometry.block_video_latents
-    stream._ahead, stream._shares_device = _TimedAhead(devices), devices.num_devices == 1
+    stream._in_flight, stream._shares_device = _TimedInFlight(devices), devices.num_devices == 1
     stream.decoders.__class__ = _TimedDecoders
     g, config = model.geometry, model.parts.config
     facts = {

@@ -35,7 +35,7 @@ ALONE = (
 """What runs in real time on all cores, so that nothing may run beside it; by the beginnings of names."""
 FIRST = (
     "tests/avatar_rtc/test_film.py",
-    "tests/model/test_pipeline.py",
+    "tests/model/test_pocket.py",
     "tests/model/test_split_passes.py",
     "tests/golden/",
     "tests/model/test_hallo_live.py",

@@ -26,7 +26,7 @@ MAY_CATCH_EXCEPTION = {
 """The command line, the HTTP middleware, and the session: its run loop, the steps of its closing, what a client sends or is told
 (a message, an event, an offer, what is sent back). These must not end a call."""
 
-TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.text.prompt", "model.pipeline")
+TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.text.prompt", "model.pocket")
 """The last one serves, and so does all that it imports."""
 
 

@@ -14,8 +14,8 @@ from avatar_rtc.config import load_config
 from avatar_rtc.fake import FakeOptions, load_fake
 from avatar_rtc.resources import checkpoint_dir, server_config
 from benchmarks import audio_seams, endless, networks, rtf, runtimes, speech
+from benchmarks.dialogue import LINES, Dialogue
 from benchmarks.onnx_runtime import ONNXRuntime
-from benchmarks.script import LINES, Script
 from model.checkpoint import Weights
 from model.chunk import AVChunk, Mark
 from model.config import ModelConfig
@@ -85,15 +85,15 @@ def test_half_of_what_is_typed_is_speech() -> None:
     def chunk(speaking: bool, *marks: Mark) -> AVChunk:
         return AVChunk(0, np.zeros((8, 24, 16), np.uint8), np.zeros(7680, np.int16), 25, 24_000, speaking, marks)
 
-    script, lines, num_speaking, left = Script(first_line=1), [], 0, 0
-    line = script.next_line(None)
+    dialogue, lines, num_speaking, left = Dialogue(first_line=1), [], 0, 0
+    line = dialogue.next_line(None)
     for _ in range(400):
         if line is not None:
             lines.append(line)
             left = 9
         num_speaking += left > 0
         end = (Mark("a", "end", 0, 0),) if left == 1 else ()
-        line = script.next_line(chunk(left > 0, *end))
+        line = dialogue.next_line(chunk(left > 0, *end))
         left -= left > 0
     assert lines[:4] == [LINES[1], LINES[2], LINES[3], LINES[0]]
     assert num_speaking / 400 == pytest.approx(0.5, abs=0.02)

@@ -93,9 +93,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> HalloLive:
 @torch.inference_mode()
 def made(model: HalloLive, plan: Plan) -> tuple[clip.Made, list[str]]:
     """A clip of three blocks; and what was done in which order."""
-    seat, order = model.take_seat(), []
-    seat.rollout.text = model.read("A woman in an office. <S>Hello.<E>")
-    decoders = seat.decoders(model.parts, model.geometry)
+    buffers, order = model.take_buffers(), []
+    buffers.rollout.text = model.read("A woman in an office. <S>Hello.<E>")
+    decoders = buffers.decoders(model.parts, model.geometry)
 
     def noted(owner: Any, name: str, note: Any) -> None:
         work = getattr(owner, name)
@@ -106,12 +106,12 @@ def made(model: HalloLive, plan: Plan) -> tuple[clip.Made, list[str]]:
 
         setattr(owner, name, call)
 
-    noted(seat.rollout, "forward", lambda options: "shared" if options["split"] else "alone")
+    noted(buffers.rollout, "forward", lambda options: "shared" if options["split"] else "alone")
     noted(decoders, "submit", lambda _: "block")
     noted(decoders, "finish", lambda _: "finish")
     draw = draws(torch.Generator().manual_seed(0), torch.device("cpu"))
-    noise = clip_noise(TINY, seat.rollout.shape, 3 * TINY.geometry.block_video_latents, draw)
-    found = clip.run(seat.rollout, decoders, noise, 3, draw, plan)
+    noise = clip_noise(TINY, buffers.rollout.shape, 3 * TINY.geometry.block_video_latents, draw)
+    found = clip.run(buffers.rollout, decoders, noise, 3, draw, plan)
     decoders.close()
     return found, order
 

@@ -92,7 +92,7 @@ def test_pocket_needs_nothing_that_only_the_published_model_uses() -> None:
     names = {line.partition(">")[0] for line in project["optional-dependencies"]["hallo-live"]}
     assert not names & {line.partition(">")[0] for line in project["dependencies"]}
     probe = (
-        "import sys; from avatar_rtc import app, client, doctor, generate; from model import pipeline; "
+        "import sys; from avatar_rtc import app, client, doctor, generate; from model import pocket; "
         f"print({ {name.replace('-', '_') for name in names}!r} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", probe], text=True).strip() == "set()"

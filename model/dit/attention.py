@@ -112,7 +112,7 @@ class Projections:
         self._joined: tuple[Tensor, Tensor] | None = None
         self._rounded: Float8Linear | None = None
 
-    def join(self) -> None:
+    def fuse(self) -> None:
         """Lay the layers' parameters end to end; theirs become views. For weights that neither move nor change any more."""
         if self._joined is not None or self._rounded is not None:
             return
@@ -124,7 +124,7 @@ class Projections:
             start = stop
         self._joined = weight, bias
 
-    def round(self) -> None:
+    def quantise(self) -> None:
         """Compute in 8 bits from now on; the layers are not used any more."""
         self._rounded, self.layers = Float8Linear(*self.layers), ()
 
@@ -165,15 +165,15 @@ class SelfAttention(nn.Module):
 
         self.qkv = Projections(self.q, self.k, self.v)
 
-    def round(self) -> None:
+    def quantise(self) -> None:
         """Compute in 8 bits from now on, see :mod:`model.dit.float8`."""
-        self.qkv.round()
+        self.qkv.quantise()
         self.o = Float8Linear(cast(nn.Linear, self.o))
         del self.q, self.k, self.v
 
     def project(self, x_BTD: Tensor, table: RotaryTable, past: Past) -> tuple[Tensor, KeyValue]:
         """Queries, and the tokens' keys and values at their :func:`place`."""
-        heads, num_heads = kernels.on(x_BTD).heads, self.num_heads
+        heads, num_heads = kernels.on(x_BTD).split_heads, self.num_heads
         q, k, v = self.qkv(x_BTD)
         key, value = place(past, x_BTD.shape[1])
         return heads(q, num_heads, self.norm_q.pair, table.pair), KeyValue(
@@ -197,18 +197,18 @@ class CrossAttention(nn.Module):
 
         self.kv_fusion = Projections(self.k_fusion, self.v_fusion)
 
-    def round(self) -> None:
+    def quantise(self) -> None:
         """Compute queries and output in 8 bits from now on, see :mod:`model.dit.float8`."""
         self.q, self.o = (Float8Linear(cast(nn.Linear, layer)) for layer in (self.q, self.o))
 
     def project_text(self, text_BSD: Tensor, table: RotaryTable | None) -> KeyValue:
-        heads = kernels.on(text_BSD).heads
+        heads = kernels.on(text_BSD).split_heads
         key = heads(self.k(text_BSD), self.num_heads, self.norm_k.pair, None if table is None else table.pair)
         return KeyValue(key, heads(self.v(text_BSD), self.num_heads))
 
     def project_other(self, other_BSD: Tensor, table: RotaryTable, past: Past) -> KeyValue:
         """Keys and values of the other stream at their :func:`place`."""
-        heads = kernels.on(other_BSD).heads
+        heads = kernels.on(other_BSD).split_heads
         k, v = self.kv_fusion(self.pre_attn_norm_fusion(other_BSD))
         key, value = place(past, other_BSD.shape[1])
         return KeyValue(heads(k, self.num_heads, self.norm_k_fusion.pair, table.pair, key), heads(v, self.num_heads, out=value))
@@ -223,7 +223,7 @@ class CrossAttention(nn.Module):
         other: Seen,
         other_mask: Mask,
     ) -> Tensor:
-        heads, q = kernels.on(x_BTD).heads, self.q(x_BTD)
+        heads, q = kernels.on(x_BTD).split_heads, self.q(x_BTD)
         q_text = heads(q, self.num_heads, self.norm_q.pair, None if text_query_table is None else text_query_table.pair)
         q_other = heads(q, self.num_heads, self.norm_q.pair, table.pair)
         return self.o(attend(q_text, text, text_mask) + attend(q_other, other, other_mask))

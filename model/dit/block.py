@@ -85,11 +85,11 @@ class TowerBlock(nn.Module):
         """Queries, keys and values of the tower's attention to itself; ``m`` is what :meth:`modulate` gave."""
         return self.self_attn.project(self.norm_modulate(x_BTD, m[0], m[1]), table, past)
 
-    def look(self, x_BTD: Tensor, m: Sequence[Tensor], q_BHTK: Tensor, memory: Seen, mask: Mask) -> Tensor:
+    def attend_self(self, x_BTD: Tensor, m: Sequence[Tensor], q_BHTK: Tensor, memory: Seen, mask: Mask) -> Tensor:
         """Attend to the tower itself."""
         return kernels.on(x_BTD).add_gated(x_BTD, self.self_attn.o(attend(q_BHTK, memory, mask)), m[2])
 
-    def read(self, x_BTD: Tensor, m: Sequence[Tensor], view: StreamView, text: KeyValue, other: Seen) -> Tensor:
+    def attend_others(self, x_BTD: Tensor, m: Sequence[Tensor], view: StreamView, text: KeyValue, other: Seen) -> Tensor:
         """Attend to text and to the other tower, then the feed-forward part."""
         normed = self.norm3(x_BTD)
         x = x_BTD + self.cross_attn(normed, view.table, text, view.text_query_table, view.text_mask, other, view.other_mask)
@@ -100,10 +100,10 @@ class TowerBlock(nn.Module):
         y = ops.mlp(x, self.ffn) if self.rounded_ffn is None else self.rounded_ffn[1](self.rounded_ffn[0](x), gelu=True)
         return ops.add_gated(x_BTD, y, gate)
 
-    def round(self) -> None:
+    def quantise(self) -> None:
         """Compute in 8 bits from now on, see :mod:`model.dit.float8`."""
-        self.self_attn.round()
-        self.cross_attn.round()
+        self.self_attn.quantise()
+        self.cross_attn.quantise()
         first, _, last = self.ffn
         self.rounded_ffn = nn.ModuleList(Float8Linear(cast(nn.Linear, layer)) for layer in (first, last))
         del self.ffn
@@ -155,19 +155,19 @@ class FusionLayer(nn.Module):
         )
 
         q, audio_self = self.audio.project(audio, am, audio_view.table, past_audio)
-        audio = self.audio.look(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
+        audio = self.audio.attend_self(audio, am, q, seen(past_audio, audio_self), audio_view.self_mask)
 
         q, video_self = self.video.project(video, vm, video_view.table, past_video)
         visible = seen(past_video, video_self)
         if num_sink_tokens:
             visible = video_self.after(self.sink(video_self, num_sink_tokens))
-        video = self.video.look(video, vm, q, visible, video_view.self_mask)
+        video = self.video.attend_self(video, vm, q, visible, video_view.self_mask)
 
         # Each reads the other as it is now.
         video_cross = self.audio.cross_attn.project_other(video, video_view.table, past_video_cross)
         audio_cross = self.video.cross_attn.project_other(audio, audio_view.table, past_audio_cross)
-        audio = self.audio.read(audio, am, audio_view, audio_text, seen(past_video_cross, video_cross))
-        video = self.video.read(video, vm, video_view, video_text, seen(past_audio_cross, audio_cross))
+        audio = self.audio.attend_others(audio, am, audio_view, audio_text, seen(past_video_cross, video_cross))
+        video = self.video.attend_others(video, vm, video_view, video_text, seen(past_audio_cross, audio_cross))
         return video, audio, LayerMemory(video_self, audio_self, video_cross, audio_cross)
 
     def sink(self, video_self: KeyValue, num_tokens: int) -> KeyValue:

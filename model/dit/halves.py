@@ -144,17 +144,17 @@ def half_pass(
                 a = read_video(a)
             am = layer.audio.modulate(audio_e0)
             audio_q, audio_self = layer.audio.project(a, am, audio_view.table, None)
-            a = layer.audio.look(a, am, audio_q, audio_self, None)
+            a = layer.audio.attend_self(a, am, audio_q, audio_self, None)
             layer.video.cross_attn.project_other(a, audio_view.table, Room(KeyValue(*audio_cross), 0))
-            read_video = partial(layer.audio.read, m=am, view=audio_view, text=text.audio[i], other=tokens.seen(cross))
+            read_video = partial(layer.audio.attend_others, m=am, view=audio_view, text=text.audio[i], other=tokens.seen(cross))
             yield Stop(Exchange([audio_cross], tokens.theirs(cross)), takes=True)
 
-        v = layer.video.look(v, vm, q, tokens.seen(own), None)
+        v = layer.video.attend_self(v, vm, q, tokens.seen(own), None)
         layer.audio.cross_attn.project_other(v, table, cross)  # the first device's own tokens are those right behind the past
         if side == 1:
             yield Stop(Exchange(cross.buffer, [audio_cross]), takes=True)
 
-        v = layer.video.read(v, vm, view, text.video[i], KeyValue(*audio_cross))
+        v = layer.video.attend_others(v, vm, view, text.video[i], KeyValue(*audio_cross))
     yield Stop(takes=side == 0)
 
     flow = dit.video_ends.out(v, dit.video_ends.modulate(video_e))

@@ -225,7 +225,7 @@ class DualStreamTransformer(nn.Module):
         other.load_state_dict({name: x.to(place(name), copy=True) for name, x in self.state_dict().items()}, assign=True)
         return other.requires_grad_(False).train(self.training)
 
-    def settle(self, *, float8: bool = False) -> DualStreamTransformer:
+    def prepare_for_inference(self, *, float8: bool = False) -> DualStreamTransformer:
         """Arrange weights as serving on a GPU wants them: side by side where products share an input, taps of 1-D convolutions
         outermost. Names and values stay; afterwards weights may neither move nor change. Returns itself.
 
@@ -234,12 +234,12 @@ class DualStreamTransformer(nn.Module):
         """
         if float8:
             for layer in self.fusion_layers():
-                layer.video.round()
+                layer.video.quantise()
         for module in self.modules():
             if isinstance(module, SelfAttention):
-                module.qkv.join()
+                module.qkv.fuse()
             elif isinstance(module, CrossAttention):
-                module.kv_fusion.join()
+                module.kv_fusion.fuse()
             elif isinstance(module, nn.Conv1d):
                 module.weight.data = module.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
         return self

@@ -30,7 +30,7 @@ class Kernels(Protocol):
     def add_gated(self, x_BTD: Tensor, y_BTD: Tensor, gate_BL1D: Tensor) -> Tensor:
         """``x + y * gate``."""
 
-    def heads(
+    def split_heads(
         self,
         y_BTD: Tensor,
         num_heads: int,
@@ -77,7 +77,9 @@ class Kernels(Protocol):
     def add_residual(self, x: Tensor, bias: Tensor, y: Tensor) -> Tensor:
         """``x + bias + y``, channels in dim 1; may give back ``x`` itself, overwritten."""
 
-    def grow(self, phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+    def interleave_phases(
+        self, phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int
+    ) -> Tensor:
         """Phases of frames, N = B x T * time - skip, interleaved, plus ``bias``, plus ``x`` duplicated, see
         :func:`model.kernels.eager.interleave` and :func:`model.kernels.eager.duplicate`."""
 

@@ -50,7 +50,7 @@ def turn_by_slices(x: Tensor) -> Tensor:
     return torch.stack((-second, first), dim=-1).flatten(-2)
 
 
-def heads(
+def split_heads(
     y_BTD: Tensor,
     num_heads: int,
     norm: tuple[Tensor, float] | None = None,
@@ -148,7 +148,7 @@ def duplicate(x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tenso
     return y[:, :, skip:]
 
 
-def grow(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+def interleave_phases(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
     y = interleave(phases_N4Chw) + bias.view(-1, 1, 1)
     return y.unflatten(0, (x_BCTHW.shape[0], -1)).transpose(1, 2) + duplicate(x_BCTHW, out_channels, time, skip)
 

@@ -156,7 +156,7 @@ def _heads(
     tl.store(out + at + head * out_head_stride + channel, value.to(out.dtype.element_ty), mask=inside)
 
 
-def heads(
+def split_heads(
     y_BTD: Tensor,
     num_heads: int,
     norm: tuple[Tensor, float] | None = None,
@@ -164,7 +164,7 @@ def heads(
     out: Tensor | None = None,
 ) -> Tensor:
     if out is None and norm is None and table is None:
-        return eager.heads(y_BTD, num_heads)
+        return eager.split_heads(y_BTD, num_heads)
     batch, tokens, width = y_BTD.shape
     channels = width // num_heads
     assert y_BTD.stride(2) == 1
@@ -453,7 +453,7 @@ def _grow(
     tl.store(out + pixel * CHANNELS + col, total.to(out.dtype.element_ty), mask=inside)
 
 
-def grow(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
+def interleave_phases(phases_N4Chw: Tensor, bias: Tensor, x_BCTHW: Tensor, out_channels: int, time: int, skip: int) -> Tensor:
     phases, x = phases_N4Chw.permute(0, 2, 3, 1).contiguous(), _positions(x_BCTHW)
     batch, source_frames, height, width, in_channels = x.shape
     num_frames = phases.shape[0] // batch

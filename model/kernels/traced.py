@@ -32,7 +32,7 @@ def _of_all(row_BL1D: Tensor) -> Tensor:
     return row_BL1D.squeeze(1)
 
 
-def heads(
+def split_heads(
     y_BTD: Tensor,
     num_heads: int,
     norm: tuple[Tensor, float] | None = None,

@@ -113,7 +113,7 @@ class Planner:
         )
         return [(p, a + origin_s, b + origin_s) for p, a, b in track if b + origin_s > start_s and a + origin_s < end_s]
 
-    def tell(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, list[Mark]]:
+    def marks_between(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, list[Mark]]:
         """What happens in the block [start_s, end_s): whether a line is heard in it, and its marks.
 
         Lines that are over are dropped.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.config import UMT5Config
 from model.errors import CheckpointError
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 
 if TYPE_CHECKING:
     from transformers import UMT5EncoderModel
@@ -127,7 +127,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: UMT5Tokenizer, encoder: UMT5EncoderModel, config: UMT5Config) -> None:
         self._tokenizer, self._encoder, self._text_len = tokenizer, encoder, config.text_len
-        self.graphs = Graphs() if encoder.device.type == "cuda" else None
+        self.graphs = CudaGraphCache() if encoder.device.type == "cuda" else None
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:

@@ -116,7 +116,7 @@ class Utterances:
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
-    def take(self) -> Utterance | None:
+    def next_utterance(self) -> Utterance | None:
         """The next utterance: as many sentences of one reply as fit; None when there is nothing to say."""
         lines: list[str] = []
         marks: list[TimedMark] = []
@@ -162,7 +162,7 @@ class MarkTrack:
         self._marks.clear()
         self._spans.clear()
 
-    def tell(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, tuple[Mark, ...]]:
+    def marks_between(self, start_s: float, end_s: float, sample_rate_hz: int) -> tuple[bool, tuple[Mark, ...]]:
         """Whether [start_s, end_s) belongs to a reply, and its marks, which are then over."""
         # Both are sums of a chunk's length, and may be off in their last digit.
         speaking = any(a < end_s - EPSILON_S and b > start_s + EPSILON_S for a, b in self._spans)

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from model.checkpoint import Weights, read_weights
 from model.chunk import StreamSettings
 from model.description import RANGES
-from model.pipeline import Pocket
+from model.pocket import Pocket
 from model.quantisation import KERNEL
 from model.torch_runtime import TorchRuntime
 

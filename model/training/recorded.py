@@ -6,7 +6,7 @@ gradients are added up where they lie. The optimizer's step stays outside, so th
 
 from __future__ import annotations
 
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.training.optimizers import Learner
 from model.training.stage import Drawn, Loss, Stage
 
@@ -23,12 +23,12 @@ class Recorded:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._graphs: dict[str, Graphs] = {}
+        self._graphs: dict[str, CudaGraphCache] = {}
         self._figures: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def __call__(self, learner: Learner, drawn: Drawn, share: float) -> Loss:
         gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
-        graphs = self._graphs.setdefault(learner.name, Graphs(state=gradients))
+        graphs = self._graphs.setdefault(learner.name, CudaGraphCache(state=gradients))
         names, key = tuple(drawn.tensors), (learner.name, drawn.choice)
 
         def run(*inputs: object) -> tuple[object, ...]:

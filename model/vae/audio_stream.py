@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.config import AudioStreamConfig
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.vae.bigvgan import BigVGAN
 from model.vae.mmaudio import MMAudioVAE
 
@@ -123,7 +123,7 @@ class SoundStream:
 
     def __init__(self, decoder: AudioStreamDecoder, *, records: bool, priority: int = 0) -> None:
         self._decoder = decoder
-        self.graphs = Graphs(priority=priority) if records else None
+        self.graphs = CudaGraphCache(priority=priority) if records else None
         self._state: AudioStreamState | None = None
         self._wave: Tensor | None = None
 

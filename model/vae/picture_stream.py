@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.vae.wan import FeatureCache, WanDecoder
 
 
@@ -32,7 +32,7 @@ class PictureStream:
         self._decoder, self._records, self._priority, self._second = decoder, records, priority, second
         self._cache: FeatureCache | None = None
         self._second_cache: FeatureCache | None = None
-        self._graphs: Graphs | None = None
+        self._graphs: CudaGraphCache | None = None
         self._begins, self._ended = True, False
 
     @property
@@ -97,7 +97,7 @@ class PictureStream:
             raise RuntimeError("the stream of pictures is finished: begin another")
         if self._cache is None:
             _, self._cache = self._decoder(latents[:, :, :1])
-            self._graphs = Graphs(self._cache.tensors, self._priority) if self._records else None
+            self._graphs = CudaGraphCache(self._cache.tensors, self._priority) if self._records else None
         begins, self._begins = self._begins, False
         return self._cache, begins
 

@@ -231,7 +231,7 @@ class PhaseConv2d(nn.Module):
 
     def beside(self, x: Tensor, shortcut: Shortcut) -> Tensor:
         """Frames [B, C, T, H, W] twice as large, plus the shortcut."""
-        return kernels.on(x).grow(self.phases(_frames(x)), self.bias, *shortcut)
+        return kernels.on(x).interleave_phases(self.phases(_frames(x)), self.bias, *shortcut)
 
 
 def fold_upsampling(decoder: WanDecoder) -> None:

@@ -15,7 +15,7 @@ from model.chunk import AVChunk, StreamSettings
 from model.config import ModelConfig
 from model.dit.transformer import DualStreamTransformer
 from model.liveliness import CONTROLS
-from model.pipeline import Pocket, PocketStream
+from model.pocket import Pocket, PocketStream
 from model.text.encoder import TextEncoder
 from model.text.phonemes import NUM_IDS
 from model.torch_runtime import TorchRuntime

@@ -23,7 +23,7 @@ from model.config import RolloutConfig
 from model.decoding import Arrives, Decoders, Piece
 from model.dit.cache import VideoContext
 from model.errors import CheckpointError, ConfigError, UnspeakableTextError
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.hallo_live import HalloLive, HalloLiveStream
 from model.rollout import Latents
 from model.text.utterances import MarkTrack, Utterance
@@ -106,7 +106,7 @@ def test_a_last_block_by_two_decoders_is_that_by_one(model: HalloLive) -> None:
     blocks = [Latents(*one) for one in zip(video.split(block, dim=2), sound.split(block * ratio, dim=1), strict=True)]
 
     def decode(one: HalloLive, blocks: list[Latents]) -> tuple[np.ndarray, np.ndarray]:
-        decoders = one.take_seat().decoders(one.parts, one.geometry)
+        decoders = one.take_buffers().decoders(one.parts, one.geometry)
         for latents in blocks[:-1]:
             decoders.submit(latents)
             decoders.ask()
@@ -130,7 +130,7 @@ def test_latents_that_are_asked_for_together_are_decoded_together(model: HalloLi
     latents = Latents(video, torch.zeros(1, 9 * g.audio_latents_per_video_latent, TINY.dit.audio.latent_channels))
 
     def pieces(*asked: int | None) -> list[np.ndarray]:
-        decoders = model.take_seat().decoders(model.parts, g)
+        decoders = model.take_buffers().decoders(model.parts, g)
         decoders.submit(latents)
         found = [piece.result() for num in asked for piece in decoders.ask(num)]
         decoders.close()
@@ -144,7 +144,7 @@ def test_latents_that_are_asked_for_together_are_decoded_together(model: HalloLi
 
 def test_the_next_piece_is_launched_while_one_is_awaited(model: HalloLive) -> None:
     """And what fails to be launched fails alone."""
-    decoders: Any = model.take_seat().decoders(model.parts, model.geometry)
+    decoders: Any = model.take_buffers().decoders(model.parts, model.geometry)
     launched: list[int] = []
     second = threading.Event()
 
@@ -227,9 +227,9 @@ def test_an_endless_stream_stays_bounded(model: HalloLive) -> None:
 def test_what_a_cut_needs_is_rehearsed_before_streams_come(model_dir: Path) -> None:
     """A GPU does so as it records; here nothing is recorded, but the same is run."""
     fresh = hallo_live.load(model_dir, model_dir / "config.yaml", ("cpu",), lambda line: None)
-    seat = fresh.take_seat()
-    seat.graphs = Graphs()
-    fresh.free_seat(seat)
+    buffers = fresh.take_buffers()
+    buffers.graphs = CudaGraphCache()
+    fresh.free_buffers(buffers)
     cuts: list[int] = []
     whole = Decoders.rollback
 
@@ -377,7 +377,7 @@ def test_a_chunk_speaks_from_the_block_on_that_does() -> None:
     for first in range(200):
         marks = MarkTrack()
         marks.add(Utterance(("Hello.",), 1, ()), first * 0.16, (first + 6) * 0.16)
-        told = [marks.tell(number * 0.16, number * 0.16 + 0.16, 16000)[0] for number in range(first + 8)]
+        told = [marks.marks_between(number * 0.16, number * 0.16 + 0.16, 16000)[0] for number in range(first + 8)]
         assert told == [False] * first + [True] * 6 + [False] * 2
 
 

@@ -30,7 +30,7 @@ def cycling(durations_s: Sequence[float]) -> Durations:
 
 
 def tell(planner: Planner, first_block: int, num_blocks: int) -> list[tuple[bool, list[Mark]]]:
-    return [planner.tell(b * BLOCK_S, (b + 1) * BLOCK_S, RATE_HZ) for b in range(first_block, first_block + num_blocks)]
+    return [planner.marks_between(b * BLOCK_S, (b + 1) * BLOCK_S, RATE_HZ) for b in range(first_block, first_block + num_blocks)]
 
 
 def on_time_line(told: list[tuple[bool, list[Mark]]], first_block: int = 0) -> list[tuple[str, str, str, int, int]]:
@@ -196,7 +196,7 @@ def test_the_past_stays_in_view_and_is_forgotten_later() -> None:
     tell(planner, 0, 4)
     assert any(p != PAUSE for p, *_ in planner.visible(0.5, 2.0)), "a line that is over is still behind the next block"
     for block in range(4, 400):
-        planner.tell(block * BLOCK_S, (block + 1) * BLOCK_S, RATE_HZ)
+        planner.marks_between(block * BLOCK_S, (block + 1) * BLOCK_S, RATE_HZ)
     assert planner._past == []
 
 

@@ -17,7 +17,7 @@ from model.chunk import StreamSettings
 from model.conversion import convert
 from model.errors import CheckpointError
 from model.parts import example_inputs
-from model.pipeline import Pocket
+from model.pocket import Pocket
 from model.torch_runtime import TorchRuntime
 from model.training import ranges
 from tests.model.support import MAN, tiny_weights

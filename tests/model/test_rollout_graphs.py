@@ -10,7 +10,7 @@ import torch
 
 from model.config import RolloutConfig
 from model.dit.transformer import DualStreamTransformer, TextMemory
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.rollout import Latents, Rollout, roll_out
 from tests.model.published import BLOCK, GPU_CONFIG, SHAPE, drawing, noise, open_rollout, read, run, tiny_dit
 from tests.model.support import normal, randomise
@@ -103,7 +103,7 @@ def test_weights_arranged_for_serving_compute_the_same() -> None:
     dit, noises = tiny_dit(2), noise(6)
     expected, names = run(open_rollout(dit), noises), {k: v.clone() for k, v in dit.state_dict().items()}
     size = sum(p.untyped_storage().nbytes() for p in {p.untyped_storage().data_ptr(): p for p in dit.parameters()}.values())
-    dit.settle()
+    dit.prepare_for_inference()
     settled = sum(p.untyped_storage().nbytes() for p in {p.untyped_storage().data_ptr(): p for p in dit.parameters()}.values())
     assert settled == size, "nothing is held twice"
     check_same(run(open_rollout(dit), noises), expected)
@@ -115,7 +115,7 @@ def test_rounded_weights_compute_about_the_same() -> None:
     """What is rounded is named in :mod:`model.dit.float8`; replays and whole passes agree as before."""
     dit, noises = tiny_dit(2), noise(6)
     expected = run(open_rollout(dit), noises)
-    rounded = copy.deepcopy(dit).settle(float8=True)
+    rounded = copy.deepcopy(dit).prepare_for_inference(float8=True)
     state = {name: x for name, x in rounded.state_dict().items() if name.startswith("layers")}
     kept = {name for name, x in state.items() if x.dtype == torch.float32 and x.ndim == 2 and "scale" not in name}
     assert {name.split(".")[-2] for name in kept if ".video." in name} == {"k", "v", "k_fusion", "v_fusion"}
@@ -137,10 +137,10 @@ def gpu_dit(dtype: torch.dtype) -> DualStreamTransformer:
         torch.manual_seed(0)
         dit = DualStreamTransformer(GPU_CONFIG, 2)
     randomise(dit)
-    return dit.requires_grad_(False).eval().to("cuda", dtype).settle()
+    return dit.requires_grad_(False).eval().to("cuda", dtype).prepare_for_inference()
 
 
-def on_gpu(dit: DualStreamTransformer, graphs: Graphs | None) -> Rollout:
+def on_gpu(dit: DualStreamTransformer, graphs: CudaGraphCache | None) -> Rollout:
     text = dit.read_text(normal(1, 64, 16).to("cuda", dit.video_ends.head.weight.dtype), (None, None), None)
     return Rollout(dit, RolloutConfig(window_latents=6), SHAPE, text, graphs=graphs)
 
@@ -155,7 +155,7 @@ def gpu_run(rollout: Rollout, num_video: int = 12) -> list[Latents]:
 @torch.inference_mode()
 def test_graphs_equal_passes_that_run_and_both_are_near_float32() -> None:
     half = gpu_dit(torch.bfloat16)
-    replayed, ran = gpu_run(on_gpu(half, Graphs())), gpu_run(on_gpu(half, None))
+    replayed, ran = gpu_run(on_gpu(half, CudaGraphCache())), gpu_run(on_gpu(half, None))
     exact = gpu_run(on_gpu(gpu_dit(torch.float32), None))
     for a, b, c in zip(replayed, ran, exact, strict=True):
         assert torch.equal(a.video, b.video)
@@ -167,7 +167,7 @@ def test_graphs_equal_passes_that_run_and_both_are_near_float32() -> None:
 @pytest.mark.gpu
 @torch.inference_mode()
 def test_a_replay_reads_the_cache_as_it_is_now() -> None:
-    rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs())
+    rollout = on_gpu(gpu_dit(torch.bfloat16), CudaGraphCache())
     gpu_run(rollout, 4)
     rollout.update_cache()
     video, audio = (x.cuda() for x in noise(BLOCK, seed=3))
@@ -190,7 +190,7 @@ def test_a_replay_reads_the_cache_as_it_is_now() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("replay", [True, False])
 def test_a_block_never_waits_for_the_gpu(replay: bool) -> None:
-    rollout = on_gpu(gpu_dit(torch.bfloat16), Graphs() if replay else None)
+    rollout = on_gpu(gpu_dit(torch.bfloat16), CudaGraphCache() if replay else None)
     gpu_run(rollout)
     rollout.update_cache()
     clip = [x.cuda() for x in noise(BLOCK, seed=3)]
@@ -211,11 +211,11 @@ def test_after_a_cut_sealed_graphs_go_on() -> None:
     """The pass over what is left of a block has no record; the ones after it have, and nothing waits."""
     dit = gpu_dit(torch.bfloat16)
     made = []
-    for graphs in (Graphs(), None):
+    for graphs in (CudaGraphCache(), None):
         rollout = on_gpu(dit, graphs)
         gpu_run(rollout)
         if graphs is not None:
-            graphs.seal()
+            graphs.freeze()
         rollout.rehearse_rollbacks(BLOCK)
         gpu_run(rollout, 6)
         rollout.update_cache()

@@ -17,7 +17,7 @@ from model import kernels
 from model.config import DiTConfig, RolloutConfig, TowerConfig
 from model.dit.halves import num_first
 from model.dit.transformer import DualStreamTransformer, TextMemory
-from model.graphs import Graphs
+from model.graphs import CudaGraphCache
 from model.kernels import eager
 from model.rollout import Latents, Rollout, RolloutShape
 from tests.model.published import BLOCK, GPU_CONFIG, SHAPE, drawing, noise, open_rollout, read, tiny_dit
@@ -168,9 +168,9 @@ def test_a_batch_is_shared(splits: Chooses) -> None:
 def test_settled_and_rounded_weights_are_shared_too() -> None:
     dit, noises = tiny_dit(), noise(6)
     for float8 in (False, True):
-        one, (rollout, _) = copy.deepcopy(dit).settle(float8=float8), open_split(copy.deepcopy(dit))
+        one, (rollout, _) = copy.deepcopy(dit).prepare_for_inference(float8=float8), open_split(copy.deepcopy(dit))
         for side in rollout._sides:
-            side.dit.settle(float8=float8)
+            side.dit.prepare_for_inference(float8=float8)
         check_same(stream(rollout, noises, always), stream(open_rollout(one, read(dit)), noises, never))
 
 
@@ -210,7 +210,7 @@ def test_unused_room_is_never_read() -> None:
 def test_sealed_what_has_no_record_runs_on_the_first_device() -> None:
     dit, noises = tiny_dit(), noise(6)
     rollout, lockstep = open_split(dit, records=True)
-    rollout.seal_split()
+    rollout.freeze_split()
     check_same(stream(rollout, noises, always), stream(open_rollout(dit), noises, never))
     assert len(lockstep) == lockstep.num_played == 0
     check_both_remember(rollout)
@@ -297,14 +297,14 @@ def on_gpus(
     randomise(dit)
     wide = dit.requires_grad_(False).eval().to("cuda:0")
     dit = copy.deepcopy(wide).to(dtype)
-    second = dit.video_replica(torch.device(last)).settle()
+    second = dit.video_replica(torch.device(last)).prepare_for_inference()
     prompt, rule = normal(1, 64, 16).to("cuda:0"), RolloutConfig(window_latents=6)
-    text = dit.settle().read_text(prompt.to(dtype), (None, None), None)
+    text = dit.prepare_for_inference().read_text(prompt.to(dtype), (None, None), None)
     exact = Rollout(wide, rule, shape, wide.read_text(prompt, (None, None), None))
     return (
         exact,
-        Rollout(dit, rule, shape, text, graphs=Graphs()),
-        Rollout(dit, rule, shape, text, graphs=Graphs(), second=second),
+        Rollout(dit, rule, shape, text, graphs=CudaGraphCache()),
+        Rollout(dit, rule, shape, text, graphs=CudaGraphCache(), second=second),
     )
 
 

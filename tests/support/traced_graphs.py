@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from model.graphs import Function, Graphs
+from model.graphs import CudaGraphCache, Function
 
 
-class TracedGraphs(Graphs):
-    """Like :class:`model.graphs.Graphs`, by tracing: Python runs once for each set of shapes."""
+class TracedGraphs(CudaGraphCache):
+    """Like :class:`model.graphs.CudaGraphCache`, by tracing: Python runs once for each set of shapes."""
 
     def __init__(self, state: Sequence[Tensor] = (), priority: int = 0) -> None:
         super().__init__(state, priority)
@@ -24,7 +24,7 @@ class TracedGraphs(Graphs):
 
     def __call__(self, key: Hashable, function: Function, *inputs: Tensor) -> tuple[Tensor, ...]:
         shapes = key, *((x.shape, x.dtype) for x in inputs)
-        if shapes not in self.traces and self._sealed:
+        if shapes not in self.traces and self._frozen:
             return function(*inputs)
         if shapes not in self.traces:
             fixed = tuple(x.clone() for x in inputs)

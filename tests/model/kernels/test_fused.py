@@ -82,12 +82,12 @@ def test_heads_into_a_cache(fused: ModuleType, batch: int, num_heads: int, norme
     turns = None if rotated is None else table(tokens, channels, batch if rotated == "each" else None)
     buffer = torch.full((batch, 9, num_heads, channels), torch.nan, device=DEVICE, dtype=torch.bfloat16).transpose(1, 2)
     place = buffer[:, :, 2 : 2 + tokens]
-    got = fused.heads(y, num_heads, norm, turns, place)
-    half = eager.heads(y, num_heads, norm, turns)
-    full = eager.heads(y.float(), num_heads, None if norm is None else (norm[0].float(), norm[1]), turns)
+    got = fused.split_heads(y, num_heads, norm, turns, place)
+    half = eager.split_heads(y, num_heads, norm, turns)
+    full = eager.split_heads(y.float(), num_heads, None if norm is None else (norm[0].float(), norm[1]), turns)
     assert got is place
     close(place, half, full)
-    close(fused.heads(y, num_heads, norm, turns), half, full)
+    close(fused.split_heads(y, num_heads, norm, turns), half, full)
     assert buffer[:, :, :2].isnan().all()
     assert buffer[:, :, 2 + tokens :].isnan().all()
 
@@ -150,10 +150,10 @@ def test_phases_and_the_shortcut(fused: ModuleType, batch: int, in_channels: int
     x = normal(batch, in_channels, source_frames, 3, 5).contiguous(memory_format=torch.channels_last_3d)
     phases = normal(batch * num_frames, 4 * channels, 4, 6, seed=1).contiguous(memory_format=torch.channels_last)
     bias = normal(channels, seed=2)
-    half = eager.grow(phases, bias, x, channels, time, skip)
-    full = eager.grow(phases.float(), bias.float(), x.float(), channels, time, skip)
+    half = eager.interleave_phases(phases, bias, x, channels, time, skip)
+    full = eager.interleave_phases(phases.float(), bias.float(), x.float(), channels, time, skip)
     assert full.shape == (batch, channels, num_frames, 6, 10)
-    close(fused.grow(phases, bias, x, channels, time, skip), half, full)
+    close(fused.interleave_phases(phases, bias, x, channels, time, skip), half, full)
 
 
 def test_planes(fused: ModuleType) -> None:

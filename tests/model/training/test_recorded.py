@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.graphs import Function, Graphs
+from model.graphs import CudaGraphCache, Function
 from model.kernels import eager
 from model.training import recorded
 from model.training.recorded import Recorded, backward
@@ -19,7 +19,7 @@ from tests.support import pocket_runs
 from tests.support.training_runs import begin, write_everything
 
 
-class Replayed(Graphs):
+class Replayed(CudaGraphCache):
     """Does with a function what a CUDA graph's owner does: tries it out, puts its state back, then runs it on fixed inputs."""
 
     keys: list[Hashable] = []  # noqa: RUF012
@@ -36,7 +36,7 @@ class Replayed(Graphs):
 
 @pytest.mark.parametrize("subject", ["hallo_live", "pocket"])
 def test_records_add_up_the_same_gradients_where_they_lie(subject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "Graphs", Replayed)
+    monkeypatch.setattr(recorded, "CudaGraphCache", Replayed)
     monkeypatch.setattr(Replayed, "keys", [])
     if subject == "pocket":
         run = pocket_runs.begin("dmd", pocket_runs.write_pocket(tmp_path), tmp_path / "run")

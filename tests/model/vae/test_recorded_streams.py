@@ -23,7 +23,7 @@ from tests.support.traced_graphs import TracedGraphs
 @pytest.fixture
 def recording(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (picture_stream, audio_stream):
-        monkeypatch.setattr(module, "Graphs", TracedGraphs)
+        monkeypatch.setattr(module, "CudaGraphCache", TracedGraphs)
 
 
 def build(widths: tuple[int, ...]) -> WanDecoder:

@@ -245,7 +245,9 @@ class PocketStream:
         samples, *self._audio_memory = run("decode_audio", block.audio, breath, *self._audio_memory)
         pictures, *self._video_memory = run("decode_video", block.video, *self._video_memory)
         start_s = self._start_s
-        speaking, marks = self._planner.tell(start_s, start_s + float(geometry.block_duration_s), geometry.sample_rate_hz)
+        speaking, marks = self._planner.marks_between(
+            start_s, start_s + float(geometry.block_duration_s), geometry.sample_rate_hz
+        )
         chunk = AVChunk(
             self._index,
             run.numpy(pictures)[0],

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import pipeline
+from model import pocket as pocket_model
 from model import runtime as runtimes
 from model.checkpoint import POCKET_DIR, Weights, read_weights
 from model.chunk import AVChunk, Mark
@@ -25,7 +25,7 @@ from model.dit.history import HIDDEN
 from model.errors import CheckpointError, UnspeakableTextError
 from model.graph_cache import cached_graphs
 from model.parts import PARTS, example_inputs
-from model.pipeline import Pocket, PocketStream
+from model.pocket import Pocket, PocketStream
 from model.runtime import CALLS, OpenVINORuntime, Runtime, round_to_half
 from model.torch_runtime import TorchRuntime
 from tests.model.rounding import SLACK, check_within_rounding, nudged_weights
@@ -481,9 +481,9 @@ def test_a_stream_in_half_precision_is_close(weights: Weights, half: OpenVINORun
 def test_without_openvino_pytorch_does_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(pipeline, "has_gpu", lambda: False)
+    monkeypatch.setattr(pocket_model, "has_gpu", lambda: False)
     heard: list[str] = []
-    assert isinstance(pipeline.load(write_checkpoint(tmp_path / "checkpoint"), 1, heard.append).run, TorchRuntime)
+    assert isinstance(pocket_model.load(write_checkpoint(tmp_path / "checkpoint"), 1, heard.append).run, TorchRuntime)
     assert "OpenVINO" in heard[0]
 
 
@@ -512,9 +512,9 @@ def test_conversion_contacts_nobody_and_a_second_start_needs_no_pytorch(tmp_path
     script = f"""
 import sys
 from pathlib import Path
-from model import pipeline
-model = pipeline.load(Path({str(checkpoint)!r}), 1, print)
-stream = model.open(pipeline.StreamSettings("A man in an office.", "a deep voice"))
+from model import pocket
+model = pocket.load(Path({str(checkpoint)!r}), 1, print)
+stream = model.open(pocket.StreamSettings("A man in an office.", "a deep voice"))
 while stream.step() is None: pass
 print("torch" in sys.modules)
 """

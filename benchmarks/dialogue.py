@@ -12,7 +12,7 @@ LINES = (
 )
 
 
-class Script:
+class Dialogue:
     """A line, then as much listening as it was speaking, then the next line: half of the time is speech.
 
     Args:
