@@ -13,6 +13,7 @@ from avatar_rtc.engine.api import Engine
 from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.keys import make_auth
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.models import model_loader
 from avatar_rtc.sessions.registry import Registry
 from signaling.connections import Connections
@@ -28,6 +29,20 @@ def make_engine(config: ServerConfig) -> Engine:
     return ProcessEngine(model_loader(config.engine))
 
 
+def make_source(config: ServerConfig) -> ReplySource | None:
+    """The source of replies that a config names; None without one.
+
+    Raises:
+        avatar_rtc.errors.ServerConfigError: it cannot be asked.
+        ModuleNotFoundError: its client library is not installed.
+    """
+    if config.llm is None:
+        return None
+    from avatar_rtc.mind.chat import ChatCompletions  # the library takes a while to load
+
+    return ChatCompletions(config.llm)
+
+
 class Server:
     """Engine, registry and HTTP.
 
@@ -40,7 +55,8 @@ class Server:
 
     def __init__(self, config: ServerConfig, engine: Engine) -> None:
         self.address = ""
-        self.registry = Registry(config, engine, Metrics())
+        self._source = make_source(config)
+        self.registry = Registry(config, engine, Metrics(), self._source)
         config.ice.wire_servers()  # a secret that is missing is noticed now
         self._config = config
         self._engine = engine
@@ -93,6 +109,8 @@ class Server:
             self._watch.cancel()
         await self._runner.cleanup()
         await self._engine.close()
+        if self._source is not None:
+            await self._source.close()
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) -> None:

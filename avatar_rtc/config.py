@@ -6,7 +6,7 @@ import ipaddress
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -156,6 +156,52 @@ class WhipConfig(_Strict):
     allow: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
 
 
+class ToolConfig(_Strict):
+    """A tool that the language model may call. ``parameters`` is a JSON schema of its arguments."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: str = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class LlmConfig(_Strict):
+    """The language model that answers what the user says: any server that has OpenAI's chat completions.
+
+    Attributes:
+        base_url: such as ``http://127.0.0.1:11434/v1``.
+        api_key_env: the environment variable that holds its API key; null sends none.
+        instructions: the system message.
+        tools: what it may call; whoever controls the session runs them.
+        extra_body: further fields of a request, such as ``temperature``.
+        max_history_chars: of what it is told of the conversation, and of one message; the oldest is left out.
+        max_answer_chars: an answer ends with the sentence that reaches this.
+        token_timeout_s: an answer has failed if its first token, or a further one, does not come within this time.
+        tool_timeout_s: so long a tool's output is waited for.
+    """
+
+    base_url: str = Field(pattern=r"^https?://[^/\s]+")
+    model: str = Field(min_length=1)
+    api_key_env: str | None = None
+    instructions: str = (
+        "You talk with somebody in a video call, and what you write is spoken. Answer in a few short sentences of plain text, "
+        "without lists, markup, emoji or stage directions."
+    )
+    tools: tuple[ToolConfig, ...] = ()
+    extra_body: dict[str, Any] = {}
+    max_history_chars: int = Field(default=16_000, ge=100)
+    max_answer_chars: int = Field(default=2_000, ge=1)
+    token_timeout_s: float = Field(default=20.0, gt=0)
+    tool_timeout_s: float = Field(default=30.0, gt=0)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_ours(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "messages", "stream", "tools"):
+            if name in fields:
+                raise ValueError(f"{name} is not set here, but by the service; remove it")
+        return fields
+
+
 class IceServerConfig(_Strict):
     """A STUN or TURN server.
 
@@ -299,6 +345,7 @@ class ServerConfig(_Strict):
     recording: RecordingConfig = RecordingConfig()
     whip: WhipConfig = WhipConfig()
     ice: IceConfig = IceConfig()
+    llm: LlmConfig | None = None
     avatars: tuple[AvatarConfig, ...] = Field(min_length=1)
     voices: tuple[VoiceConfig, ...] = Field(min_length=1)
 

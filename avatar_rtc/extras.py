@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MODULES = {
+    "llm": ("openai",),
     "hallo-live": ("transformers", "tokenizers", "ftfy", "huggingface_hub", "httpx2"),
     "train": ("skia", "hibari", "soundfile", "scipy", "onnx", "onnxruntime"),
     "evaluate": ("faster_whisper", "distillmos", "speechmos", "librosa"),

@@ -48,6 +48,7 @@ _EVENT_STATUS |= {
     "queue_full": 429,
     "session_over": 404,
     "unknown_reply": 404,
+    "unknown_call": 404,
     "unknown_avatar": 404,
     "not_allowed": 403,
     "internal_error": 500,

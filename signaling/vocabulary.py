@@ -67,6 +67,25 @@ class ResponseCreate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UserMessage:
+    """The user says this, and is answered by the language model. ``id`` names the answer."""
+
+    event_id: EventId | None = None
+    text: str
+    mode: Literal["replace", "queue"] = "replace"
+    id: ReplyId | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCallOutput:
+    """What came of a ``FunctionCall``: text, often JSON, for the language model."""
+
+    event_id: EventId | None = None
+    call_id: Annotated[str, Len(1, 128)]
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResponseCancel:
     """Stop. Without ``id``: everything that is said or waits; with it: that reply alone."""
 
@@ -93,7 +112,7 @@ class ClientStats:
     rtt_ms: Milliseconds | None = None
 
 
-Command = SessionUpdate | ResponseCreate | ResponseCancel | Ping | ClientStats
+Command = SessionUpdate | ResponseCreate | UserMessage | FunctionCallOutput | ResponseCancel | Ping | ClientStats
 
 
 # Events: what became of it, and what is seen and heard.
@@ -115,6 +134,7 @@ class SessionCreated:
         resumed: the viewer has joined a session that went on before.
         may_speak: commands of this viewer are carried out; else it watches.
         may_record: this viewer may begin and end recordings, and the server keeps them.
+        llm: a language model answers what the user says (``UserMessage``).
         speed: seconds of speech that the machine makes a second.
         notice: for people, what that means, on a machine that does not keep up with real time.
     """
@@ -134,6 +154,7 @@ class SessionCreated:
     resumed: bool | None = None
     may_speak: bool = True
     may_record: bool | None = None
+    llm: bool | None = None
     speed: float | None = None
     notice: str | None = None
 
@@ -143,6 +164,29 @@ class SessionUpdated:
     scene: str
     voice: str
     event_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemAdded:
+    """The user has said something, which ``response_id`` answers."""
+
+    role: Literal["user"] = "user"
+    text: str
+    response_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionCall:
+    """The language model calls a tool: whoever controls the session runs it and sends a ``FunctionCallOutput``.
+
+    Attributes:
+        arguments: JSON, as the model wrote it.
+    """
+
+    response_id: str
+    call_id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +319,8 @@ class Error:
 Event = (
     SessionCreated
     | SessionUpdated
+    | ItemAdded
+    | FunctionCall
     | ResponseCreated
     | AudioStarted
     | TranscriptDelta

@@ -16,6 +16,7 @@ PACKAGES = ("avatar_rtc", "model", "signaling")
 
 MAY_CATCH_EXCEPTION = {
     "avatar_rtc/cli.py": 1,
+    "avatar_rtc/mind/mind.py": 1,
     "avatar_rtc/outputs/channels.py": 1,
     "avatar_rtc/outputs/webrtc.py": 1,
     "avatar_rtc/outputs/whip.py": 1,
@@ -24,7 +25,7 @@ MAY_CATCH_EXCEPTION = {
     "signaling/http.py": 1,
 }
 """The command line, the HTTP middleware, and the session: its run loop, the steps of its closing, what a client sends or is told
-(a message, an event, an offer, what is sent back). These must not end a call."""
+(a message, an event, an offer, what is sent back), what a language model answers. These must not end a call."""
 
 TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.text.prompt", "model.pocket")
 """The last one serves, and so does all that it imports."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from avatar_rtc.media.buffer import MarkReached
+from avatar_rtc.mind.source import SourceError
 from avatar_rtc.sessions.reply import Line, Reply, check_piece, sentences
 from model.errors import ModelError, PromptError
 from model.text.prompt import parse_prompt
@@ -23,12 +24,14 @@ from signaling.vocabulary import (
     Error,
     Event,
     EventError,
+    ItemAdded,
     ResponseCancel,
     ResponseCreate,
     ResponseCreated,
     ResponseDone,
     State,
     Timings,
+    UserMessage,
 )
 
 PTS_CLOCK_HZ = 90_000
@@ -176,14 +179,44 @@ class Conversation:
             case ResponseCancel():
                 self._cancel(command, at)
 
+    def answer(self, message: UserMessage, at: Playhead) -> str:
+        """Open a reply to what the user says, to be filled by ``receive`` in mode ``append`` and ended by ``end_answer``.
+
+        Returns:
+            Its id.
+
+        Raises:
+            EventError: it cannot be opened, and nothing has changed.
+        """
+        opening = ResponseCreate(input="", mode=message.mode, id=message.id, more=True, event_id=message.event_id)
+        self._create(opening, at, answers=message)
+        return self._replies[-1].reply_id
+
+    def end_answer(self, reply_id: str, error: SourceError | None, at: Playhead) -> None:
+        """Nothing more comes of an answer. With an error, or empty, it says so in the end, and has failed then."""
+        reply = next((r for r in self._replies if r.reply_id == reply_id), None)
+        if reply is None:
+            return
+        reply.close()
+        if error is None and not reply.waiting and reply.num_pushed == 0:
+            error = SourceError("llm_empty", "The language model gave an empty answer.")
+        if error is not None:
+            reply.waiting.append(Line(error.spoken))
+            reply.failure = error.code, error.message
+        self._go_on(reply, at)
+
+    def is_next(self, reply_id: str) -> bool:
+        """Whether nothing is said before this reply any more."""
+        return bool(self._replies) and self._replies[0].reply_id == reply_id
+
     def settle(self) -> None:
         """The actions of the latest command are carried out.
 
         Raises:
-            EventError: a line of it cannot be spoken.
+            EventError: a line of it cannot be spoken. Of an answer it is left out.
         """
         reply, self._current = self._current, None
-        if reply is not None and reply.error is not None:
+        if reply is not None and reply.error is not None and not reply.is_answer:
             raise EventError(reply.error.code, str(reply.error))
 
     def refused(self, push: Push, error: ModelError, at: Playhead) -> None:
@@ -198,7 +231,8 @@ class Conversation:
 
     def expire(self, at: Playhead) -> bool:
         """Close replies whose last piece has not come for too long. Returns whether there were any: they may have actions."""
-        late = [r for r in self._replies if not r.closed and at.now_s - r.last_append_s > self._open_reply_timeout_s]
+        open_replies = [r for r in self._replies if not r.closed and not r.is_answer]  # whoever makes up an answer ends it
+        late = [r for r in open_replies if at.now_s - r.last_append_s > self._open_reply_timeout_s]
         for reply in late:
             reply.close()
             self._finish_if_played(reply, at)
@@ -265,7 +299,7 @@ class Conversation:
 
     # Inside.
 
-    def _create(self, command: ResponseCreate, at: Playhead) -> None:
+    def _create(self, command: ResponseCreate, at: Playhead, answers: UserMessage | None = None) -> None:
         if command.more:
             check_piece(command.input)
         lines = [] if command.more else self._parse(command.input, command.event_id)
@@ -274,7 +308,9 @@ class Conversation:
         reply_id = self._new_id(command.id)
         if command.mode == "replace":
             self._stop(list(self._replies), at)
-        reply = Reply(reply_id, at.now_s, at.underruns, at.now_s)
+        reply = Reply(reply_id, at.now_s, at.underruns, at.now_s, is_answer=answers is not None)
+        if answers is not None:
+            self._events.append(ItemAdded(text=answers.text, response_id=reply_id))
         self._events.append(
             ResponseCreated(response_id=reply_id, mode=command.mode, position=len(self._replies), event_id=command.event_id)
         )
@@ -310,7 +346,8 @@ class Conversation:
 
     def _go_on(self, reply: Reply, at: Playhead) -> None:
         """A reply has more text, or its last."""
-        reply.error = None
+        if not reply.is_answer:
+            reply.error = None
         self._current = reply
         self._finish_if_played(reply, at)
 
@@ -373,6 +410,8 @@ class Conversation:
             return
         if reply.num_played == 0 and reply.error is not None:
             self._finish(reply, at, "failed", reply.error.code, str(reply.error))
+        elif reply.failure is not None:
+            self._finish(reply, at, "failed", *reply.failure)
         else:
             self._finish(reply, at, "completed")
 
@@ -386,7 +425,7 @@ class Conversation:
         if status != "completed":
             reply.hearing.reach(at.media_s, at.held_frames)
         heard_ms = reply.hearing.length_ms(self._fps)
-        if status != "completed" and reply.hearing.start_media_s is not None:
+        if not reply.played and reply.hearing.start_media_s is not None:
             self._events.append(AudioCleared(response_id=reply.reply_id, heard_ms=heard_ms))
         self._events.append(
             ResponseDone(

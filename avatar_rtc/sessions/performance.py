@@ -21,6 +21,9 @@ from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.mind.mind import Mind
+from avatar_rtc.mind.source import ReplySource
+from avatar_rtc.sessions.answering import Answering
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
 from model.chunk import Image, StreamSettings
 from model.errors import ModelError
@@ -30,6 +33,7 @@ from signaling.vocabulary import (
     Command,
     Error,
     EventError,
+    FunctionCallOutput,
     Ping,
     ResponseCancel,
     ResponseCreate,
@@ -37,6 +41,7 @@ from signaling.vocabulary import (
     SessionUpdate,
     SessionUpdated,
     State,
+    UserMessage,
 )
 
 MAX_REMEMBERED_OUTCOMES = 1024
@@ -61,6 +66,7 @@ class Performance:
     Args:
         settings: who is seen and heard at first.
         events: of the session; what happens is appended to it.
+        source: makes up answers to what the user says; goes with ``config.llm``.
 
     Attributes:
         settings: who is seen and heard now.
@@ -68,7 +74,14 @@ class Performance:
     """
 
     def __init__(
-        self, config: ServerConfig, engine: Engine, settings: StreamSettings, events: EventLog, metrics: Metrics, log: SessionLog
+        self,
+        config: ServerConfig,
+        engine: Engine,
+        settings: StreamSettings,
+        events: EventLog,
+        metrics: Metrics,
+        log: SessionLog,
+        source: ReplySource | None = None,
     ) -> None:
         self.settings = settings
         self._config = config
@@ -93,6 +106,9 @@ class Performance:
             is_wanted=self._conversation.knows,
             video_delay_s=media.video_delay_ms / 1000,
         )
+        self._mind: Mind | None = None
+        if source is not None and config.llm is not None:
+            self._mind = Mind(source, config.llm, Answering(self._conversation, events, self._in_turn), log)
         self._stream: EngineStream | None = None
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._outcomes: OrderedDict[str, EventError | None] = OrderedDict()
@@ -156,6 +172,10 @@ class Performance:
                 self._conversation.receive(command, self._playhead())
                 await self._execute()
                 self._conversation.settle()
+            case UserMessage():
+                await self._answer(command)
+            case FunctionCallOutput():
+                self._the_mind().take_output(command)
             case SessionUpdate():
                 await self._update(command)
             case ClientStats():
@@ -163,6 +183,47 @@ class Performance:
                     self._metrics.join_s.labels("first_frame_shown").observe(command.first_frame_ms / 1000)
             case Ping():
                 pass  # over HTTP the answer is one
+
+    async def _answer(self, message: UserMessage) -> None:
+        mind = self._the_mind()
+        mind.check(message.text)
+        reply_id = self._conversation.answer(message, self._playhead())
+        self._tell()  # what was heard of the replies that it stops comes before it
+        mind.ask(reply_id, message.text)
+        await self._execute()
+        self._conversation.settle()
+
+    def _the_mind(self) -> Mind:
+        if self._mind is None:
+            raise EventError(
+                "no_llm", "This server has no language model. Set llm in its config, or say lines by response.create."
+            )
+        return self._mind
+
+    async def _in_turn(self, change: Callable[[Playhead], None]) -> None:
+        """Change the conversation when it is its turn among the commands, and carry out what follows.
+
+        Raises:
+            EventError: as ``change`` does.
+        """
+        done: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
+
+        async def act() -> EventError | None:
+            try:
+                change(self._playhead())
+            except EventError as error:
+                return error
+            await self._execute()
+            self._conversation.settle()
+            return None
+
+        def on_outcome(outcome: EventError | None) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        self._jobs.put_nowait(_Job(act, on_outcome))
+        if (outcome := await done) is not None:
+            raise outcome
 
     async def _update(self, command: SessionUpdate) -> None:
         scene, voice = command.scene, self._voices.get(command.voice, command.voice) if command.voice else None
@@ -244,6 +305,8 @@ class Performance:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._feed())
             group.create_task(self._work())
+            if self._mind is not None:
+                group.create_task(self._mind.run())
 
     async def close(self) -> None:
         """End all replies and the stream. To be called when ``run`` has ended."""
@@ -360,6 +423,8 @@ class Performance:
         for event in self._conversation.take_events():
             self._events.append(event)
             if isinstance(event, ResponseDone):
+                if self._mind is not None:
+                    self._mind.heard(event)
                 self._metrics.replies.labels(event.status).inc()
                 first_ms = event.timings.first_audio_ms
                 if first_ms is not None:

@@ -15,6 +15,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.event_log import MAX_REMEMBERED
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.outputs.recording import find_recording
 from avatar_rtc.outputs.webrtc import Viewer
 from avatar_rtc.sessions.outputs import check_output
@@ -45,12 +46,17 @@ MAX_UNREAD_EVENTS = 2 * MAX_REMEMBERED
 
 
 class Registry:
-    """Seats and their sessions."""
+    """Seats and their sessions.
 
-    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+    Args:
+        source: makes up what is answered in all of them.
+    """
+
+    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics, source: ReplySource | None = None) -> None:
         self._config = config
         self._engine = engine
         self._metrics = metrics
+        self._source = source
         self._sessions: dict[str, Session] = {}
         # Of a viewer the id of its session and whether it is a caller, also after it has gone.
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
@@ -223,8 +229,9 @@ class Registry:
         }
 
     def models(self) -> dict[str, Any]:
+        llm = {} if self._config.llm is None else {"llm": True}
         if self._engine.stats().state in ("new", "starting"):
-            return {"models": []}
+            return {"models": [], **llm}
         info = self._engine.info
         chunk_ms = round(info.chunk_duration_s * 1000)
         return {
@@ -238,7 +245,8 @@ class Registry:
                     "chunk_ms": chunk_ms,
                     "block_ms": chunk_ms * info.chunks_per_block,
                 }
-            ]
+            ],
+            **llm,
         }
 
     def not_ready(self) -> list[str]:
@@ -318,6 +326,7 @@ class Registry:
             owner=wanted.owner,
             is_named=is_named,
             idle_s=wanted.idle_s,
+            source=self._source,
         )
         self._sessions[session.session_id] = session
         self._start(session)

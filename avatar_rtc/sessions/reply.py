@@ -75,6 +75,8 @@ class Reply:
         last_append_s: when its latest piece came.
         num_pushed, num_generated, num_played: lines so far.
         error: why a line of it cannot be spoken.
+        is_answer: it is made up here, for what the user has said.
+        failure: code and message, where it has failed although it is spoken to its end.
     """
 
     reply_id: str
@@ -90,6 +92,8 @@ class Reply:
     first_audio_ms: int | None = None
     hearing: Hearing = field(default_factory=Hearing)
     error: ModelError | None = None
+    is_answer: bool = False
+    failure: tuple[str, str] | None = None
     _text: TextStream = field(default_factory=TextStream, init=False)
 
     @property

@@ -17,6 +17,7 @@ from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.broadcast import Broadcast
 from avatar_rtc.metrics import Metrics
+from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.outputs.webrtc import Departure, Viewer
 from avatar_rtc.sessions.audience import Audience
 from avatar_rtc.sessions.outputs import Outputs
@@ -57,6 +58,7 @@ class Session:
         owner: id of the principal whose it is.
         is_named: it was made without a viewer: it waits for one, and for the next one, until ``idle_s``; one that came with a
             call ends with it.
+        source: makes up answers; see ``Performance``.
 
     Attributes:
         phase: where in its life it is.
@@ -77,6 +79,7 @@ class Session:
         owner: str = "",
         is_named: bool = False,
         idle_s: float | None = None,
+        source: ReplySource | None = None,
     ) -> None:
         self.session_id = session_id
         self.name = name
@@ -88,7 +91,7 @@ class Session:
         self._engine = engine
         self._metrics = metrics
         self._log = SessionLog(session_id)
-        self.performance = Performance(config, engine, settings, self.events, metrics, self._log)
+        self.performance = Performance(config, engine, settings, self.events, metrics, self._log, source)
         self._playout = self.performance.playout
         self.clock = self._playout.clock
         self.broadcast = Broadcast(self._playout, config.media.rates(engine.info.fps), config.media.audio_bps, executor)
@@ -146,6 +149,7 @@ class Session:
             resumed=True if viewer.is_resumed else None,
             may_speak=viewer.rights.may_speak,
             may_record=True if viewer.rights.may_record and self._config.recording.directory is not None else None,
+            llm=True if self._config.llm is not None else None,
             **speed_of(self._engine),
         )
         return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]

@@ -22,6 +22,8 @@ MAX_MESSAGE_BYTES = 64 * 1024
 COMMANDS: dict[str, type[Command]] = {
     "session.update": v.SessionUpdate,
     "response.create": v.ResponseCreate,
+    "user.message": v.UserMessage,
+    "function_call.output": v.FunctionCallOutput,
     "response.cancel": v.ResponseCancel,
     "output_audio_buffer.clear": v.ResponseCancel,
     "ping": v.Ping,
@@ -30,6 +32,8 @@ COMMANDS: dict[str, type[Command]] = {
 EVENTS: dict[str, type[Event]] = {
     "session.created": v.SessionCreated,
     "session.updated": v.SessionUpdated,
+    "conversation.item.added": v.ItemAdded,
+    "response.function_call_arguments.done": v.FunctionCall,
     "response.created": v.ResponseCreated,
     "output_audio_buffer.started": v.AudioStarted,
     "response.output_audio_transcript.delta": v.TranscriptDelta,
@@ -95,6 +99,8 @@ def parse_command(frame: str | bytes) -> Command:
     # A piece may be white space, or nothing: only together with the others it is known to be.
     if isinstance(command, v.ResponseCreate) and not command.input.strip() and command.mode != "append" and not command.more:
         raise EventError("empty_text", "The input is empty. Send the text that is to be said.", command.event_id)
+    if isinstance(command, v.UserMessage) and not command.text.strip():
+        raise EventError("empty_text", "The message is empty. Send what the user says.", command.event_id)
     return command
 
 

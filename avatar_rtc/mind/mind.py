@@ -1,0 +1,177 @@
+"""A mind: turn by turn, it has a source make up replies to what the user of one session says, and has them spoken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from avatar_rtc.config import LlmConfig
+from avatar_rtc.logs import SessionLog
+from avatar_rtc.mind.history import History
+from avatar_rtc.mind.source import ReplySource, SourceError, ToolCall, ToolUse
+from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone
+
+MAX_TOOL_USES = 8
+"""In one turn; a model that goes on calling tools has lost its thread."""
+MAX_SENTENCE_REST_CHARS = 400
+"""By so much an answer may exceed its limit to end with a sentence."""
+MAX_PIECE_CHARS = 1000
+NO_OUTPUT = "Error: nothing came back from the tool in time."
+_SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s|$)|\n")
+
+
+class Speaker(Protocol):
+    """Has said what a mind makes up. A reply that has ended takes nothing more."""
+
+    def is_next(self, reply_id: str) -> bool:
+        """Whether nothing is said before this reply any more."""
+
+    async def say(self, reply_id: str, piece: str) -> None:
+        """Append a piece to a reply. Raises ``signaling.vocabulary.EventError``."""
+
+    async def finish(self, reply_id: str, error: SourceError | None) -> None:
+        """End a reply when what it has is heard. With an error it says so, and has failed."""
+
+    def call_tool(self, reply_id: str, call: ToolCall) -> None:
+        """Pass a call on to whoever controls the session."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    reply_id: str
+    text: str
+
+
+class Mind:
+    """The turns of one session, one after the other: one request at a time.
+
+    Args:
+        config: limits.
+    """
+
+    def __init__(self, source: ReplySource, config: LlmConfig, speaker: Speaker, log: SessionLog) -> None:
+        self._source = source
+        self._config = config
+        self._speaker = speaker
+        self._log = log
+        self._history = History(config.max_history_chars)
+        self._waiting: deque[_Turn] = deque()
+        self._running: tuple[_Turn, asyncio.Task[None]] | None = None
+        self._outputs: dict[str, asyncio.Future[str]] = {}
+        self._changed = asyncio.Event()
+
+    def check(self, text: str) -> None:
+        """Raises ``EventError`` for what the user says where it is too long to be answered."""
+        if len(text) > self._config.max_history_chars:
+            raise EventError(
+                "message_too_large",
+                f"The message has {len(text)} characters; the limit is {self._config.max_history_chars}. Say less at once.",
+            )
+
+    def ask(self, reply_id: str, text: str) -> None:
+        """The user says something. The answer goes into the reply of this id, when it is its turn."""
+        self._waiting.append(_Turn(reply_id, text))
+        self._changed.set()
+
+    def take_output(self, output: FunctionCallOutput) -> None:
+        """What came of a call of a tool.
+
+        Raises:
+            EventError: nothing waits for it, or not any more.
+        """
+        waiting = self._outputs.get(output.call_id)
+        if waiting is None or waiting.done():
+            raise EventError("unknown_call", f"No call {output.call_id!r:.80} waits for its output, or not any more.")
+        waiting.set_result(output.output)
+
+    def heard(self, done: ResponseDone) -> None:
+        """A reply has ended, one of ours or another one. If it is being made up still, that ends, too."""
+        self._waiting = deque(turn for turn in self._waiting if turn.reply_id != done.response_id)
+        if self._running is not None and self._running[0].reply_id == done.response_id:
+            self._running[1].cancel()
+        self._history.add_heard(done.heard_text)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Answer until it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._waiting and self._speaker.is_next(self._waiting[0].reply_id):
+                turn = self._waiting.popleft()
+                self._history.add_user(turn.text)
+                answering = asyncio.create_task(self._answer(turn))
+                self._running = turn, answering
+                try:
+                    await asyncio.wait((answering,))
+                finally:
+                    self._running = None
+                    answering.cancel()
+                    await asyncio.wait((answering,))
+
+    async def _answer(self, turn: _Turn) -> None:
+        error: SourceError | None = None
+        try:
+            await self._make_up(turn)
+        except SourceError as raised:
+            error = raised
+        except EventError as raised:
+            error = SourceError("llm_broken", f"The answer cannot be spoken: {raised.message}")
+        except Exception as raised:
+            self._log.exception("an answer failed")
+            error = SourceError("llm_broken", "The server failed to answer; its log says why.", type(raised).__name__)
+        finally:
+            self._history.end_turn()
+        if error is not None:
+            self._log.warning("%s: %s", error.code, error.detail)
+        await self._speaker.finish(turn.reply_id, error)
+
+    async def _make_up(self, turn: _Turn) -> None:
+        answer = ""
+        for _ in range(MAX_TOOL_USES + 1):
+            calls: list[ToolCall] = []
+            said_before = len(answer)
+            async with contextlib.aclosing(self._source.reply(self._history.messages)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, ToolCall):
+                        calls.append(piece)
+                        continue
+                    kept = piece[: self._num_chars_left(answer, piece)]
+                    answer += kept
+                    for start in range(0, len(kept), MAX_PIECE_CHARS):
+                        await self._speaker.say(turn.reply_id, kept[start : start + MAX_PIECE_CHARS])
+                    if kept != piece:
+                        self._log.info("the answer has %d characters: what follows is left out", len(answer))
+                        return
+            if not calls:
+                return
+            outputs = await self._call(turn, calls)
+            self._history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
+        raise SourceError("llm_broken", f"The language model called tools more than {MAX_TOOL_USES} times for one answer.")
+
+    def _num_chars_left(self, answer: str, piece: str) -> int:
+        """How much of a piece an answer still takes: to its limit, and from there to the end of a sentence, if it is near."""
+        limit = self._config.max_answer_chars - len(answer)
+        if len(piece) <= limit:
+            return len(piece)
+        if limit <= 0 and answer.endswith((".", "!", "?", "…", "\n")):
+            return 0
+        end = _SENTENCE_END.search(piece, max(0, limit - 1))
+        return max(0, min(end.end() if end else len(piece), limit + MAX_SENTENCE_REST_CHARS))
+
+    async def _call(self, turn: _Turn, calls: Sequence[ToolCall]) -> tuple[str, ...]:
+        """Have tools called. Returns what came of each."""
+        loop = asyncio.get_running_loop()
+        self._outputs = {call.call_id: loop.create_future() for call in calls}
+        try:
+            for call in calls:
+                self._speaker.call_tool(turn.reply_id, call)
+            await asyncio.wait(self._outputs.values(), timeout=self._config.tool_timeout_s)
+            return tuple(output.result() if output.done() else NO_OUTPUT for output in self._outputs.values())
+        finally:
+            self._outputs = {}
