@@ -249,7 +249,7 @@ def _say_ready(address: str, rtf: float) -> None:
 
 
 def _say(options: argparse.Namespace) -> int:
-    from avatar_rtc.client import Summary, say
+    from avatar_rtc.say import Summary, say
 
     for text in options.text:
         if re.fullmatch(r"https?://\S+", text.strip()):

@@ -1,4 +1,4 @@
-"""A headless client: it calls a server, says lines one after the other, records, and reports what it saw and heard."""
+"""A headless client: it calls a server, says lines, and keeps when what of them was heard and seen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin
 
 import aiohttp
 import av
@@ -29,7 +28,6 @@ START_PATIENCE_S = 180.0
 """How long a server is waited for that says its engine is starting."""
 ABSENT_PATIENCE_S = 5.0
 """How long a server is waited for that does not answer: it may have been started a moment ago."""
-READY_EVERY_S = 0.5
 ACCEPT_TIMEOUT_S = 10.0
 LINE_TIMEOUT_S = 180.0
 REPEAT_EVERY_S = 1.0
@@ -46,8 +44,6 @@ TAIL_S = 0.5
 """How long the bot stays after the last line: what was sent last has to arrive."""
 VOICED_LEVEL = 300
 """Root mean square of 20 ms of sound, of 32767, from which on it counts as voiced."""
-FREEZE_S = 0.19
-"""A picture that stands for longer is a freeze."""
 EVENT_LEAD_S = 0.1
 """By so much sound may come before the event that announces it."""
 
@@ -63,50 +59,6 @@ class Line:
     text_to_first_voiced_audio_ms: int | None = None
     text_to_first_speaking_frame_ms: int | None = None
     captions: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Summary:
-    """What a call was like.
-
-    Attributes:
-        join_ms: from sending the offer to the first decoded picture.
-        connected_ms: from sending the offer to an open data channel.
-        freezes: pauses between pictures of more than 190 ms.
-        underruns: times that the server had nothing new to show, as it says itself.
-        packets_lost: as our own receivers count.
-    """
-
-    url: str
-    join_ms: int = 0
-    connected_ms: int = 0
-    lines: list[Line] = field(default_factory=list)
-    frames: int = 0
-    width_px: int = 0
-    height_px: int = 0
-    duration_s: float = 0.0
-    freezes: int = 0
-    underruns: int = 0
-    packets_lost: int = 0
-    record: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def summary(self) -> str:
-        """For people."""
-        rows = [
-            f"joined in {self.join_ms} ms, {self.frames} frames of {self.width_px}x{self.height_px} in {self.duration_s:.1f} s"
-        ]
-        for line in self.lines:
-            voice, face = line.text_to_first_voiced_audio_ms, line.text_to_first_speaking_frame_ms
-            rows.append(
-                f"{line.status}: {line.heard_text!r} (voice after {voice} ms, face after {face} ms, {line.heard_ms} ms long)"
-            )
-        rows.append(f"freezes {self.freezes}, underruns {self.underruns}, packets lost {self.packets_lost}")
-        if self.record is not None:
-            rows.append(f"recorded to {self.record}")
-        return "\n".join(rows)
 
 
 class _Arrivals:
@@ -426,95 +378,6 @@ class Call:
                 pinged_s = now_s
                 self.send(v.Ping(t=now_s))
             await asyncio.sleep(LISTEN_EVERY_S)
-
-
-async def say(
-    url: str,
-    lines: Sequence[str],
-    record: Path | None = None,
-    *,
-    key: str | None = None,
-    avatar: str | None = None,
-    voice: str | None = None,
-    on_caption: Callable[[str], None] = lambda text: None,
-    on_wait: Callable[[str], None] = lambda text: None,
-) -> Summary:
-    """Call a server, say lines one after the other, leave when the last was heard. A server that is starting is waited for.
-
-    Args:
-        url: the server's address, such as ``http://127.0.0.1:8080``.
-        record: an MP4 file to write.
-        key: an API key, or a token, for a server that asks who calls.
-        avatar: id of a look; the server's first one if None.
-        voice: id or description of a voice; that of the look if None.
-        on_caption: hears each line as it was heard.
-        on_wait: hears what is waited for.
-
-    Raises:
-        CallError: the server cannot be reached or refuses, a line was not accepted or was cut off, or the call broke off.
-        OSError: the recording cannot be written, or not to its end.
-    """
-    summary = Summary(url)
-    if record is not None:
-        summary.record = str(record)
-    chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
-    call = await _join(url, key, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
-    call.on_event = lambda event: _tell_wait(event, on_wait)
-    for hello in call.received(v.SessionCreated):
-        _tell_wait(hello, on_wait)
-    try:
-        for text in lines:
-            line = await call.speak(text)
-            summary.lines.append(line)
-            on_caption(line.heard_text)
-            if line.status != "completed":
-                why = call.lost or "somebody stopped it"
-                raise CallError(f"the line {text!r:.80} was cut off after {line.heard_text!r:.80}: {why}")
-        stats = await call.stats()
-        summary.packets_lost = await call.packets_lost()
-    finally:
-        await call.close()
-    gaps_s = np.diff(call.video.arrived_s)
-    summary.join_ms, summary.connected_ms = call.join_ms, call.connected_ms
-    summary.frames = len(call.video.pts)
-    summary.width_px, summary.height_px = call.size_px
-    summary.duration_s = round(float(gaps_s.sum()), 3)
-    summary.freezes = int((gaps_s > FREEZE_S).sum())
-    summary.underruns = int(stats.get("underruns", 0))
-    return summary
-
-
-def _tell_wait(event: v.Event, on_wait: Callable[[str], None]) -> None:
-    """What the server says of answers that take their time."""
-    if isinstance(event, v.SessionCreated) and event.notice is not None:
-        on_wait(event.notice)
-    elif isinstance(event, v.AvatarState) and event.ready_in_ms is not None:
-        on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
-
-
-async def _join(url: str, key: str | None, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
-    """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
-    refused_s, told = float("inf"), ""
-    while True:
-        call = Call(url, key)
-        try:
-            if record is not None:
-                call.recorder = Recorder(record)
-            await call.connect(query)
-            return call
-        except NotReadyError as error:
-            await call.close()
-            refused_s = min(refused_s, time.monotonic())
-            deadline_s = refused_s + error.patience_s
-            if time.monotonic() >= deadline_s:
-                raise
-            if str(error) != told:
-                told = str(error)
-                on_wait(f"{told} Waiting for up to {error.patience_s:.0f} s.")
-            await asyncio.sleep(READY_EVERY_S)
-        except BaseException:
-            await call.close()
-            raise
 
 
 async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:

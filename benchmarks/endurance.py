@@ -23,8 +23,9 @@ import av
 import numpy as np
 
 from avatar_rtc import resources
-from avatar_rtc.client import FREEZE_S, Call
+from avatar_rtc.client import Call
 from avatar_rtc.recording import Recorder
+from avatar_rtc.say import FREEZE_S
 from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from benchmarks.speech import SENTENCES

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from avatar_rtc import resources
-from avatar_rtc.client import say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
+from avatar_rtc.say import say
 from benchmarks import machine, measurements
 from benchmarks.speech import SENTENCES
 from model.evaluation.film import read_film

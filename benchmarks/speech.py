@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from avatar_rtc import resources
-from avatar_rtc.client import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
+from avatar_rtc.say import Summary, say
 from benchmarks import machine, measurements
 from testkit.browser import run_server
 

@@ -22,9 +22,9 @@ from typing import Any
 import av
 
 from avatar_rtc import resources
-from avatar_rtc.client import Summary, say
 from avatar_rtc.config import load_config
 from avatar_rtc.resources import server_config
+from avatar_rtc.say import Summary, say
 from benchmarks import machine, measurements
 from benchmarks.speech import SENTENCES, judge
 from model.evaluation import lips

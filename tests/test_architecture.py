@@ -27,6 +27,8 @@ MAY_CATCH_EXCEPTION = {
 """The command line, the HTTP middleware, and the session: its run loop, the steps of its closing, what a client sends or is told
 (a message, an event, an offer, what is sent back), what a language model answers. These must not end a call."""
 
+MAX_CLASS_LINES = 350
+
 TORCH_FREE_IN_MODEL = ("model.chunk", "model.stream", "model.errors", "model.text.prompt", "model.pocket")
 """The last one serves, and so does all that it imports."""
 
@@ -112,6 +114,17 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
     if "BaseException" in names:
         return not isinstance(handler.body[-1], ast.Raise)
     return handler.type is None or "Exception" in names
+
+
+def test_no_class_of_the_service_is_long() -> None:
+    """What is longer has more than one concern."""
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in sources("avatar_rtc", "signaling")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_CLASS_LINES} == {}
 
 
 def test_nothing_is_without_a_name() -> None:

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from avatar_rtc import client
-from avatar_rtc.client import say
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from avatar_rtc.say import say
 from testkit.browser import run_server
 from tests.avatar_rtc.test_recording import playable_s
 from tests.support.calls import calling, serving
@@ -94,7 +94,7 @@ async def test_say_explains_what_went_wrong(tmp_path: Path, unused_tcp_port: int
 
 
 async def test_say_waits_for_a_server_that_is_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "READY_EVERY_S", 0.01)
+    monkeypatch.setattr("avatar_rtc.say.READY_EVERY_S", 0.01)
     engine, told, starts = InstantEngine(), [], []
 
     def on_wait(text: str) -> None:
@@ -111,8 +111,9 @@ async def test_say_waits_for_a_server_that_is_starting(monkeypatch: pytest.Monke
 
 
 async def test_say_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
-    for name, value in (("READY_EVERY_S", 0.01), ("START_PATIENCE_S", 0.05), ("ABSENT_PATIENCE_S", 0.05)):
-        monkeypatch.setattr(client, name, value)
+    monkeypatch.setattr("avatar_rtc.say.READY_EVERY_S", 0.01)
+    for name in ("START_PATIENCE_S", "ABSENT_PATIENCE_S"):
+        monkeypatch.setattr(client, name, 0.05)
     told: list[str] = []
     engine = InstantEngine()
     async with serving(engine) as server:

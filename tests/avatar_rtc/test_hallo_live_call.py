@@ -14,8 +14,8 @@ import yaml
 
 from avatar_rtc import resources
 from avatar_rtc.app import Server, make_engine
-from avatar_rtc.client import say
 from avatar_rtc.config import load_config
+from avatar_rtc.say import say
 from testkit.published_files import TINY, write_config, write_published_files
 
 
