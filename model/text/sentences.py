@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from model.text.normalize.abbreviations import BEFORE_NUMBERS, TITLES
 from model.text.normalize.characters import SPOKEN_SYMBOLS
+from model.text.normalize.measures import UNITS
 
 _SILENT = (
     "think|thinking|thought|reasoning|reflection|scratchpad|tool_call|tool_calls|tool_response|tool_result|tool_use|function_call|invoke|"
@@ -50,13 +51,16 @@ _EVENT = re.compile(r"[\n\r\x0b\x0c\x85\u2028\u2029]|[<\[!`$\\h]|~~~|[.!?…]+")
 _LINE_BREAK = re.compile(r"\s*[\n\r\x0b\x0c\x85\u2028\u2029]\s*")
 _OPENERS = re.compile(r"[\s\"'“‘«(\[*_~`]*")
 _LIST_ITEM = re.compile(r"[ \t>]*(?:[-*+•‣◦·>#|]|\d{1,3}[.)]\s|[A-Za-z]\)\s)")
-_NUMBER_OF_ITEM = re.compile(r"[ \t>]*(?:[*_]{1,3})?(?:\d{1,3}|[IVX]{2,6})[.]\Z")
+_NUMBER_OF_ITEM = re.compile(r"[ \t>]*(?:[*_]{1,3})?(?:\d{1,3}|[IVX]{2,6}|[A-Z])[.]\Z")
 _RULE_LINE = re.compile(r"\s*[-=_*~|:+#\s]+\Z")
 
-_NEVER_LAST = frozenset(TITLES) - {"Hon", "Fr"} | frozenset(
-    "vs e.g i.e eg ie cf pp approx Rs Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec viz incl excl Supt Cmdr Adm Atty Cpl Pvt "
-    "No Nos Vol vol vols fig Fig figs chap Ch Eq tbl bldg Bldg Ste".split()
+_NEVER_LAST = frozenset(TITLES) - {"St", "Dr"} | frozenset(
+    "Messrs vs e.g i.e a.k.a w.r.t eg ie cf pp approx Rs Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec viz incl excl "
+    "Supt Cmdr Adm Atty Cpl Pvt Vol vol vols fig Fig figs chap Ch Eq tbl bldg Bldg Ste".split()
 )
+_SOMETIMES_LAST = frozenset("Mon Tue Tues Wed Thu Thur Thurs Fri est Est al St Ave Rd Blvd Dr Co Corp Inc Ltd".split())
+"""They end a sentence only before a word that begins one."""
+_DAY_NAMES = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|E[SD]T|P[SD]T|C[SD]T|GMT|UTC"
 _BEFORE_A_NUMBER = frozenset(short[:-1] for short in BEFORE_NUMBERS)
 _LETTERED = frozenset(
     "vitamin vitamins plan hepatitis grade grades type group option part section row gate team class point step "
@@ -309,14 +313,23 @@ class _Scanner:
         first = text[openers.end()]
         if word in _NEVER_LAST or (word in _BEFORE_A_NUMBER and (first.isdigit() or first == "#")):
             return False
+        before_day = word in ("a.m", "p.m") and re.match(_DAY_NAMES, text[openers.end() :]) is not None
+        is_short = word in _SOMETIMES_LAST or before_day
+        if first == "&" or (
+            first.isdigit()
+            and (word in _SOMETIMES_LAST or word in UNITS or word in "NSEW" or re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", word))
+        ):
+            return False
         is_initials = re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", word) is not None
         is_letter = len(word) == 1 and word.isupper() and word != "I"
-        if not is_letter and not is_initials:
+        if not is_letter and not is_initials and not is_short:
             return True
         if not first.isupper():
             return True
         if is_letter and len(before) > 1 and before[-2].lower().strip("(\"'*_") in _LETTERED:
             return True
+        if word == "Dr" and not any(c.isdigit() for c in "".join(before[-3:])):
+            return False  # a doctor; "12 Elm Dr." is an address
         following = re.compile(r"[\w'’]+").match(text, openers.end())
         assert following is not None
         if following.end() == len(text) and not self._final:

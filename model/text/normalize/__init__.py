@@ -26,12 +26,12 @@ from model.text.normalize.characters import fold
 from model.text.normalize.rule import Rule, Rules
 from model.text.normalize.script import Script
 
-MARKUP: tuple[Rules, ...] = (markup.RULES,)
-"""Of what only looks like writing."""
+MARKUP: tuple[Rules, ...] = (formulas.RULES, markup.RULES)
+"""Of what only looks like writing; formulas first, whose signs would be taken for marks."""
 WORDS: tuple[Rules, ...] = tuple(
     kind.RULES
     for kind in (
-        formulas, addresses, codes, capitals, numerals, abbreviations, dates, times, money, ranges, measures, numbers, symbols,
+        addresses, codes, capitals, numerals, dates, abbreviations, times, money, ranges, measures, numbers, symbols,
     )
 )  # fmt: skip
 """All others, in the order in which they are tried: what is special before what is general."""

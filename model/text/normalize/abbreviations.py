@@ -44,14 +44,15 @@ ABBREVIATIONS = {
     "min.": "minimum", "misc.": "miscellaneous", "incl.": "including", "excl.": "excluding", "resp.": "respectively", "temp.": "temperature",
     "Assn.": "Association", "Intl.": "International", "intl.": "international", "Mt.": "Mount", "viz.": "namely", "tel.": "telephone",
     "Tel.": "Telephone", "asst.": "assistant", "Asst.": "Assistant", "mgr.": "manager", "qty.": "quantity", "attn.": "attention", "Attn.": "Attention",
-    "b/c": "because", "tbd": "T.B.D", "asap": "A.S.A.P", "btw": "by the way", "imo": "in my opinion", "idk": "I don't know", "FYI": "F.Y.I",
+    "WWI": "World War one", "WWII": "World War two", "CO2": "C.O two", "attn:": "attention:", "Messrs.": "Messieurs",
+    "w/out": "without", "c/o": "care of", "n/a": "N.A", "N/A": "N.A", "b/c": "because", "tbd": "T.B.D", "asap": "A.S.A.P", "btw": "by the way", "imo": "in my opinion", "idk": "I don't know", "FYI": "F.Y.I",
 }  # fmt: skip
 BEFORE_NUMBERS = {
     "No.": "number", "no.": "number", "Nos.": "numbers", "nos.": "numbers", "p.": "page", "pp.": "pages", "pg.": "page", "vol.": "volume",
     "Vol.": "Volume", "vols.": "volumes", "fig.": "figure", "Fig.": "Figure", "figs.": "figures", "ext.": "extension", "Ext.": "Extension",
     "x.": "extension", "b.": "born", "d.": "died", "c.": "circa", "ca.": "circa", "r.": "reigned", "fl.": "flourished", "ch.": "chapter", "Ch.": "Chapter",
     "chap.": "chapter", "sec.": "section", "Sec.": "Section", "art.": "article", "Art.": "Article", "eq.": "equation", "Eq.": "Equation",
-    "ver.": "version", "v.": "version", "rev.": "revision", "ed.": "edition", "St.": "Saint", "par.": "paragraph", "tbl.": "table", "pt.": "part",
+    "ver.": "version", "v.": "version", "rev.": "revision", "ed.": "edition", "St.": "Saint", "par.": "paragraph", "para.": "paragraph", "paras.": "paragraphs", "tbl.": "table", "pt.": "part",
     "Pt.": "Part", "bldg.": "building", "Bldg.": "Building", "Rm.": "Room", "rm.": "room", "Ste.": "Suite", "ste.": "suite", "Apt.": "Apartment",
     "apt.": "apartment", "Mar.": "March", "seq.": "sequence", "Sep.": "September",
 }  # fmt: skip
@@ -83,7 +84,7 @@ def sharp(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    rf"((?:\b\d+(?:st|nd|rd|th)?|\b[A-Z][a-z]+) (?:[A-Z][a-z]+ )?)({any_of(_STREETS)})\b(\.?)(?= ?[,;:!?)]|\.?$|\.?[\"')]| [a-z]| \d| [A-Z]{{2}}\b|"
+    rf"((?:\b\d+(?:st|nd|rd|th)|\b[A-Z][a-z]+) (?:[A-Z][a-z]+ )?)({any_of(_STREETS)})\b(\.?)(?= ?[,;:!?)]|\.?\s*$|\.?[\"')]| [a-z]| \d| [A-Z]{{2}}\b|"
     rf" (?:In|The|It|We|He|She|They|You|I)\b|\. (?:[A-Z]))",
     {
         "He lives at 12 Elm Dr., near St. John's on 5th St. in Reno.": "He lives at twelve Elm Drive, near Saint John's on fifth Street in Reno.",
@@ -95,6 +96,8 @@ def street(m: re.Match[str]) -> str | None:
     """St. and Dr. after a name or number, and before no other name, are Street and Drive; Ave., Rd. and the like as well."""
     after = m.string[m.end() :]
     named = m[1].strip()
+    if m[2] == "Dr" and not re.search(r"\d", m.string[: m.start(2)]):
+        return None
     if after[:1] == " " and after[1:2].isupper() and m[2] in TITLES and not named[0].isdigit():
         return None
     if m[2] in ("St", "Dr", "Ct", "Pl", "Sq", "Ter") and not m[3] and not re.search(r"\d", m.string[: m.start(2)]):
@@ -119,6 +122,15 @@ def title(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
+    r"(?<=\d )([NSEW])\.? (?=[A-Z\d][\w.]* [A-Z\d]|\d+(?:st|nd|rd|th)\b)",
+    {"at 55 W. 5th St., Reno": "at fifty five West fifth Street, Reno"},
+)
+def direction(m: re.Match[str]) -> str:
+    """In an address N, S, E and W are directions."""
+    return {"N": "North", "S": "South", "E": "East", "W": "West"}[m[1]] + " "
+
+
+@RULES.rule(
     r"\b([A-Z])\. (?=[A-Z](?:\.|[a-z]))",
     {"J. K. Rowling": "J K Rowling", "Take vitamin C.": "Take vitamin C."},
 )
@@ -128,7 +140,7 @@ def initial(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    rf"(?<![\w.])({any_of(BEFORE_NUMBERS)}) ?(?=\d|#\d|[IVX]+\b)",
+    rf"(?<![\w.])({any_of(BEFORE_NUMBERS)}) ?(?=\d|#\d|[IVX]{{2,}}\b|[VX]\b)",
     {
         "See vol. 2, fig. 3, ext. 22, b. 1970.": "See volume two, figure three, extension twenty two, born nineteen seventy.",
         "No. 5 is on p. 12.": "number five is on page twelve.",
@@ -151,6 +163,6 @@ def abbreviation_before_a_number(m: re.Match[str]) -> str | None:
 def abbreviation(m: re.Match[str]) -> str | None:
     """Others are read anywhere; the dot stays where it also ends the sentence."""
     short = m.group()
-    if short in _ONLY_BEFORE_DIGITS:
+    if short in _ONLY_BEFORE_DIGITS or (short == "min." and re.search(r"\d\s?\Z", m.string[: m.start()])):
         return None
     return _end(m, ABBREVIATIONS[short]) if short in _MAY_END_A_SENTENCE else ABBREVIATIONS[short]

@@ -8,7 +8,7 @@ from model.text.normalize.characters import SPOKEN_SYMBOLS
 from model.text.normalize.rule import Rules
 from model.text.normalize.shapes import any_of
 
-RULES = Rules("Addresses and file names", only_with="@/#.\\\\_")
+RULES = Rules("Addresses and file names", only_with="@/#.\\\\_~")
 
 _SIGNS = {
     ".": "dot",
@@ -104,8 +104,8 @@ def file_name(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"(?<![\w/.)])(?:~|\.{1,2})?/(?:[\w.-]+/)+[\w.-]*\w/?|(?<![\w/.)])/(?:etc|usr|home|var|tmp|bin|opt|dev)(?![\w-])",
-    {"Look into /etc/hosts first.": "Look into slash etc slash hosts first."},
+    r"(?<![\w/.)])(?:~|\.{1,2})?/(?:[\w.-]+/)+[\w.-]*\w/?|(?<![\w/.)])~/[\w.-]*\w|\b[A-Z]:(?:\\[\w.-]+)+|(?<![\w/.)])/(?:etc|usr|home|var|tmp|bin|opt|dev)(?![\w-])",
+    {"Look into /etc/hosts and ~/a.": "Look into slash etc slash hosts and tilde slash a."},
 )
 def path(m: re.Match[str]) -> str:
     """The slashes of a path are said."""
@@ -114,5 +114,7 @@ def path(m: re.Match[str]) -> str:
 
 @RULES.rule(r"(?<![\w&/])([#@])([A-Za-z]\w*)", {"#Happy, says @ann_lee": "hashtag Happy, says at ann lee"})
 def handle_or_hashtag(m: re.Match[str]) -> str:
-    """The sign of a handle is 'at', that of a tag 'hashtag'."""
+    """The sign of a handle is 'at', that of a tag 'hashtag', that of a code in capitals and digits 'number'."""
+    if m[1] == "#" and re.fullmatch(r"[A-Z\d]*\d[A-Z\d]*", m[2]):
+        return f"number {m[2]}"
     return ("hashtag " if m[1] == "#" else "at ") + m[2].replace("_", " ")

@@ -47,6 +47,10 @@ _LETTER_NAME = re.compile(r"LATIN (SMALL|CAPITAL) LETTER ([A-Z])(?: |$)")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _THOUSANDS_SPACE = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_SHRUG = re.compile(r"¯?[\\_]*\(ツ\)[_/]*¯?")
+_DASH_FOR_MINUS = re.compile(r"(?<![\w)\]%°])(?<![\w)\]%°] )–(?=\d)|(?<=\bto )–(?=\d)")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_POWER = re.compile(rf"(?<=[\dA-Za-z)])(?<![A-Za-z]{{2}})([⁻⁺]?)([{_SUPERSCRIPTS}]+)")
 _SOURCE_MARK = re.compile(r"【[^【】\n]{0,80}】")
 """How some assistants cite what they have found."""
 
@@ -64,6 +68,9 @@ def fold(typed: str) -> Script:
     raw.rewrite(_ENTITY, lambda m: html.unescape(m.group()))
     raw.rewrite(_THOUSANDS_SPACE, lambda m: ",")
     raw.rewrite(_SOURCE_MARK, lambda m: "")
+    raw.rewrite(_SHRUG, lambda m: "")
+    raw.rewrite(_DASH_FOR_MINUS, lambda m: "-")
+    raw.rewrite(_POWER, _power)
     refuse_greek_words(raw.text)
     script = Script("")
     out: list[str] = []
@@ -79,6 +86,12 @@ def fold(typed: str) -> Script:
             script.ends += [raw.ends[i]] * len(plain)
     script.text = "".join(out)
     return script
+
+
+def _power(m: re.Match[str]) -> str | None:
+    if m.group() in ("²", "³"):
+        return None
+    return f" to the power of {'minus ' * (m[1] == '⁻')}{''.join(str(_SUPERSCRIPTS.index(c)) for c in m[2])}"
 
 
 _WRITTEN_FRACTIONS = frozenset(f"{top}/{bottom}" for bottom in range(2, 11) for top in range(1, bottom))

@@ -14,7 +14,7 @@ _SECRET = (
     r"(?i:\b(?:(?:zip|post(?:al)?|area|access|security|verification|confirmation|country|entry|door|gate|dial(?:ling)?|discount|promo)[ -]?code|code|zip|"
     r"postcode|pin|otp|passcode|password|passkey|"
     r"(?:confirmation|order|ticket|invoice|account|case|reference|tracking|serial|booking|policy|member(?:ship)?|customer|licen[cs]e|routing|model|part)"
-    r"(?: (?:number|no\.|id|#)| ?#)|ids?|ticket|extension|ext\.))"
+    r"(?: (?:number|no\.|id|#)| ?#)|ids?|ticket|extension|ext\.|port|(?:card|account|number) ending in))"
 )
 _LINK = r"(?i:(?: (?:number|code))?(?: (?:is|was|are|ends in|ending in|of|number|no\.))?[:#]? ?#?)"
 
@@ -60,6 +60,15 @@ def _one_by_one(code: str) -> str:
 def uuid(m: re.Match[str]) -> str:
     """An identifier is said sign by sign."""
     return ", ".join(_one_by_one(part) for part in m.group().split("-"))
+
+
+@RULES.rule(
+    r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])",
+    {"00:1A:2B:3C:4D:5E": "zero zero, one A, two B, three C, four D, five E"},
+)
+def hardware_address(m: re.Match[str]) -> str:
+    """So is the address of a network card."""
+    return ", ".join(map(_one_by_one, re.split("[:-]", m.group())))
 
 
 @RULES.rule(
@@ -140,12 +149,14 @@ def telephone_number_with_a_leading_zero(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    rf"({_CALL}(?: (?!\d)[\w']+){{0,3}}[:.]? )(\d{{7,12}}|\d{{3,5}}(?: \d{{3,4}}){{1,3}})(?!\w|[.,/:-]\d| ?(?:%|people|times|dollars|copies))",
+    rf"({_CALL}(?: (?!\d)[\w']+){{0,3}}[:.]? )(\d{{7,12}}|\d{{3,5}}(?: \d{{3,4}}){{1,3}}|\d{{1,3}}(?: \d{{2,4}}){{2,4}})(?!\w|[.,/:-]\d| ?(?:%|people|times|dollars|copies))",
     {"My number is 5550143726.": "My number is five five five, zero one four, three seven two six."},
 )
-def telephone_number_that_somebody_is_to_call(m: re.Match[str]) -> str:
+def telephone_number_that_somebody_is_to_call(m: re.Match[str]) -> str | None:
     """Seven digits and more after 'call' or 'number' are a telephone number."""
     parts = m[2].split()
+    if sum(map(len, parts)) < 7:
+        return None
     return m[1] + ", ".join(_group(g) for part in parts for g in (_grouped(part) if len(parts) == 1 else [part]))
 
 
@@ -174,11 +185,12 @@ def nine_one_one(m: re.Match[str]) -> str:
 )
 def digits_of_a_code(m: re.Match[str]) -> str:
     """The digits of codes, ZIPs, PINs and numbers of orders are said one by one."""
-    return m[1].replace("#", "number " if m[1][-1:] == "#" else "") + ", ".join(digits(g) for g in _grouped(m[2]))
+    before = m[1].replace("no.", "number").replace("#", "number " if m[1][-1:] == "#" else "")
+    return before + ", ".join(digits(g) for g in _grouped(m[2]))
 
 
 @RULES.rule(
-    r"(?<=\b[A-Z]{2} )\d{5}(?:-\d{4})?(?![\w-]|[.,]\d)",
+    r"(?:(?<=\b[A-Z]{2} )|(?<=\bD\.C\. ))\d{5}(?:-\d{4})?(?![\w-]|[.,]\d)",
     {"Reno, NV 89501": "Reno, N V eight nine five zero one"},
 )
 def postal_code_of_a_state(m: re.Match[str]) -> str:

@@ -29,6 +29,21 @@ def _full(year: str) -> str:
     return year if len(year) != 2 else ("19" if int(year) > 50 else "20") + year
 
 
+@RULES.rule(
+    rf"\b({MONTH})\.?,? (?:(?=\d{{4}}\b)|'(\d\d)\b)",
+    {"as of Jan 2024": "as of January twenty twenty four", "July '24": "July twenty twenty four"},
+)
+def month_and_year(m: re.Match[str]) -> str:
+    """A month before a year is read in full."""
+    return f"{month(m[1])} " + (year_words(_full(m[2])) if m[2] else "")
+
+
+@RULES.rule(r"(?<!\w)'0(\d)\b(?![^']*\d')", {"the '08 crash": "the oh eight crash"})
+def year_that_begins_with_a_zero(m: re.Match[str]) -> str:
+    """The zero of a year in two digits is 'oh'."""
+    return f"oh {cardinal(m[1])}"
+
+
 @RULES.rule(r"(?<!\w)'(?=\d\ds?\b)(?![^']*\d')", {"the '80s": "the eighties"})
 def apostrophe_for_a_century(m: re.Match[str]) -> str:
     """The apostrophe before two digits of a year is left out."""
@@ -107,7 +122,7 @@ def day_before_its_month(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"(?i:\b(due|by|until|till|since|deadline:?|dated?|starting|ending|expires|(?:due|is|was) on|on) )(\d{1,2})/(\d{1,2})(?![\w/%]|[.,]\d)",
+    r"(?i:\b(due|by|until|till|since|deadline:?|dated?|starting|ending|expires|(?:due|is|was) on|on|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)(?:\.|,|\.,|[a-z]*day,?)?) )(\d{1,2})/(\d{1,2})(?![\w/%]|[.,]\d)",
     {"Due 7/4. See you on 12/25.": "Due July fourth. See you on December twenty fifth."},
 )
 def month_and_day_with_a_slash(m: re.Match[str]) -> str | None:
@@ -128,12 +143,12 @@ def days_of_the_week(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    rf"\b({_DAY})\b\.?(?=,? (?:\d|at \d|{MONTH}\b)|,? ?[-—:|]|[,:]|\)|$)|\b(Mon|Tues?|Thu(?:rs?)?|Fri)\b\.?(?= ?[,;:.!?)/]| [a-z\d]|$)|(?<=\bon )({_DAY})\b(?!')",
+    rf"\b({_DAY})\b\.?(?=,? (?:\d|at \d|{MONTH}\b)|,? ?[-—:|]|[,:]|\)|$)|\b(Mon|Tues?|Thu(?:rs?)?|Fri)\b\.?(?= ?[,;:.!?)/]| [a-z\d]|$)|(?<=\bon )({_DAY})\b(?!')|(?<=, )(Sat|Sun|Wed)(?= (?:closed|open|only|off)\b)",
     {"Mon, 20": "Monday, twenty", "on Thu at 5": "on Thursday at five", "The sun sat on the Sun.": "The sun sat on the Sun."},
 )
 def day_of_the_week(m: re.Match[str]) -> str | None:
     """So are they before a date, a time or a comma."""
-    short = m[1] or m[2] or m[3]
+    short = m[1] or m[2] or m[3] or m[4]
     if short in ("Wed", "Sat", "Sun") and (not m.string[m.end() :].strip() or m.string[: m.start()].rstrip().endswith("the")):
         return _DAYS[short] if not m.string[: m.start()].strip() and short != "Sun" else None
     dot = "." if m.group().endswith(".") and not m.string[m.end() :].strip() else ""

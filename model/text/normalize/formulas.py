@@ -108,7 +108,7 @@ def _formula(content: str) -> str:
     r"\$\$([^$]{1,500})\$\$|\\\((.{1,500}?)\\\)|(?s:\\\[(.{1,500}?)\\\])",
     {
         r"So \( a+b \) is $$12$$.": "So a plus b is twelve.",
-        r"\[ E = mc^2 \]": "E equals mc squared",
+        r"\[ E = mc^2 \]": "E equals m c squared",
         r"\(\frac{1}{2} \times \pi\)": "one over two times pi",
     },
 )

@@ -32,7 +32,7 @@ def comment(m: re.Match[str]) -> str:
 )
 def break_tag(m: re.Match[str]) -> str | None:
     """A break of SSML is a short pause."""
-    return "," if m.string[m.end() :].strip() and m.string[: m.start()].strip() else " "
+    return ", " if m.string[m.end() :].strip() and m.string[: m.start()].strip() else " "
 
 
 @RULES.rule(
@@ -79,7 +79,7 @@ def check_box(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"(?<=[\w.,;:!?%)\"'*])(?:(?:,? ?)\[(?:\^\w{1,20}|\d{1,3}(?: ?[,—-] ?\d{1,3})*)\])+(?!\()",
+    r"(?<=[\w.,;:!?%)\"'*])(?:(?:,? ?)\[(?:\^\w{1,20}|[1-9]\d{0,2}(?: ?[,—-] ?\d{1,3})*)\])+(?!\()",
     {"As shown [1], [2, 3], it works.": "As shown, it works.", "It grew.[^note] Fast.": "It grew. Fast."},
 )
 def citation(m: re.Match[str]) -> str:
@@ -167,6 +167,12 @@ def smiley(m: re.Match[str]) -> str:
 def escape(m: re.Match[str]) -> str:
     """A backslash before a mark of markdown only keeps it from being one."""
     return m[1]
+
+
+@RULES.rule(r"(?<!\S)\*(?=\d)", {"Press *67.": "Press star sixty seven."})
+def star_key(m: re.Match[str]) -> str:
+    """A star before a number is a key of a telephone."""
+    return "star "
 
 
 @RULES.rule(

@@ -28,7 +28,7 @@ UNITS = {
     "fps": "frame per second", "rpm": "revolution per minute", "bpm": "beat per minute", "wpm": "word per minute", "dB": "decibel", "px": "pixel",
     "MP": "megapixel", "dpi": "dot per inch", "ppm": "part per million", "psi": "pound per square inch", "hPa": "hectopascal", "kPa": "kilopascal",
     "Pa": "pascal", "kJ": "kilojoule", "J": "joule", "N": "newton", "hp": "horsepower", "ha": "hectare",
-    "sq ft": "square foot", "sq m": "square meter", "sq mi": "square mile", "sq km": "square kilometer", "sqft": "square foot", "m²": "square meter",
+    "sq ft": "square foot", "sq m": "square meter", "sq mi": "square mile", "sq km": "square kilometer", "sqft": "square foot", "m²": "square meter", "m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot", "m3": "cubic meter",
     "km²": "square kilometer", "cm²": "square centimeter", "mm²": "square millimeter", "ft²": "square foot", "mi²": "square mile", "m³": "cubic meter",
     "cm³": "cubic centimeter", "ft³": "cubic foot", "kg/m³": "kilogram per cubic meter", "g/cm³": "gram per cubic centimeter", "mg/dL": "milligram per deciliter",
     "m/s²": "meter per second squared", "cc": "cubic centimeter", "cal": "calorie", "kcal": "kilocalorie", "°C": "degree Celsius", "°F": "degree Fahrenheit",
@@ -109,7 +109,7 @@ def rating(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"(?<![\w./])(?:(\d+) )?(\d{1,2})/(\d{1,4})(?:(?:th|rd|nd)s?)?(?![\w./]\w|[\w/])",
+    r"(?<![\w./])(?:(\d+) )?(\d{1,2})/(\d{1,4})(?:(?:th|rd|nd)s?)?(?![\w./]\w|[\w/\"])",
     {
         "1/2 or 3/4": "one half or three quarters",
         "2 1/2 loaves": "two and a half loaves",
@@ -147,7 +147,7 @@ def feet_and_inches(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"""(?<![\w.,'])(\d{1,3}(?:\.\d+)?)(?: (\d{1,2})/(\d{1,2}))?("|'')(?!\w)""",
+    r"""(?<![\w.,'/])(?:(\d{1,3}(?:\.\d+)?)(?: (\d{1,2})/(\d{1,2}))?|(\d{1,2})/(\d{1,2}))(?:"|'')(?!\w)(\s?[x×]\s?(?=\d))?""",
     {
         'A 15" screen is 15" wide.': "A fifteen inch screen is fifteen inches wide.",
         'He said "I was 15" twice.': "He said “I was fifteen” twice.",
@@ -158,9 +158,16 @@ def inches(m: re.Match[str]) -> str | None:
     if _in_quotes(m.string[: m.start()]):
         return None
     after = m.string[m.end() :]
-    is_plural = m[1] != "1" and (not re.match(r"\s?[A-Za-z]", after) or re.match(_LENGTH, after))
-    part = f" and {_fraction_words(int(m[2]), int(m[3]))}" if m[2] and _is_fraction(int(m[2]), int(m[3])) else ""
-    return f"{amount(m[1])}{part} {'inches' if is_plural else 'inch'}"
+    by = " by " if m[6] else ""
+    if m[4]:
+        return f"{_fraction_words(int(m[4]), int(m[5]))} of an inch{by}" if _is_fraction(int(m[4]), int(m[5])) else None
+    is_plural = (m[1] != "1" or m[2]) and (by or not re.match(r"\s?[A-Za-z]", after) or re.match(_LENGTH, after))
+    part = (
+        f" and {_fraction_words(int(m[2]), int(m[3])).replace('one ', 'a ')}"
+        if m[2] and _is_fraction(int(m[2]), int(m[3]))
+        else ""
+    )
+    return f"{amount(m[1])}{part} {'inches' if is_plural else 'inch'}{by}"
 
 
 @RULES.rule(
@@ -187,14 +194,15 @@ def decimal_comma(m: re.Match[str]) -> str:
 
 @RULES.rule(
     r"(?<![\w.,/$€£-])(?<!room )(?<!seat )(?<!gate )(?<!row )(?<!unit )(?<!flat )(?<!suite )(?<!class )(?<!apartment )(?<!section )(?<!Room )(?<!Gate )"
-    r"(?<!Seat )(?<!Apt )(-?\d{2,3})(C|F)\b(?!\w|[-.]\w)|(?<![\w.,/$€£-])(-?\d{1,3})(?: degrees| deg\.?)(?: ?)(C|F)\b",
+    r"(?<!Seat )(?<!Apt )(-?\d{2,3})(C|F)\b(?!\w|[-.]\w)|(?<![\w.,/$€£-])(-?\d{1,3})(?: degrees| deg\.?)(?: ?)(C|F)\b|(?<=\b(?:to|at|is|of) )(-?\d{2,3}) (C|F)\b",
     {
         "bake at 190C or 375 degrees F": "bake at one hundred ninety degrees Celsius or three hundred seventy five degrees Fahrenheit"
     },
 )
 def temperature(m: re.Match[str]) -> str:
     """A C or F right after two or three digits are degrees."""
-    return counted(m[1] or m[3], f"degree {'Celsius' if (m[2] or m[4]) == 'C' else 'Fahrenheit'}")
+    letter = m[2] or m[4] or m[6]
+    return counted(m[1] or m[3] or m[5], f"degree {'Celsius' if letter == 'C' else 'Fahrenheit'}")
 
 
 @RULES.rule(
@@ -206,6 +214,19 @@ def unit_after_a_hyphen(m: re.Match[str]) -> str | None:
     return None if m["unit"] in ("in", "A", "s") else f"{amount(m['number'])} {UNITS[m['unit']]}"
 
 
+_BEFORE_NOUNS = frozenset("V W kW MW mA mAh A GB TB MB MP Hz kHz MHz GHz mm km px kWh oz gal L hp".split())
+_NO_NOUNS = "and|are|was|were|but|for|from|the|than|per|with|when|while|then|long|wide|deep|high|tall|thick|away|off|into|less|more|faster|each|every|now|today"
+
+
+@RULES.rule(
+    r"(\d[\d,.]*\s?[A-Za-z%]+\.?)/(?=(?:day|week|wk|month|mo|year|yr|hour|hr|night|person|user|minute|min|second|sec|serving)\b)",
+    {"24 hrs/day": "twenty four hours per day", "7 days/week": "seven days per week"},
+)
+def per(m: re.Match[str]) -> str | None:
+    """A slash before a period is 'per'."""
+    return None if m[1].endswith(("km", "m", "mi", "ft")) else f"{m[1]} per "
+
+
 @RULES.rule(
     rf"{_QUANTITY}(?P<gap>\s?)(?P<unit>{UNIT})(?![\w/²³^])(?P<dot>\.(?=[,;)]| [a-z\d(]))?",
     {
@@ -213,6 +234,7 @@ def unit_after_a_hyphen(m: re.Match[str]) -> str | None:
         "It is 3 m long and 2 in deep.": "It is three meters long and two inches deep.",
         "5 in the garden": "five in the garden",
         "2 tbsp oil, 6 ft. tall": "two tablespoons oil, six feet tall",
+        "a 12V battery, a 90° angle": "a twelve volt battery, a ninety degree angle",
     },
 )
 def unit(m: re.Match[str]) -> str | None:
@@ -226,6 +248,13 @@ def unit(m: re.Match[str]) -> str | None:
         or (name in ("pt", "pts", "A") and after[:1] == ".")
     ):
         return None
+    if name in ("A", "J", "N", "V", "W") and re.match(r"\.? [\dA-Z]", after):
+        return None
+    is_adjective = re.match(rf" (?!(?:{_NO_NOUNS})\b)[a-z]{{3,}}", after)
+    if (name in _BEFORE_NOUNS and not gap and is_adjective) or (
+        name == "°" and re.match(r" (?:angle|turn|bend|rotation|arc|view)", after)
+    ):
+        return f"{amount(number)} {UNITS[name]}"
     if name == "in" and not (
         after[:1] in (".", ",", ")", "") or re.match(_LENGTH, after) or re.match(r" (?:in )?diameter\b", after)
     ):

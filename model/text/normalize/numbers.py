@@ -21,11 +21,11 @@ def number_sign(m: re.Match[str]) -> str:
     rf"{START}({NUMBER})\s?[x×]\s?(?=\d)", {"5 x 3": "five by three", "1920x1080": "nineteen twenty by one thousand eighty"}
 )
 def times_between_numbers(m: re.Match[str]) -> str:
-    """x between numbers is 'by'."""
-    return f"{m[1]} by "
+    """x between numbers is 'by', before an equals sign 'times'."""
+    return f"{m[1]} {'times' if re.match(r'[^=]{1,12}=', m.string[m.end() :]) else 'by'} "
 
 
-@RULES.rule(rf"{START}({NUMBER})[x×](?!\w)", {"3x faster": "three times faster"})
+@RULES.rule(rf"{START}({NUMBER})[xX×](?!\w|\s?[-+=*/^<>])", {"3x faster": "three times faster"})
 def times_after_a_number(m: re.Match[str]) -> str:
     """x after a number is 'times'."""
     return f"{amount(m[1])} times"
@@ -66,7 +66,28 @@ def dots_between_thousands(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"(?:(?<![\w)])-)?\d+(?:,\d{3})+(?:\.\d+)?|(?:(?<![\w)])-)?\d+(?:\.\d+)*|(?<!\w)\.\d+",
+    r"(?<![\d.,])\d{1,2}(?: \d{3}){2,}(?![\d])",
+    {"1 000 000": "one million"},
+)
+def blanks_between_thousands(m: re.Match[str]) -> str:
+    """So do blanks where there are two and more."""
+    return cardinal(m.group().replace(" ", ""))
+
+
+@RULES.rule(r"(?<![\d.,])(\d+),(\d{4,})(?![\d,])", {"3,14159": "three point one four one five nine"})
+def comma_before_many_digits(m: re.Match[str]) -> str:
+    """A comma before four digits and more is a decimal comma."""
+    return f"{cardinal(m[1])} point {digits(m[2])}"
+
+
+@RULES.rule(r"(?<![\w.,])(\d+)\.(?=[xX]\b)", {"Node.js 18.x": "Node dot J S eighteen point x"})
+def any_version(m: re.Match[str]) -> str:
+    """x stands for any number after a dot."""
+    return f"{cardinal(m[1])} point "
+
+
+@RULES.rule(
+    r"(?:(?<![\w)])-)?\d+(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:(?<![\w)])-)?\d+(?:\.\d+)*|(?<!\w)\.\d+",
     {
         "1,234": "one thousand two hundred thirty four",
         "in 1905 and 2005": "in nineteen oh five and two thousand five",

@@ -18,7 +18,7 @@ _COUNTED_ANY = "|".join(
     [*_COUNTED.split("|"), "chapter|part|act|scene|section|volume|phase|article|type|level|stage|class|grade|figure|table"]
 )
 _RULERS = (
-    "Pope|King|Queen|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius|Benedict|John Paul|"
+    "(?:Pope|King|Queen|Emperor|Empress|Tsar|Sultan|Pharaoh|Kaiser) [A-Z][a-z]+|Pope|King|Queen|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius|Benedict|John Paul|"
     "Frederick|Philip|Nicholas|Leo"
 )
 _NUMERAL = r"(?=[IVXLC])((?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))"

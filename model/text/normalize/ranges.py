@@ -42,6 +42,12 @@ def subtraction(m: re.Match[str]) -> str | None:
     return None
 
 
+@RULES.rule(r"(?<=[\d)])\s/\s(?=[\d(])", {"10 / 2 = 5": "ten divided by two equals five"})
+def division(m: re.Match[str]) -> str:
+    """A slash between blanks and numbers divides."""
+    return " divided by "
+
+
 @RULES.rule(
     r"(?<![\w.,/$€£-])(\d{1,3})[-—](\d{1,3})(?![\w%°-]|[.,/]\d| ?(?:days|weeks|months|years|hours|minutes|people|times|percent))",
     {

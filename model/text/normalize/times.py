@@ -33,6 +33,23 @@ def times_with_a_dash(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
+    r"(?<![\w.,])(\d{1,3})\s?h(?:rs?)?\.?,?\s?(\d{1,2})\s?m(?:ins?)?\b(?:\s?(\d{1,2})\s?s(?:ecs?)?\b)?|"
+    r"(?<![\w.,])()(\d{1,3})\s?m(?:ins?)?\s(\d{1,2})\s?s(?:ecs?)?\b",
+    {"1h 30m or 2h15m": "one hour thirty minutes or two hours fifteen minutes", "5m 10s": "five minutes ten seconds"},
+)
+def duration(m: re.Match[str]) -> str:
+    """In a duration h, m and s are hours, minutes and seconds."""
+    parts = ((m[1] or "", "hour"), (m[2] or m[5], "minute"), (m[3] or m[6] or "", "second"))
+    return " ".join(f"{cardinal(number)} {unit}{'' if int(number) == 1 else 's'}" for number, unit in parts if number)
+
+
+@RULES.rule(r"\b(noon|midnight)\s?[-—]\s?(?=\d)|(?<=[MmApP\d])\s?[-—]\s?(?=(?:noon|midnight)\b)", {"noon–2pm": "noon to two P M"})
+def noon_with_a_dash(m: re.Match[str]) -> str:
+    """So is one beside noon and midnight."""
+    return f"{m[1] or ''} to "
+
+
+@RULES.rule(
     rf"(?<![\d:.,])(?P<h>\d{{1,2}})[.](?P<m>[0-5]\d)\s?(?P<half>{_HALF})",
     {"at 7.30pm": "at seven thirty P M"},
 )
