@@ -128,7 +128,9 @@ class _PocketStages:
             trajectories = open_data(stage, subject)
             return ODEInit(stage, subject, self._speaker("student", "student"), trajectories, world)
         if isinstance(stage, DMDStage):
-            nets = self._speaker("student", GENERATOR), self._speaker("teacher", None), self._speaker("critic", CRITIC)
+            # What the student sees grows from block to block: compiled, it would be so a dozen times.
+            student = self._speaker("student", GENERATOR, compiles=False)
+            nets = student, self._speaker("teacher", None), self._speaker("critic", CRITIC)
             rewarding = None
             if stage.rewards is not None:
                 self._report("loading the judges")
@@ -178,13 +180,13 @@ class _PocketStages:
         choose(module, self._config.learners[learner], lambda name: name)
         return module
 
-    def _speaker(self, role: str, learner: str | None, *, labels: bool = False) -> Speaker:
+    def _speaker(self, role: str, learner: str | None, *, labels: bool = False, compiles: bool = True) -> Speaker:
         self._report(f"loading the {role}")
         speaker = self._subject.net(role, labels=labels)
         if learner is not None:
             self._learning(speaker, learner)
             speaker.dit.recomputes = self._config.recompute
-        if self._compiles:
+        if self._compiles and compiles:
             for layer in speaker.dit.layers:
                 layer.compile(dynamic=False)
         return speaker
