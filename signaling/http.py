@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from signaling.auth import Auth, check_scope, principal_of
 from signaling.bodies import explain, read_bytes, read_text
 from signaling.connections import Connections
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES, parse_command
 from signaling.errors import (
     BadRequest,
     BodyTooLarge,
@@ -32,7 +30,8 @@ from signaling.ice import parse_fragment
 from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
 from signaling.service import Answer, NewSession, Rights, SessionService
-from signaling.vocabulary import Event, EventError
+from signaling.sse import send_events
+from signaling.vocabulary import EventError
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,6 @@ SDP_TYPE = "application/sdp"
 FRAGMENT_TYPE = "application/trickle-ice-sdpfrag"
 MAX_BODY_BYTES = 2 * MAX_MESSAGE_BYTES
 """Above the limit of an event, so that a message that is too large gets that answer and not a broken connection."""
-
-SIGN_OF_LIFE_S = 15.0
 
 _EVENT_STATUS = {"invalid_json": 400, "unknown_type": 400, "invalid_event": 400, "not_text": 400, "message_too_large": 413}
 _EVENT_STATUS |= {
@@ -195,18 +192,7 @@ class _Routes:
         after = _number(request.headers.get("Last-Event-ID", request.query.get("after")), "after")
         session_id = request.match_info["id"]
         await self._service.stats(session_id)  # a session that does not exist is a problem, not an empty stream
-        events = self._service.events(session_id, after)
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", hdrs.CACHE_CONTROL: "no-store"})
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionResetError):  # the reader has gone
-            async with contextlib.aclosing(_with_signs_of_life(events)) as items:
-                async for item in items:
-                    if item is None:
-                        await response.write(b": alive\n\n")
-                    else:
-                        event, seq = item
-                        await response.write(f"id: {seq}\nevent: {name_of(event)}\ndata: {dump(event, seq)}\n\n".encode())
-        return response
+        return await send_events(request, self._service.events(session_id, after))
 
     async def stats(self, request: web.Request) -> web.Response:
         return web.json_response(_told(await self._service.stats(request.match_info["id"])))
@@ -264,22 +250,6 @@ def _number(text: str | None, what: str) -> int | None:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise BadRequest(f"{what} is the number of an event, not {text!r:.80}.")
     return int(text)
-
-
-async def _with_signs_of_life(events: AsyncIterator[tuple[Event, int]]) -> AsyncGenerator[tuple[Event, int] | None]:
-    """The events, and None where none came for a while: proxies close what is silent."""
-    nothing = object()
-    while True:
-        coming = asyncio.ensure_future(anext(events, nothing))
-        try:
-            while not (await asyncio.wait((coming,), timeout=SIGN_OF_LIFE_S))[0]:
-                yield None
-            item = coming.result()
-        finally:
-            coming.cancel()
-        if item is nothing:
-            return
-        yield item  # type: ignore[misc]
 
 
 def _refuse(*methods: str) -> Handler:

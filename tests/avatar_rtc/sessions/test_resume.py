@@ -150,7 +150,7 @@ async def test_a_session_without_a_viewer_waits_for_one_and_is_led_over_http() -
 async def test_a_reader_of_events_that_goes_is_no_fault_and_leaves_nothing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("signaling.http.SIGN_OF_LIFE_S", 0.2)
+    monkeypatch.setattr("signaling.sse.SIGN_OF_LIFE_S", 0.2)
     async with serving() as server, aiohttp.ClientSession(server.address) as http:
         async with http.post("/v1/sessions", json={}) as response:
             made = await response.json()
