@@ -96,13 +96,13 @@ KEYS_EXAMPLES = """
 examples:
   avatar-rtc keys add web                                 a key that may call, speak and watch; its hash goes to keys.yaml
   avatar-rtc keys add ops --scopes admin --file /etc/avatar-rtc-keys.yaml
-  curl -X POST http://127.0.0.1:8080/v1/tokens -H "Authorization: Bearer $KEY" -d '{"scopes": ["call"], "ttl_s": 600}'
+  curl -X POST http://127.0.0.1:8080/v1/tokens -H "Authorization: Bearer $KEY" -d '{"scopes": ["call", "speak"], "ttl_s": 600}'
                                                           a token of it for a browser, good for ten minutes
 
-scopes: call (start a call), speak (send events over HTTP), watch (see a call, its events and counters), record (record a call,
-download recordings, push a call to a WHIP receiver) and admin
-(the rest, such as /metrics). A server reads the file when it starts: delete a line, and from the next start on the key and its
-tokens are worth nothing.
+scopes: call (begin sessions, and end them), speak (say something in them), watch (see them, their events and counters) and record
+(record them, download that, push them to a WHIP receiver), all of the key's own sessions and those of its tokens; admin (sessions
+of everybody, and the rest, such as /metrics). A server reads the file when it starts: delete a line, and from the next start on
+the key and its tokens are worth nothing.
 """
 TRAIN_EXAMPLES = """
 examples:
