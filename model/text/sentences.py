@@ -313,8 +313,8 @@ class _Scanner:
         first = text[openers.end()]
         if word in _NEVER_LAST or (word in _BEFORE_A_NUMBER and (first.isdigit() or first == "#")):
             return False
-        before_day = word in ("a.m", "p.m") and re.match(_DAY_NAMES, text[openers.end() :]) is not None
-        is_short = word in _SOMETIMES_LAST or before_day
+        is_hour = word in ("a.m", "p.m")
+        is_short = word in _SOMETIMES_LAST or is_hour
         if first == "&" or (
             first.isdigit()
             and (word in _SOMETIMES_LAST or word in UNITS or word in "NSEW" or re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", word))
@@ -334,6 +334,8 @@ class _Scanner:
         assert following is not None
         if following.end() == len(text) and not self._final:
             return None
+        if is_hour:
+            return re.match(_DAY_NAMES, following.group()) is None
         return len(following.group()) > 1 and following.group().lower() in _STARTERS
 
     def _is_line(self, at: int) -> bool:
