@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from model.text.normalize import Script, drop_markup
 from model.text.normalize.abbreviations import BEFORE_NUMBERS, TITLES
 from model.text.normalize.characters import SPOKEN_SYMBOLS
 from model.text.normalize.measures import UNITS
@@ -52,7 +53,7 @@ _LINE_BREAK = re.compile(r"\s*[\n\r\x0b\x0c\x85\u2028\u2029]\s*")
 _OPENERS = re.compile(r"[\s\"'“‘«(\[*_~`]*")
 _LIST_ITEM = re.compile(r"[ \t>]*(?:[-*+•‣◦·>#|]|\d{1,3}[.)]\s|[A-Za-z]\)\s)")
 _NUMBER_OF_ITEM = re.compile(r"[ \t>]*(?:[*_]{1,3})?(?:\d{1,3}|[IVX]{2,6}|[A-Z])[.]\Z")
-_RULE_LINE = re.compile(r"\s*[-=_*~|:+#\s]+\Z")
+_MARKS = re.compile(r"[<\[(*_|#~=-]")
 
 _NEVER_LAST = frozenset(TITLES) - {"St", "Dr"} | frozenset(
     "Messrs vs e.g i.e a.k.a w.r.t eg ie cf pp approx Rs Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec viz incl excl "
@@ -80,7 +81,11 @@ _STARTERS = frozenset(
 
 def speaks(text: str) -> bool:
     """Whether there is anything to say in it."""
-    return any(c.isalnum() or c in SPOKEN_SYMBOLS for c in text) and not _RULE_LINE.match(text)
+    if _MARKS.search(text):
+        script = Script.of(text)
+        drop_markup(script)
+        text = script.text
+    return any(c.isalnum() or c in SPOKEN_SYMBOLS for c in text)
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:

@@ -70,6 +70,15 @@ def reference_link(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
+    r"(?m)^[ \t]*\[(?!\^)[^\[\]\n]{1,60}\]:[ \t]+<?(?:https?://|www\.|/|#)\S+[^\n]*|^[ \t]*\[\^[^\[\]\n]{1,60}\]:[ \t]*",
+    {"Read [it][1].\n\n[1]: https://example.org": "Read it.", "[^1]: A note.": "A note."},
+)
+def address_of_a_link(m: re.Match[str]) -> str:
+    """The line with that address is left out."""
+    return ""
+
+
+@RULES.rule(
     r"(?m)^[ \t>]*(?:[-*+][ \t]+)?\[[ xX]\][ \t]+",
     {"- [x] Buy milk": "Buy milk", "- [ ] Call Ann": "Call Ann"},
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from model.text.g2p import pronounce
 from model.text.normalize import MARKUP, WORDS, Rule
+from model.text.page import page
 
 RULES = [rule for rules in (*MARKUP, *WORDS) for rule in rules]
 
@@ -20,3 +23,9 @@ def test_a_rule_says_what_its_examples_show(rule: Rule) -> None:
 
 def test_names_of_rules_are_unique() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_the_page_is_made_of_the_rules() -> None:
+    assert (Path(__file__).parents[3] / "docs" / "text.md").read_text(encoding="utf-8") == page(), (
+        "run: python -m model.text.page > docs/text.md"
+    )

@@ -74,6 +74,7 @@ def test_sentences_end_where_people_would_pause(text: str, sentences: list[str] 
         ("So.\n```\nnever closed. At all.", ["So."]),
         ("Yes.<tool_call>{\"a\": \"b. c\"}</tool_call> No. <!-- a. b --> Maybe.", ["Yes.", "No.", "Maybe."]),
         ("Hi. 👍 <think>a</think> 👍", ["Hi."]),
+        ("Hi.\n[laughs]\n</div>\n---\n[1]: https://a.org\nBye.", ["Hi.", "Bye."]),
         ("a <thinker> b", ["a thinker b"]),
     ],
 )  # fmt: skip
