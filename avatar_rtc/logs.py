@@ -22,11 +22,11 @@ class SessionLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def set_up_logs(level: str = "INFO") -> None:
-    """Log to standard error. The libraries below us only warn: their INFO is a line for each ICE check."""
+    """Log to standard error. The libraries below us only warn: their INFO is a line for each ICE check and request."""
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s", datefmt="%H:%M:%S"
     )
-    for name in ("aioice", "aiortc", "aiohttp.access"):
+    for name in ("aioice", "aiortc", "aiohttp.access", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("aiohttp.server").addFilter(shorten_what_is_no_http)
 

@@ -44,6 +44,7 @@ const playback = new Playback({
 });
 let hadSession = false; // in this call
 let model = null;
+let answers = false; // a language model answers what is typed; else it is said as it is
 
 // ---- what is pressed --------------------------------------------------------------------------------------------------------
 
@@ -56,11 +57,17 @@ function startCall() {
 function say(input, mode) {
   if (AT_REST.includes(connection.state)) startCall();
   playback.allowSound();
-  const id = connection.say(input, mode);
+  const id = answers ? connection.ask(input, mode) : connection.say(input, mode);
   latency.sent(id, performance.now());
-  transcript.add(id, input);
-  const language = ENGLISH_ONLY.includes(model) && foreignLanguageOf(input);
+  transcript.add(id, input, { answered: answers });
+  const language = !answers && ENGLISH_ONLY.includes(model) && foreignLanguageOf(input);
   if (language) composer.notice(`That looks like ${language}, and is read as if it were English.`, "info");
+}
+
+function showAnswers(llm) {
+  answers = Boolean(llm);
+  composer.showAnswers(answers);
+  callState.showAnswers(answers);
 }
 
 function interrupt() {
@@ -117,6 +124,7 @@ const on = {
     if (hadSession && !message.resumed) composer.notice("The conversation begins anew: the one before was lost with its connection.", "info");
     hadSession = true;
     model = message.model;
+    showAnswers(message.llm);
     composer.maxChars = message.limits.max_prompt_chars;
     document.documentElement.style.setProperty("--aspect", message.width / message.height);
     callState.showMachine(message.notice);
@@ -132,6 +140,7 @@ const on = {
   "output.started": (message) => recording.runs(message),
   "output.updated": (message) => recording.runs(message),
   "output.ended": (message) => recording.ended(message),
+  "conversation.item.added": (message) => transcript.asked(message),
   "response.created": (message) => transcript.created(message),
   "output_audio_buffer.started"(message, at) {
     latency.started(message.response_id, at);
@@ -181,4 +190,5 @@ startTheme();
 if (matchMedia("(max-width: 900px), (max-height: 715px)").matches) $("who").open = false; // where it would push what is said away
 presets.load(load);
 load("readyz").then((ready) => callState.showMachine(ready?.notice));
+load("v1/models").then((served) => showAnswers(served?.llm));
 addEventListener("hashchange", () => location.reload()); // a link with another token, opened in this tab

@@ -4,9 +4,20 @@ import { $ } from "./dom.js";
 
 const CHARS_PER_S = 15; // of pocket's speech
 const LONG_S = 20; // from here on it is told how long a text will take
+const SAID = {
+  prompt: "What should be said?",
+  empty: "Whatever you type is said, word for word. Try",
+  suggestions: ["Hello, nice to meet you.", "It is twenty past nine, and the coffee is ready.", "Ask me anything, and I will read it out loud."],
+};
+const ANSWERED = {
+  prompt: "What do you want to say?",
+  empty: "Whatever you type is answered. Try",
+  suggestions: ["Hello, nice to meet you.", "Tell me a very short story.", "What should I cook tonight?"],
+};
 
 export class Composer {
   #maxChars = Infinity;
+  #answers = false;
   #say;
 
   /** @param {(input: string, mode: "replace" | "queue") => void} say takes a line that was sent. */
@@ -30,6 +41,16 @@ export class Composer {
 
   set maxChars(number) {
     this.#maxChars = number;
+  }
+
+  /** Whether what is typed is answered, or said as it is. */
+  showAnswers(answers) {
+    this.#answers = answers;
+    const words = answers ? ANSWERED : SAID;
+    $("prompt-label").textContent = words.prompt;
+    $("empty-words").textContent = words.empty;
+    document.querySelectorAll(".suggestion").forEach((suggestion, index) => (suggestion.textContent = words.suggestions[index]));
+    this.#showLength();
   }
 
   /** Say a line in the mode that is chosen. */
@@ -59,7 +80,7 @@ export class Composer {
   #send() {
     const input = $("prompt").value.trim();
     if (!input) {
-      this.notice("Type what should be said first.");
+      this.notice(this.#answers ? "Type what you want to say first." : "Type what should be said first.");
     } else if (input.length > this.#maxChars) {
       this.notice(`That line has ${input.length} characters; the limit is ${this.#maxChars}. Split it in two.`);
     } else {
@@ -75,6 +96,6 @@ export class Composer {
     const aboutS = numChars / CHARS_PER_S;
     const limit = this.#maxChars < Infinity ? ` of ${this.#maxChars}` : "";
     const time = aboutS < 90 ? `${Math.round(aboutS / 10) * 10} seconds` : `${Math.round(aboutS / 60)} minutes`;
-    $("length").textContent = aboutS < LONG_S ? "" : `${numChars}${limit} characters, about ${time}`;
+    $("length").textContent = this.#answers || aboutS < LONG_S ? "" : `${numChars}${limit} characters, about ${time}`;
   }
 }

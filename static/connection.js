@@ -24,6 +24,7 @@ const RESUME_PAUSE_MS = 500;
 const RETRY_PAUSES_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 const REPEAT_PAUSES_MS = [150, 150, 300, 600, 1000, 2000]; // early repeats make SCTP retransmit a lost datagram before its 1 s timeout
 const DEFAULT_RETRY_AFTER_S = 5;
+const WANTS_REPLY = ["response.create", "user.message"];
 
 /** Why a connection could not be opened, or ended. `retry`: trying again can help. `status`: the HTTP status of a refusal. */
 class CallError extends Error {
@@ -110,9 +111,16 @@ export class AvatarConnection extends EventTarget {
     return id;
   }
 
+  /** Say something to the avatar, where a language model answers. Returns the answer's id. The rest is as for `say`. */
+  ask(text, mode) {
+    const id = newId("r");
+    this.#submit({ type: "user.message", id, text, mode });
+    return id;
+  }
+
   /** Silence the avatar now, and forget what is queued. */
   cancel() {
-    for (const [eventId, { message }] of this.#pending) if (message.type === "response.create") this.#pending.delete(eventId);
+    for (const [eventId, { message }] of this.#pending) if (WANTS_REPLY.includes(message.type)) this.#pending.delete(eventId);
     if (this.#inSession) this.#submit({ type: "response.cancel" });
   }
 
@@ -389,7 +397,7 @@ export class AvatarConnection extends EventTarget {
       if (now < entry.nextAt) continue;
       if (entry.sends >= REPEAT_PAUSES_MS.length) {
         this.#pending.delete(eventId);
-        if (entry.message.type !== "response.create") continue;
+        if (!WANTS_REPLY.includes(entry.message.type)) continue;
         const message = "The server did not take that line. Send it again.";
         this.#deliver({ type: "error", code: "unacknowledged", message, event_id: eventId, response_id: entry.message.id });
         continue;
@@ -439,15 +447,15 @@ export class AvatarConnection extends EventTarget {
 
   #acknowledge(message) {
     const acknowledged = {
-      "response.created": ["response.create"],
-      "response.done": ["response.create", "response.cancel"],
+      "response.created": WANTS_REPLY,
+      "response.done": [...WANTS_REPLY, "response.cancel"],
       "session.updated": ["session.update"],
       "output_audio_buffer.cleared": ["response.cancel"],
     }[message.type];
     if (message.event_id) this.#pending.delete(message.event_id);
     if (!acknowledged) return;
     for (const [eventId, { message: sent }] of this.#pending) {
-      if (acknowledged.includes(sent.type) && (sent.type !== "response.create" || sent.id === message.response_id)) this.#pending.delete(eventId);
+      if (acknowledged.includes(sent.type) && (!WANTS_REPLY.includes(sent.type) || sent.id === message.response_id)) this.#pending.delete(eventId);
     }
   }
 }

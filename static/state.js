@@ -10,6 +10,7 @@ const UNAVAILABLE = {
   engine_unavailable: ["Not ready", "The avatar is waking up"],
 };
 const WATCHING_WORDS = { call: "Watch", again: "Watch again", ended: "No call to watch", hangUp: "Leave" };
+const TYPED_WORDS = { said: "Type a line, hear it said.", answered: "Ask something, hear the answer." };
 const CALLING_WORDS = { call: "Call", again: "Call again", ended: "Call ended", hangUp: "Hang up" };
 const COUNT_PERIOD_MS = 100;
 const BAR_STAYS_MS = 3000; // without a pointer near it
@@ -148,6 +149,12 @@ export class CallState {
     $("hangup").ariaLabel = $("hangup").title = this.#words.hangUp;
     for (const id of ["who", "history-empty"]) $(id).hidden = true;
     $("watching").hidden = false;
+  }
+
+  /** What is typed is answered: before the first call that is said where else the page says what it does. */
+  showAnswers(answers) {
+    const words = Object.values(TYPED_WORDS);
+    if (words.includes($("welcome-title").textContent)) $("welcome-title").textContent = answers ? TYPED_WORDS.answered : TYPED_WORDS.said;
   }
 
   #say(words, tone) {

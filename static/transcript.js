@@ -8,7 +8,7 @@ const REFUSED = ["unspeakable_text", "bad_prompt", "empty_text", "invalid_event"
 const KEPT_LINES = 200;
 
 export class Transcript {
-  #lines = new Map(); // reply id -> {element, spoken, input, heardChars, number, position}
+  #lines = new Map(); // reply id -> {element, spoken, isKnown, input, heardChars, number, position}; isKnown: what will be said
   #numCreated = 0; // replies that the server took
   #sending = STATUS_WORDS.sent;
   #say;
@@ -30,14 +30,21 @@ export class Transcript {
     return [...this.#lines.values()].some(({ element }) => ["sent", "queued", "speaking"].includes(element.dataset.status));
   }
 
-  /** A line that was typed here. Of a full prompt only that is shown which is said. */
-  add(id, input) {
-    const spoken = /<S>(.*?)<E>/s.exec(input)?.[1].trim() ?? input;
-    const line = this.#append(id, { spoken, input });
+  /** What was typed here: a line to be said, or, `answered`, to be answered. Of a full prompt only that is shown which is said. */
+  add(id, input, { answered }) {
+    const spoken = answered ? null : (/<S>(.*?)<E>/s.exec(input)?.[1].trim() ?? input);
+    const line = this.#append(id, { spoken, input, question: answered ? input : null });
     this.#set(line, "sent");
     line.element.toggleAttribute("data-folded", true);
-    const { scrollHeight, clientHeight } = line.element.querySelector(".line-text");
+    const { scrollHeight, clientHeight } = line.element.querySelector(answered ? ".question" : ".line-text");
     if (scrollHeight <= clientHeight + 1) line.element.removeAttribute("data-folded");
+    this.#showNewest();
+  }
+
+  /** Somebody has said something that is answered; perhaps it was typed here. */
+  asked({ response_id: id, text }) {
+    if (this.#lines.has(id)) return;
+    this.#set(this.#append(id, { spoken: null, input: null, question: text }), "queued", "Thinking");
     this.#showNewest();
   }
 
@@ -58,10 +65,10 @@ export class Transcript {
     this.#set(this.#lineOf(id), "speaking");
   }
 
-  /** A word was heard. Of replies that others asked for the text is known only so. */
+  /** A word was heard. Of answers, and of replies that others asked for, the text is known only so. */
   heard({ response_id: id, text }) {
     const line = this.#lineOf(id);
-    if (line.input === null) {
+    if (!line.isKnown) {
       line.spoken = `${line.spoken} ${text}`.trim();
       this.#showHeard(line, line.spoken.length);
       this.#showNewest();
@@ -75,7 +82,7 @@ export class Transcript {
   done({ response_id: id, status, code }) {
     const line = this.#lines.get(id);
     if (line) this.#set(line, status);
-    if (line && REFUSED.includes(code)) this.#refuse(line);
+    if (line?.isKnown && REFUSED.includes(code)) this.#refuse(line);
     for (const other of this.#lines.values()) {
       if (!line || other.number < line.number || other.element.dataset.status !== "queued" || !other.position) continue;
       other.position -= 1;
@@ -101,9 +108,14 @@ export class Transcript {
     if (line) line.element.querySelector(".line-time").textContent = words;
   }
 
-  #append(id, { spoken, input }) {
+  /** `spoken` null: it is not known what will be said. `input` null: it was not typed here. `question` null: it answers nothing. */
+  #append(id, { spoken, input, question = null }) {
     const element = $("line").content.firstElementChild.cloneNode(true);
-    const line = { element, spoken, input, heardChars: 0, number: Infinity, position: 0 };
+    const line = { element, spoken: spoken ?? "", isKnown: spoken !== null, input, heardChars: 0, number: Infinity, position: 0 };
+    const asked = element.querySelector(".question");
+    asked.textContent = question;
+    asked.hidden = question === null;
+    if (question !== null) element.querySelector(".again").ariaLabel = element.querySelector(".again").title = "Ask it again";
     element.querySelector(".again").hidden = input === null;
     element.querySelector(".again").addEventListener("click", () => ("refused" in element.dataset ? this.#edit(input) : this.#say(input)));
     element.querySelector(".unfold").addEventListener("click", () => element.removeAttribute("data-folded"));
@@ -120,7 +132,7 @@ export class Transcript {
   #lineOf(id) {
     const known = this.#lines.get(id);
     if (known) return known;
-    const line = this.#append(id, { spoken: "", input: null });
+    const line = this.#append(id, { spoken: null, input: null });
     this.#set(line, "speaking");
     return line;
   }

@@ -94,7 +94,7 @@ def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any
     config: dict[str, Any] = yaml.safe_load(shipped.read_text())
     config["http"] |= {"host": "127.0.0.1", "port": port, "static_dir": str(resources.static_dir())}
     for name, overrides in sections.items():
-        config[name] |= overrides
+        config[name] = (config[name] or {}) | overrides
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "server.yaml"
         path.write_text(yaml.safe_dump(config))

@@ -5,24 +5,65 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from avatar_rtc.config import LlmConfig
 from avatar_rtc.event_log import EventLog
-from avatar_rtc.mind.source import SourceError, ToolCall
+from avatar_rtc.logs import SessionLog
+from avatar_rtc.mind.mind import Mind
+from avatar_rtc.mind.source import ReplySource, SourceError, ToolCall
 from avatar_rtc.sessions.conversation import Conversation, Playhead
-from signaling.vocabulary import EventError, FunctionCall, ResponseCreate
+from signaling.vocabulary import EventError, FunctionCall, ResponseCreate, ResponseDone, UserMessage
 
 FULL_PAUSE_S = 0.25
 """What is made up is so far ahead of what is heard that no more of it may wait: it is tried again after this."""
-InTurn = Callable[[Callable[[Playhead], None]], Awaitable[None]]
-"""Has a conversation changed when it is its turn, and what follows carried out; raises what the change raises."""
+Change = Callable[[Playhead], None]
+"""Changes a conversation; told where playing is then."""
 
 
 class Answering:
-    """Implements :class:`avatar_rtc.mind.mind.Speaker`."""
+    """What a session answers by its mind, if it has one. Implements :class:`avatar_rtc.mind.mind.Speaker`.
 
-    def __init__(self, conversation: Conversation, events: EventLog, in_turn: InTurn) -> None:
+    Args:
+        in_turn: has the conversation changed when it is its turn, and what follows carried out; raises what the change raises.
+        source, config: of the mind; None: there is none.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        events: EventLog,
+        in_turn: Callable[[Change], Awaitable[None]],
+        log: SessionLog,
+        source: ReplySource | None,
+        config: LlmConfig | None,
+    ) -> None:
         self._conversation = conversation
         self._events = events
         self._in_turn = in_turn
+        self._mind = None if source is None or config is None else Mind(source, config, self, log)
+
+    @property
+    def mind(self) -> Mind:
+        """The mind. Raises ``EventError`` where there is none."""
+        if self._mind is None:
+            raise EventError("no_llm", "This server has no language model. Set llm in its config, or use response.create.")
+        return self._mind
+
+    def ask(self, message: UserMessage, at: Playhead) -> None:
+        """The user says something: a reply is opened, and filled when it is its turn. Raises ``EventError``."""
+        self.mind.check(message.text)
+        self.mind.ask(self._conversation.answer(message, at), message.text)
+
+    def heard(self, done: ResponseDone) -> None:
+        """A reply has ended, whoever wanted it."""
+        if self._mind is not None:
+            self._mind.heard(done)
+
+    async def run(self) -> None:
+        """Answer until it is cancelled."""
+        if self._mind is not None:
+            await self._mind.run()
+
+    # The speaker.
 
     def is_next(self, reply_id: str) -> bool:
         return self._conversation.is_next(reply_id)

@@ -182,28 +182,17 @@ class Conversation:
     def answer(self, message: UserMessage, at: Playhead) -> str:
         """Open a reply to what the user says, to be filled by ``receive`` in mode ``append`` and ended by ``end_answer``.
 
-        Returns:
-            Its id.
-
-        Raises:
-            EventError: it cannot be opened, and nothing has changed.
+        Returns its id; raises as ``receive`` does.
         """
         opening = ResponseCreate(input="", mode=message.mode, id=message.id, more=True, event_id=message.event_id)
         self._create(opening, at, answers=message)
         return self._replies[-1].reply_id
 
     def end_answer(self, reply_id: str, error: SourceError | None, at: Playhead) -> None:
-        """Nothing more comes of an answer. With an error, or empty, it says so in the end, and has failed then."""
-        reply = next((r for r in self._replies if r.reply_id == reply_id), None)
-        if reply is None:
-            return
-        reply.close()
-        if error is None and not reply.waiting and reply.num_pushed == 0:
-            error = SourceError("llm_empty", "The language model gave an empty answer.")
-        if error is not None:
-            reply.waiting.append(Line(error.spoken))
-            reply.failure = error.code, error.message
-        self._go_on(reply, at)
+        """Nothing more comes of an answer; its error is told and said. Of one that has ended nothing becomes."""
+        for reply in [reply for reply in self._replies if reply.reply_id == reply_id]:
+            reply.end_answer(error)
+            self._go_on(reply, at)
 
     def is_next(self, reply_id: str) -> bool:
         """Whether nothing is said before this reply any more."""

@@ -21,9 +21,8 @@ from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
-from avatar_rtc.mind.mind import Mind
 from avatar_rtc.mind.source import ReplySource
-from avatar_rtc.sessions.answering import Answering
+from avatar_rtc.sessions.answering import Answering, Change
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
 from model.chunk import Image, StreamSettings
 from model.errors import ModelError
@@ -106,9 +105,7 @@ class Performance:
             is_wanted=self._conversation.knows,
             video_delay_s=media.video_delay_ms / 1000,
         )
-        self._mind: Mind | None = None
-        if source is not None and config.llm is not None:
-            self._mind = Mind(source, config.llm, Answering(self._conversation, events, self._in_turn), log)
+        self._answering = Answering(self._conversation, events, self._in_turn, log, source, config.llm)
         self._stream: EngineStream | None = None
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._outcomes: OrderedDict[str, EventError | None] = OrderedDict()
@@ -169,13 +166,11 @@ class Performance:
     async def _act(self, command: Command) -> None:
         match command:
             case ResponseCreate() | ResponseCancel():
-                self._conversation.receive(command, self._playhead())
-                await self._execute()
-                self._conversation.settle()
+                await self._change(lambda at: self._conversation.receive(command, at))
             case UserMessage():
-                await self._answer(command)
+                await self._change(lambda at: self._answering.ask(command, at))
             case FunctionCallOutput():
-                self._the_mind().take_output(command)
+                self._answering.mind.take_output(command)
             case SessionUpdate():
                 await self._update(command)
             case ClientStats():
@@ -184,37 +179,21 @@ class Performance:
             case Ping():
                 pass  # over HTTP the answer is one
 
-    async def _answer(self, message: UserMessage) -> None:
-        mind = self._the_mind()
-        mind.check(message.text)
-        reply_id = self._conversation.answer(message, self._playhead())
-        self._tell()  # what was heard of the replies that it stops comes before it
-        mind.ask(reply_id, message.text)
+    async def _change(self, change: Change) -> None:
+        """Change the conversation, and carry out what follows. Raises ``EventError`` as both do."""
+        change(self._playhead())
         await self._execute()
         self._conversation.settle()
 
-    def _the_mind(self) -> Mind:
-        if self._mind is None:
-            raise EventError(
-                "no_llm", "This server has no language model. Set llm in its config, or say lines by response.create."
-            )
-        return self._mind
-
-    async def _in_turn(self, change: Callable[[Playhead], None]) -> None:
-        """Change the conversation when it is its turn among the commands, and carry out what follows.
-
-        Raises:
-            EventError: as ``change`` does.
-        """
+    async def _in_turn(self, change: Change) -> None:
+        """The same when it is its turn among the commands."""
         done: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
 
         async def act() -> EventError | None:
             try:
-                change(self._playhead())
+                await self._change(change)
             except EventError as error:
                 return error
-            await self._execute()
-            self._conversation.settle()
             return None
 
         def on_outcome(outcome: EventError | None) -> None:
@@ -305,8 +284,7 @@ class Performance:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._feed())
             group.create_task(self._work())
-            if self._mind is not None:
-                group.create_task(self._mind.run())
+            group.create_task(self._answering.run())
 
     async def close(self) -> None:
         """End all replies and the stream. To be called when ``run`` has ended."""
@@ -423,8 +401,7 @@ class Performance:
         for event in self._conversation.take_events():
             self._events.append(event)
             if isinstance(event, ResponseDone):
-                if self._mind is not None:
-                    self._mind.heard(event)
+                self._answering.heard(event)
                 self._metrics.replies.labels(event.status).inc()
                 first_ms = event.timings.first_audio_ms
                 if first_ms is not None:

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from avatar_rtc.media.buffer import MarkReached
+from avatar_rtc.mind.source import SourceError
 from model.errors import ModelError
 from model.text.prompt import MAX_PROMPT_CHARS
 from model.text.sentences import TextStream
@@ -121,6 +122,15 @@ class Reply:
         """Its last piece has come: what is left of its text is a line, too."""
         self.closed = True
         self.waiting.extend(map(Line, self._text.finish()))
+
+    def end_answer(self, error: SourceError | None) -> None:
+        """Nothing more comes of an answer. With an error, or empty, it says so in the end, and has failed then."""
+        self.close()
+        if error is None and not self.waiting and self.num_pushed == 0:
+            error = SourceError("llm_empty", "The language model gave an empty answer.")
+        if error is not None:
+            self.waiting.append(Line(error.spoken))
+            self.failure = error.code, error.message
 
 
 def sentences(text: str) -> list[str]:

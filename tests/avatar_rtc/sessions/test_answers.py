@@ -15,6 +15,7 @@ from avatar_rtc.app import Server
 from avatar_rtc.client import Call
 from avatar_rtc.config import LlmConfig, ToolConfig
 from avatar_rtc.event_log import EventLog
+from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.source import SPOKEN
 from avatar_rtc.sessions import answering
 from avatar_rtc.sessions.conversation import Conversation, Playhead
@@ -125,7 +126,7 @@ async def test_an_answer_that_is_far_ahead_of_what_is_heard_waits_and_loses_noth
         taken += 1
 
     conversation = Conversation(25, max_queued_replies=1, open_reply_timeout_s=1.0, voices={}, is_long=lambda length_s: False)
-    await answering.Answering(conversation, EventLog(), in_turn).say("r", "A piece.")
+    await answering.Answering(conversation, EventLog(), in_turn, SessionLog(""), None, None).say("r", "A piece.")
     assert (taken, refusals) == (1, [])
 
 
