@@ -328,7 +328,7 @@ export class AvatarConnection extends EventTarget {
         clearTimeout(doubt);
         resolve(link.goodbye ?? new CallError("lost", message, { retry: true }));
       };
-      const beat = setInterval(() => {
+      const look = () => {
         const now = performance.now();
         // After a sleep the silence was our own: what came meanwhile is still to be read, and a ping is to be answered first.
         if (now - beatAt > ASLEEP_MS) link.heardAt = now;
@@ -340,8 +340,10 @@ export class AvatarConnection extends EventTarget {
           pingedAt = now;
           this.#transmit({ type: "ping", t: now });
         }
-      }, BEAT_MS);
+      };
+      const beat = setInterval(look, BEAT_MS);
       const repeat = setInterval(() => this.#repeatUnacknowledged(), 50);
+      look(); // the first ping tells a server that has held the session that this page plays what comes
       link.channel.onclose = () => lost();
       link.peer.onconnectionstatechange = () => {
         clearTimeout(doubt);

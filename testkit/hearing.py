@@ -13,6 +13,8 @@ from avatar_rtc.fake import read_tone_hz, word_tone_hz
 WORDS = "alpha charlie delta echo foxtrot hotel juliett kilo lima mike november papa"
 """Each has another tone."""
 WINDOW_S = 0.05
+LEAST_WINDOWS = 3
+"""A word lasts 240 ms at least. What is shorter is a piece of one at the edge of a cut, or what a receiver made up over a gap."""
 LOUD = 1000
 """Of 32767; what is less loud is a gap between words."""
 
@@ -47,11 +49,10 @@ class Ear:
 
 
 def words_heard(*recordings: np.ndarray, sample_rate_hz: int) -> list[str]:
-    """The words of ``WORDS`` that are heard in recordings [S], one after the other. A word that goes on in the next one counts
-    once; what is shorter than two windows, at the edge of a cut, is no word."""
+    """The words of ``WORDS`` that are heard in recordings [S], in turn; one that goes on in the next one counts once."""
     by_hz = {word_tone_hz(word): word for word in WORDS.split()}
     size = round(WINDOW_S * sample_rate_hz)
     windows = [window for samples in recordings for window in samples[: len(samples) // size * size].reshape(-1, size)]
     tones = [read_tone_hz(window.astype(float), sample_rate_hz) for window in windows if np.abs(window).max() > LOUD]
-    found = [word for word, alike in groupby(by_hz[hz] for hz in tones if hz in by_hz) if len(list(alike)) > 1]
+    found = [word for word, alike in groupby(by_hz[hz] for hz in tones if hz in by_hz) if len(list(alike)) >= LEAST_WINDOWS]
     return [word for word, _ in groupby(found)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -62,9 +63,10 @@ class Network:
                 far.address = _address(described)
                 return web.Response(status=201, body=self._rewritten(described, near.port), headers=headers)
             response = web.StreamResponse(status=answer.status, headers=headers)
-            await response.prepare(request)
-            async for piece in answer.content.iter_any():
-                await response.write(piece)
+            with contextlib.suppress(ConnectionResetError):  # the client has gone
+                await response.prepare(request)
+                async for piece in answer.content.iter_any():
+                    await response.write(piece)
             return response
 
     def carry(self, data: bytes, end: _End) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from signaling.vocabulary import Event
 
 Departure = Literal["deleted", "left", "vanished", "join_timeout", "connection_failed", "refused"]
 """How a viewer went. Only who has vanished may come back: nobody knows where it is."""
+WAKE_PATIENCE_S = 1.0
+"""Who comes back and says nothing is shown the stream after so long."""
 
 
 class Host(Protocol):
@@ -41,8 +44,8 @@ class Host(Protocol):
     def on_message(self, viewer: Viewer, frame: str | bytes) -> None:
         """A message of a data channel. Must not raise."""
 
-    def on_connected(self, viewer: Viewer) -> None:
-        """Media can be sent."""
+    def on_shown(self, viewer: Viewer) -> None:
+        """The stream is to go on for it."""
 
     def on_gone(self, viewer: Viewer, reason: Departure) -> None:
         """The connection is over."""
@@ -58,6 +61,8 @@ class Viewer(SendingPeer):
 
     Attributes:
         etag: names its ICE session.
+        is_shown: the stream is to go on for it. It is connected, and if it has come back, it has said something: a page that does
+            so plays what comes, while one that is only connected may not yet, and would miss words.
     """
 
     def __init__(
@@ -77,12 +82,12 @@ class Viewer(SendingPeer):
         self.rights = rights
         self.is_resumed = is_resumed
         self.etag = secrets.token_hex(8)
+        self.is_shown = False
+        self._waking: asyncio.TimerHandle | None = None
         self._host = host
         self._log = log
         self._plan: MediaPlan | None = None
-        self.channels = EventChannels(
-            host.events, after, lambda: host.hello(self), lambda frame: host.on_message(self, frame), metrics, log
-        )
+        self.channels = EventChannels(host.events, after, lambda: host.hello(self), self._on_frame, metrics, log)
         self._peer.on("datachannel", self.channels.add)
 
     async def negotiate(self, offer: str) -> str:
@@ -132,6 +137,8 @@ class Viewer(SendingPeer):
 
     async def close(self) -> None:
         """Hang up; idempotent."""
+        if self._waking is not None:
+            self._waking.cancel()
         self.channels.close()
         await super().close()
 
@@ -153,7 +160,19 @@ class Viewer(SendingPeer):
         assert self.connected_s is not None
         self._metrics.join_s.labels("connected").observe(self.connected_s - self.born_s)
         self._log.info("viewer %.8s: connected after %.0f ms", self.viewer_id, (self.connected_s - self.born_s) * 1000)
-        self._host.on_connected(self)
+        if self.is_resumed and self._peer.sctp is not None:
+            self._waking = asyncio.get_running_loop().call_later(WAKE_PATIENCE_S, self._wake)
+        else:
+            self._wake()
+
+    def _on_frame(self, frame: str | bytes) -> None:
+        self._wake()
+        self._host.on_message(self, frame)
+
+    def _wake(self) -> None:
+        if self.connected_s is not None and not self.is_shown:
+            self.is_shown = True
+            self._host.on_shown(self)
 
     def _on_lost(self, *, is_closed: bool) -> None:
         lost: Departure = "left" if is_closed else "vanished"

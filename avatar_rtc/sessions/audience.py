@@ -55,8 +55,8 @@ class Audience:
 
     @property
     def is_shown(self) -> bool:
-        """Whether somebody is connected."""
-        return any(viewer.connected_s for viewer in self.viewers.values())
+        """Whether the stream is to go on for somebody."""
+        return any(viewer.is_shown for viewer in self.viewers.values())
 
     @property
     def is_told(self) -> bool:
@@ -65,8 +65,8 @@ class Audience:
 
     @property
     def unheard_s(self) -> float:
-        """How long nothing has come from any of those that are connected; 0 if none is."""
-        return min((viewer.silent_s for viewer in self.viewers.values() if viewer.connected_s is not None), default=0.0)
+        """How long nothing has come from any of those that are shown the stream; 0 if none is."""
+        return min((viewer.silent_s for viewer in self.viewers.values() if viewer.is_shown), default=0.0)
 
     def join(self, viewer_id: str, rights: Rights, *, after: int, is_resumed: bool) -> Viewer:
         """A new viewer, which has not negotiated yet; arguments as of :class:`avatar_rtc.outputs.webrtc.Viewer`."""

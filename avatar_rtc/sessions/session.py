@@ -154,7 +154,7 @@ class Session:
         )
         return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]
 
-    def on_connected(self, viewer: Viewer) -> None:
+    def on_shown(self, viewer: Viewer) -> None:
         if viewer.viewer_id not in self.audience.viewers or self.reason:
             return
         self.audience.leave_silent(but=viewer)

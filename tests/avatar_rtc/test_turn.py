@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import socket
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -17,39 +14,22 @@ from aiortc import RTCConfiguration, RTCIceGatherer, RTCIceServer, RTCIceTranspo
 from avatar_rtc.client import Call
 from avatar_rtc.config import IceServerConfig
 from signaling.ice import turn_credentials
+from testkit.turn import NO_COTURN, run_turn
 from tests.support.calls import serving
 
 SECRET = "north"
 
 
 @pytest.fixture
-async def turn_port(tmp_path: Path) -> AsyncIterator[int]:
-    """A coturn on loopback that takes nobody but whom the secret vouches for."""
-    program = shutil.which("turnserver")
-    if program is None:
-        pytest.skip("coturn is not installed; 'make system' does it")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    options = [
-        f"--listening-port={port}",
-        "--listening-ip=127.0.0.1",
-        "--relay-ip=127.0.0.1",
-        "--allow-loopback-peers",
-        "--no-cli",
-    ]
-    options += ["--use-auth-secret", f"--static-auth-secret={SECRET}", "--realm=test", "--no-tls", "--no-dtls", "--no-tcp", "-n"]
-    options += ["--log-file=stdout", "--no-stdout-log", f"--pidfile={tmp_path}/pid", f"--userdb={tmp_path}/db"]
-    process = await asyncio.create_subprocess_exec(program, *options, stdout=asyncio.subprocess.DEVNULL, cwd=tmp_path)
-    try:
-        yield port
-    finally:
-        process.kill()
-        await process.wait()
+def turn_url() -> Iterator[str]:
+    if shutil.which("turnserver") is None:
+        pytest.skip(NO_COTURN)
+    with run_turn(SECRET) as url:
+        yield url
 
 
-async def test_a_call_that_is_relayed_only(turn_port: int) -> None:
-    turn = IceServerConfig(urls=(f"turn:127.0.0.1:{turn_port}?transport=udp",), secret=SECRET)
+async def test_a_call_that_is_relayed_only(turn_url: str) -> None:
+    turn = IceServerConfig(urls=(turn_url,), secret=SECRET)
     async with serving(ice={"servers": (turn,)}) as server, aiohttp.ClientSession() as http:
         async with http.options(f"{server.address}/whep") as response:
             # <turn:...>; rel="ice-server"; username="..."; credential="..."; credential-type="password"
@@ -69,11 +49,11 @@ async def test_a_call_that_is_relayed_only(turn_port: int) -> None:
             await call.close()
 
 
-async def test_credentials_are_good_for_a_while(turn_port: int) -> None:
+async def test_credentials_are_good_for_a_while(turn_url: str) -> None:
     """coturn lets nobody in whose time is past; whoever may only be relayed has no candidate then."""
     now_s = int(time.time())
     for expires_s, candidates in ((now_s + 60, 1), (now_s - 60, 0)):
-        given: list[Any] = [RTCIceServer(f"turn:127.0.0.1:{turn_port}", *turn_credentials(SECRET, expires_s))]
+        given: list[Any] = [RTCIceServer(turn_url, *turn_credentials(SECRET, expires_s))]
         gatherer = RTCIceGatherer(given, iceTransportPolicy=RTCIceTransportPolicy.RELAY)
         await gatherer.gather()
         assert len(gatherer.getLocalCandidates()) == candidates

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from testkit.browser import (
     say,
     stats,
 )
+from testkit.turn import NO_COTURN, run_turn
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(chromium_path() is None, reason=NO_CHROMIUM)]
 
@@ -758,3 +760,32 @@ def test_the_buttons_fade_and_the_first_touch_only_brings_them_back(browser: Bro
     page.touchscreen.tap(button["x"] + 20, button["y"] + 20)
     state(page).to_have_text("Ended")
     context.close()
+
+
+def test_a_call_that_is_relayed_only(browser: Browser) -> None:
+    if shutil.which("turnserver") is None:
+        pytest.skip(NO_COTURN)
+    with run_turn("north") as url, run_server(ice={"servers": [{"urls": [url], "secret": "north"}]}) as server:
+        page = browser.new_page()
+        page.add_init_script(
+            """const Peer = window.RTCPeerConnection;
+            window.RTCPeerConnection = class extends Peer {
+                constructor(given) {
+                    super({ ...given, iceTransportPolicy: "relay" });
+                    window.peer = this;
+                }
+            };"""
+        )
+        page.goto(server.url)
+        call(page)
+        say(page, LINE)
+        expect(page.locator(".line")).to_have_attribute("data-status", "completed")
+        kinds = page.evaluate(
+            """async () => {
+                const report = await window.peer.getStats();
+                const used = [...report.values()].filter(({ type, nominated }) => type === "candidate-pair" && nominated);
+                return used.map(({ localCandidateId }) => report.get(localCandidateId).candidateType);
+            }"""
+        )
+        assert set(kinds) == {"relay"}
+        page.close()

@@ -15,9 +15,19 @@ import pytest
 from avatar_rtc.app import Server
 from avatar_rtc.client import Call
 from avatar_rtc.errors import CallError
+from avatar_rtc.outputs import webrtc
 from avatar_rtc.sessions import registry
 from avatar_rtc.sessions.session import Session
-from signaling.vocabulary import AudioStarted, AvatarState, Error, ResponseCreate, ResponseDone, SessionCreated, TranscriptDelta
+from signaling.vocabulary import (
+    AudioStarted,
+    AvatarState,
+    Error,
+    Ping,
+    ResponseCreate,
+    ResponseDone,
+    SessionCreated,
+    TranscriptDelta,
+)
 from testkit.hearing import WORDS, Ear, words_heard
 from tests.support.calls import calling, serving
 
@@ -72,6 +82,30 @@ async def test_a_line_goes_on_where_it_was_heard_last() -> None:
         assert server.registry.num_sessions == 1
         # The sound itself: each word's tone is heard, and in its order.
         assert words_heard(first_ear.samples, second_ear.samples, sample_rate_hz=48_000) == WORDS.split()
+
+
+async def test_a_line_waits_until_who_comes_back_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webrtc, "WAKE_PATIENCE_S", 1000)
+    async with serving() as server, calling(server) as call:
+        call.send(ResponseCreate(input=WORDS, id="r"))
+        await call.wait_for(lambda: len(call.received(TranscriptDelta)) >= 4, TIMEOUT_S, "no words")
+        cut(call)
+        session = the(server)
+        await until(lambda: session.phase == "held", "it is not held")
+        at = session.stats()["frames"]
+        monkeypatch.setattr(Call, "_live", _say_nothing)
+        resuming = asyncio.ensure_future(call.resume())
+        await until(lambda: len(call.received(SessionCreated)) == 2, "it does not come back")
+        await asyncio.sleep(0.3)
+        assert (session.phase, session.stats()["frames"]) == ("held", at)
+        call.send(Ping(t=1))
+        await resuming
+        (done,) = await call.wait_for(lambda: call.received(ResponseDone), TIMEOUT_S, "the line does not go on")
+        assert done.heard_text == WORDS
+
+
+async def _say_nothing(call: Call, channel: object) -> None:
+    pass
 
 
 async def test_one_that_does_not_come_back_loses_its_seat_when_the_grace_is_over() -> None:
