@@ -34,6 +34,9 @@ class Speaker(Protocol):
     async def say(self, reply_id: str, piece: str) -> None:
         """Append a piece to a reply. Raises ``signaling.vocabulary.EventError``."""
 
+    async def flush(self, reply_id: str) -> None:
+        """What was said so far ends with a sentence: none of it waits for what follows."""
+
     async def finish(self, reply_id: str, error: SourceError | None) -> None:
         """End a reply when what it has is heard. With an error it says so, and has failed."""
 
@@ -150,6 +153,7 @@ class Mind:
                         return
             if not calls:
                 return
+            await self._speaker.flush(turn.reply_id)
             outputs = await self._call(turn, calls)
             self._history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
         raise SourceError("llm_broken", f"The language model called tools more than {MAX_TOOL_USES} times for one answer.")

@@ -11,6 +11,7 @@ from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.mind import Mind
 from avatar_rtc.mind.source import ReplySource, SourceError, ToolCall
 from avatar_rtc.sessions.conversation import Conversation, Playhead
+from avatar_rtc.sessions.reply import Reply
 from signaling.vocabulary import EventError, FunctionCall, ResponseCreate, ResponseDone, UserMessage
 
 FULL_PAUSE_S = 0.25
@@ -78,8 +79,14 @@ class Answering:
                     raise
             await asyncio.sleep(FULL_PAUSE_S)
 
+    async def flush(self, reply_id: str) -> None:
+        await self._in_turn(lambda at: self._conversation.change_answer(reply_id, Reply.flush, at))
+
     async def finish(self, reply_id: str, error: SourceError | None) -> None:
-        await self._in_turn(lambda at: self._conversation.end_answer(reply_id, error, at))
+        def end(reply: Reply) -> None:
+            reply.end_answer(error)
+
+        await self._in_turn(lambda at: self._conversation.change_answer(reply_id, end, at))
 
     def call_tool(self, reply_id: str, call: ToolCall) -> None:
         self._events.append(FunctionCall(response_id=reply_id, call_id=call.call_id, name=call.name, arguments=call.arguments))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from avatar_rtc.media.buffer import MarkReached
-from avatar_rtc.mind.source import SourceError
 from avatar_rtc.sessions.reply import Line, Reply, check_piece, sentences
 from model.errors import ModelError, PromptError
 from model.text.prompt import parse_prompt
@@ -180,7 +179,7 @@ class Conversation:
                 self._cancel(command, at)
 
     def answer(self, message: UserMessage, at: Playhead) -> str:
-        """Open a reply to what the user says, to be filled by ``receive`` in mode ``append`` and ended by ``end_answer``.
+        """Open a reply to what the user says, to be filled by ``receive`` in mode ``append`` and ended by ``change_answer``.
 
         Returns its id; raises as ``receive`` does.
         """
@@ -188,10 +187,10 @@ class Conversation:
         self._create(opening, at, answers=message)
         return self._replies[-1].reply_id
 
-    def end_answer(self, reply_id: str, error: SourceError | None, at: Playhead) -> None:
-        """Nothing more comes of an answer; its error is told and said. Of one that has ended nothing becomes."""
+    def change_answer(self, reply_id: str, change: Callable[[Reply], None], at: Playhead) -> None:
+        """``change`` an answer, if it has not ended."""
         for reply in [reply for reply in self._replies if reply.reply_id == reply_id]:
-            reply.end_answer(error)
+            change(reply)
             self._go_on(reply, at)
 
     def is_next(self, reply_id: str) -> bool:

@@ -121,6 +121,10 @@ class Reply:
     def close(self) -> None:
         """Its last piece has come: what is left of its text is a line, too."""
         self.closed = True
+        self.flush()
+
+    def flush(self) -> None:
+        """What has come is whole, though more may follow: none of it waits for that."""
         self.waiting.extend(map(Line, self._text.finish()))
 
     def end_answer(self, error: SourceError | None) -> None:

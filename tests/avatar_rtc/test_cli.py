@@ -162,6 +162,19 @@ def test_a_config_with_an_unknown_key_is_refused(capsys: pytest.CaptureFixture[s
     assert "Traceback" not in err
 
 
+def test_a_language_model_without_its_client_library_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "server.yaml"
+    llm = "llm: {base_url: 'http://127.0.0.1:9/v1', model: m}"
+    path.write_text(re.sub(r"(?m)^llm: null.*$", llm, resources.server_config("pocket").read_text()))
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "avatar_rtc.mind.chat", raising=False)
+    code, _, err = run(capsys, "serve", "--engine", "fake", "--port", "0", "--config", str(path))
+    assert code == 2
+    assert "pip install 'avatar-rtc[llm]'" in err
+
+
 def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "serve", "--config", "nowhere.yaml")
     assert code == 2

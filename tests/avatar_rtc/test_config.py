@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from avatar_rtc import resources
-from avatar_rtc.config import IceConfig, IceServerConfig, ServerConfig, load_config
+from avatar_rtc.config import IceConfig, IceServerConfig, LlmConfig, ServerConfig, load_config
 from avatar_rtc.errors import ServerConfigError
 from signaling.ice import turn_credentials
 
@@ -29,6 +30,18 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
     assert data["auth"] is None
 
 
+def test_what_the_page_on_language_models_shows_is_a_config_and_all_of_it() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "llm.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    servers = [block["llm"] for block in blocks if "llm" in block]
+    tools = next(block for block in blocks if "llm" not in block)
+    assert len(servers) == 3
+    for server in servers:
+        LlmConfig.model_validate(server | tools)
+    table = re.findall(r"^\| (`[^|]*`) \|", text.partition("## All keys")[2], re.MULTILINE)
+    assert {key for row in table for key in re.findall(r"`(\w+)`", row)} == set(LlmConfig.model_fields)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -48,6 +61,13 @@ def test_the_shipped_file_writes_out_the_defaults() -> None:
         (
             {"auth": {"keys_file": "k.yaml", "secret_env": "A", "secret_file": "b"}},
             r"auth: secret_env .*keep one",
+        ),
+        ({"llm": {"base_url": "localhost:11434", "model": "m"}}, r"llm.base_url: .*\^https"),
+        ({"llm": {"base_url": "http://localhost/v1"}}, r"llm.model: Field required"),
+        ({"llm": {"base_url": "http://localhost/v1", "model": "m", "api_key": "sk-1"}}, r"llm.api_key: unknown key"),
+        (
+            {"llm": {"base_url": "http://localhost/v1", "model": "m", "extra_body": {"stream": False}}},
+            r"llm.extra_body: stream is not set here",
         ),
         ({"http": {"static_dir": "nowhere"}}, r"http.static_dir: there is no directory"),
         ({"avatars": [{"id": "a", "name": "A", "scene": "x", "voice": "none"}]}, r"there is no voice 'none'; choose one of"),

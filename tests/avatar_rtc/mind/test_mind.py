@@ -35,6 +35,9 @@ class Notebook:
     async def say(self, reply_id: str, piece: str) -> None:
         self.said[reply_id] = self.said.get(reply_id, "") + piece
 
+    async def flush(self, reply_id: str) -> None:
+        self.said[reply_id] = self.said.get(reply_id, "") + "|"
+
     async def finish(self, reply_id: str, error: SourceError | None) -> None:
         self.ends.setdefault(reply_id, []).append(error)
 
@@ -250,7 +253,7 @@ async def test_a_tool_is_called_and_its_output_ends_in_the_next_turn_of_the_mode
         with pytest.raises(EventError, match="not any more"):
             at.mind.take_output(FunctionCallOutput(call_id="call-1", output="sun"))
         await at.server.until(lambda: at.speaker.ends)
-        assert at.speaker.said == {"r": "Let me look. It rains."}
+        assert at.speaker.said == {"r": "Let me look. |It rains."}
         assert at.server.requests[0]["tools"][0]["function"]["name"] == "weather"
         assert at.server.messages()[1:] == [("assistant", "Let me look. "), ("tool", "rain")]
         (call,) = at.server.requests[1]["messages"][2]["tool_calls"]
@@ -264,7 +267,7 @@ async def test_a_tool_is_called_and_its_output_ends_in_the_next_turn_of_the_mode
 async def test_a_tool_that_nobody_runs_is_told_to_the_model_and_one_that_is_interrupted_is_forgotten() -> None:
     async with scene(tools=(WEATHER,), tool_timeout_s=0.2) as at:
         at.server.then(calls_weather, "I do not know.", calls_weather, "Fine.")
-        assert await at.ask("Weather?") == "Let me look. I do not know."
+        assert await at.ask("Weather?") == "Let me look. |I do not know."
         assert at.server.messages()[-1] == ("tool", NO_OUTPUT)
         at.heard("Let me look.")
         at.mind.ask("s", "Again?")

@@ -157,6 +157,7 @@ async def test_a_failure_is_said_and_ends_the_answer_once() -> None:
 
 async def test_a_tool_is_run_by_a_program_over_http_or_by_the_data_channel() -> None:
     async def calls(stream: Stream) -> None:
+        await stream.say("Let me look.")
         await stream.call("weather", {"place": "Oslo"}, f"call-{len(model.requests)}")
 
     async with talking(tools=(ToolConfig(name="weather"),)) as (server, call, model), aiohttp.ClientSession() as http:
@@ -175,13 +176,14 @@ async def test_a_tool_is_run_by_a_program_over_http_or_by_the_data_channel() -> 
         for status in (202, 404):  # the second one comes too late
             async with http.post(url, json=output) as response:
                 assert response.status == status
-        assert (await ended(call, "r")).heard_text == "It rains."
+        assert (await ended(call, "r")).heard_text == "Let me look. It rains."
         assert model.messages()[-1] == ("tool", "rain")
 
         call.send(UserMessage(text="Sure?", id="s"))
-        await call.wait_for(lambda: call.received(FunctionCall, "s"), 10, "no call")
+        await call.wait_for(lambda: len(call.received(TranscriptDelta, "s")) == 3, 10, "what was said before the call waits")
+        assert len(model.requests) == 3
         call.send(FunctionCallOutput(call_id=call.received(FunctionCall, "s")[0].call_id, output="rain"))
-        assert (await ended(call, "s")).heard_text == "Still rain."
+        assert (await ended(call, "s")).heard_text == "Let me look. Still rain."
 
 
 async def test_a_stop_before_anything_has_come_ends_the_request() -> None:
