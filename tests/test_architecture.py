@@ -20,7 +20,7 @@ MAY_CATCH_EXCEPTION = {
     "avatar_rtc/outputs/channels.py": 1,
     "avatar_rtc/outputs/webrtc.py": 1,
     "avatar_rtc/outputs/whip.py": 1,
-    "avatar_rtc/sessions/performance.py": 1,
+    "avatar_rtc/sessions/turns.py": 1,
     "avatar_rtc/sessions/session.py": 3,
     "signaling/http.py": 1,
 }

@@ -9,12 +9,12 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from avatar_rtc.media.buffer import MarkReached
-from avatar_rtc.sessions.reply import Line, Reply, check_piece, sentences
-from model.errors import ModelError, PromptError
-from model.text.prompt import parse_prompt
+from avatar_rtc.sessions.reply import Reply, check_piece, lines_of_prompt
+from model.errors import ModelError
 from signaling.vocabulary import (
     AudioCleared,
     AudioStarted,
@@ -34,8 +34,6 @@ from signaling.vocabulary import (
 )
 
 PTS_CLOCK_HZ = 90_000
-WORDS_PER_S = 2.5
-"""Usual speech, by which it is guessed how long a reply will last that the engine does not have yet."""
 RETELL_S = 0.5
 RETELL_SHARE = 0.2
 """A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
@@ -113,8 +111,7 @@ class Conversation:
         self._fps = fps
         self._max_queued_replies = max_queued_replies
         self._open_reply_timeout_s = open_reply_timeout_s
-        self._voices = voices
-        self._is_long = is_long
+        self._lines_of = partial(lines_of_prompt, voices=voices, is_long=is_long)
         self._replies: deque[Reply] = deque()
         self._by_line: dict[str, Reply] = {}
         self._used_ids: OrderedDict[str, None] = OrderedDict()
@@ -290,7 +287,7 @@ class Conversation:
     def _create(self, command: ResponseCreate, at: Playhead, answers: UserMessage | None = None) -> None:
         if command.more:
             check_piece(command.input)
-        lines = [] if command.more else self._parse(command.input, command.event_id)
+        lines = [] if command.more else self._lines_of(command.input, command.event_id)
         if command.mode != "replace" and len(self._replies) > self._max_queued_replies:
             raise EventError("queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace.")
         reply_id = self._new_id(command.id)
@@ -356,23 +353,6 @@ class Conversation:
             self._must_silence = True
         for reply in replies:
             self._finish(reply, at, "cancelled")
-
-    def _parse(self, text: str, event_id: str | None) -> list[Line]:
-        """The lines of a prompt; sentence by sentence where it would have to wait for too long before it plays through."""
-        try:
-            prompt = parse_prompt(text)
-        except PromptError as error:
-            raise EventError(error.code, str(error)) from None
-        first, *others = prompt.lines
-        voice = self._voices.get(prompt.voice, prompt.voice) if prompt.voice else None
-        lines = [Line(first, prompt.scene, voice, event_id), *(Line(line) for line in others)]
-        if not self._is_long(sum(len(line.text.split()) for line in lines) / WORDS_PER_S):
-            return lines
-        return [
-            replace(line, text=text) if index == 0 else Line(text)
-            for line in lines
-            for index, text in enumerate(sentences(line.text))
-        ]
 
     def _new_id(self, wanted: str | None) -> str:
         if wanted in self._used_ids:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, EngineFailure, EngineStream
@@ -24,6 +21,7 @@ from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.sessions.answering import Answering, Change
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
+from avatar_rtc.sessions.turns import Turns
 from model.chunk import Image, StreamSettings
 from model.errors import ModelError
 from model.text.prompt import MAX_PROMPT_CHARS
@@ -43,20 +41,7 @@ from signaling.vocabulary import (
     UserMessage,
 )
 
-MAX_REMEMBERED_OUTCOMES = 1024
-MAX_WAITING_COMMANDS = 256
 REOPEN_EVERY_S = 0.25
-
-OnOutcome = Callable[[EventError | None], None]
-"""Hears how a command ended: None if it was carried out."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Something that waits for its turn, and who hears how it ended."""
-
-    act: Callable[[], Awaitable[EventError | None]]
-    on_outcome: OnOutcome
 
 
 class Performance:
@@ -70,6 +55,7 @@ class Performance:
     Attributes:
         settings: who is seen and heard now.
         playout: gives what is due to whoever encodes it.
+        turns: where commands wait to be carried out.
     """
 
     def __init__(
@@ -105,11 +91,9 @@ class Performance:
             is_wanted=self._conversation.knows,
             video_delay_s=media.video_delay_ms / 1000,
         )
+        self.turns = Turns(self._carry_out, log)
         self._answering = Answering(self._conversation, events, self._in_turn, log, source, config.llm)
         self._stream: EngineStream | None = None
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._outcomes: OrderedDict[str, EventError | None] = OrderedDict()
-        self._is_over = False
 
     @property
     def state(self) -> State:
@@ -127,41 +111,11 @@ class Performance:
 
     # Commands.
 
-    def submit(self, command: Command, on_outcome: OnOutcome) -> None:
-        """Let a command wait for its turn; bounded.
-
-        Raises:
-            EventError: it cannot wait.
-        """
-        if self._is_over:
-            raise session_over()
-        if self._jobs.qsize() >= MAX_WAITING_COMMANDS:
-            raise EventError("queue_full", "Too many events wait to be carried out. Send fewer.", command.event_id)
-        self._jobs.put_nowait(_Job(lambda: self._carry_out(command), on_outcome))
-
-    async def _carry_out(self, command: Command) -> EventError | None:
-        """Once for each ``event_id``; a repeated one has the outcome of the first."""
-        event_id = command.event_id
-        if event_id is not None and event_id in self._outcomes:
-            return self._outcomes[event_id]
-        outcome: EventError | None = None
+    async def _carry_out(self, command: Command) -> None:
         try:
             await self._act(command)
-        except EventError as error:
-            outcome = EventError(error.code, error.message, event_id)
-        except Exception:
-            outcome = self.surprised(event_id)
-        self._tell()
-        if event_id is not None:
-            self._outcomes[event_id] = outcome
-            if len(self._outcomes) > MAX_REMEMBERED_OUTCOMES:
-                self._outcomes.popitem(last=False)
-        return outcome
-
-    def surprised(self, event_id: str | None) -> EventError:
-        """A command has met an error of ours, which is being handled: whoever sent it hears so, and the session goes on."""
-        self._log.exception("an event failed")
-        return EventError("internal_error", "The server failed to carry this out; its log says why.", event_id)
+        finally:
+            self._tell()
 
     async def _act(self, command: Command) -> None:
         match command:
@@ -187,22 +141,7 @@ class Performance:
 
     async def _in_turn(self, change: Change) -> None:
         """The same when it is its turn among the commands."""
-        done: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
-
-        async def act() -> EventError | None:
-            try:
-                await self._change(change)
-            except EventError as error:
-                return error
-            return None
-
-        def on_outcome(outcome: EventError | None) -> None:
-            if not done.done():
-                done.set_result(outcome)
-
-        self._jobs.put_nowait(_Job(act, on_outcome))
-        if (outcome := await done) is not None:
-            raise outcome
+        await self.turns.take(lambda: self._change(change))
 
     async def _update(self, command: SessionUpdate) -> None:
         scene, voice = command.scene, self._voices.get(command.voice, command.voice) if command.voice else None
@@ -271,45 +210,28 @@ class Performance:
         except ModelError as error:
             self._conversation.refused(push, error, self._playhead())
 
-    def _execute_soon(self) -> None:
-        async def execute() -> None:
-            await self._execute()
-
-        self._jobs.put_nowait(_Job(execute, lambda outcome: None))
-
     # Life.
 
     async def run(self) -> None:
         """Feed the playout and carry out commands until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._feed())
-            group.create_task(self._work())
+            group.create_task(self.turns.run())
             group.create_task(self._answering.run())
 
     async def close(self) -> None:
         """End all replies and the stream. To be called when ``run`` has ended."""
-        self._is_over = True
         self._conversation.close(self._playhead())
         self._tell()
-        while not self._jobs.empty():
-            self._jobs.get_nowait().on_outcome(session_over())
+        self.turns.close()
         if self._stream is not None:
             await self._stream.close()
 
     def expire(self) -> None:
         """To be called now and then: what waits for too long is closed."""
         if self._conversation.expire(self._playhead()):
-            self._execute_soon()
+            self.turns.take_soon(self._execute)
         self._tell()
-
-    async def _work(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            outcome: EventError | None = session_over()  # also when it ends in the middle: nobody waits for ever
-            try:
-                outcome = await job.act()
-            finally:
-                job.on_outcome(outcome)
 
     async def _feed(self) -> None:
         while True:
@@ -345,7 +267,7 @@ class Performance:
                 await stream.close()  # they were changed meanwhile
                 continue
             self._stream = stream
-            self._execute_soon()
+            self.turns.take_soon(self._execute)
             return stream
 
     def _take(self, pulled: Pulled) -> None:
@@ -357,7 +279,7 @@ class Performance:
         for line_id in ended:
             self._conversation.generated(line_id)
         if ended:
-            self._execute_soon()
+            self.turns.take_soon(self._execute)
         self._tell_wait()
         self._tell()
 
@@ -409,8 +331,3 @@ class Performance:
                 self._log.info(
                     "reply %s %s: voice after %s ms, heard %d ms", event.response_id, event.status, first_ms, event.heard_ms
                 )
-
-
-def session_over() -> EventError:
-    """A command came too late."""
-    return EventError("session_over", "The session is over. Start a new one.")

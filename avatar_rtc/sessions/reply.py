@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.mind.source import SourceError
-from model.errors import ModelError
-from model.text.prompt import MAX_PROMPT_CHARS
+from model.errors import ModelError, PromptError
+from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from model.text.sentences import TextStream
 from signaling.vocabulary import EventError, TranscriptDelta
+
+WORDS_PER_S = 2.5
+"""Usual speech, by which it is guessed how long a reply will last that the engine does not have yet."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,35 @@ class Reply:
             self.failure = error.code, error.message
 
 
-def sentences(text: str) -> list[str]:
+def lines_of_prompt(
+    text: str, event_id: str | None, *, voices: Mapping[str, str], is_long: Callable[[float], bool]
+) -> list[Line]:
+    """The lines of a prompt; sentence by sentence where it would have to wait for too long before it plays through.
+
+    Args:
+        voices: presets, id to words.
+        is_long: whether so many seconds of speech would have to wait for too long.
+
+    Raises:
+        EventError: it is no prompt.
+    """
+    try:
+        prompt = parse_prompt(text)
+    except PromptError as error:
+        raise EventError(error.code, str(error)) from None
+    first, *others = prompt.lines
+    voice = voices.get(prompt.voice, prompt.voice) if prompt.voice else None
+    lines = [Line(first, prompt.scene, voice, event_id), *(Line(line) for line in others)]
+    if not is_long(sum(len(line.text.split()) for line in lines) / WORDS_PER_S):
+        return lines
+    return [
+        replace(line, text=text) if index == 0 else Line(text)
+        for line in lines
+        for index, text in enumerate(_sentences(line.text))
+    ]
+
+
+def _sentences(text: str) -> list[str]:
     """The sentences of a text, each to be spoken by itself."""
     stream = TextStream()
     return [*stream.feed(text), *stream.finish()]

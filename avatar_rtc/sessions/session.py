@@ -213,15 +213,7 @@ class Session:
         Raises:
             signaling.vocabulary.EventError: it could not be carried out.
         """
-        done: asyncio.Future[EventError | None] = asyncio.get_running_loop().create_future()
-
-        def on_outcome(outcome: EventError | None) -> None:
-            if not done.done():
-                done.set_result(outcome)
-
-        self.performance.submit(command, on_outcome)
-        if (outcome := await done) is not None:
-            raise outcome
+        await self.performance.turns.handle(command)
 
     def on_message(self, viewer: Viewer, frame: str | bytes) -> None:
         def on_outcome(outcome: EventError | None) -> None:
@@ -234,7 +226,7 @@ class Session:
             if isinstance(command, Ping):
                 viewer.channels.send(Pong(t=command.t))
             elif viewer.rights.may_speak or isinstance(command, ClientStats):
-                self.performance.submit(command, on_outcome)
+                self.performance.turns.submit(command, on_outcome)
             else:
                 why = "It came without the scope speak." if viewer.rights.is_caller else "It watches."
                 raise EventError("not_allowed", f"This connection may not speak. {why}", command.event_id)
@@ -243,7 +235,7 @@ class Session:
             on_outcome(error)
         except Exception:
             # The transport has called; an exception would end the connection.
-            on_outcome(self.performance.surprised(None))
+            on_outcome(self.performance.turns.surprised(None))
 
     # Life.
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from avatar_rtc import cli, client, doctor, prediction, processor, resources
+from avatar_rtc.arguments import TRAIN_DATA, joined, make_parser
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "keys", "evaluate", "pronounce")
-DATA_COMMANDS = tuple(("train", word) for word in cli.TRAIN_DATA)
+DATA_COMMANDS = tuple(("train", word) for word in TRAIN_DATA)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -61,7 +62,7 @@ def documented_commands() -> list[str]:
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_what_the_documents_show_can_be_typed(command: str) -> None:
-    options = cli._parser().parse_args(cli._joined(shlex.split(command)[1:]))
+    options = make_parser(cli.COMMANDS).parse_args(joined(shlex.split(command)[1:]))
     assert options.command.split()[0] in COMMANDS
 
 
@@ -94,7 +95,8 @@ def test_pronounce_does_not_wait_for_torch() -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     probe = (
-        "import sys; from avatar_rtc import cli; cli._parser().format_help(); print({'torch', 'av', 'aiortc'} & set(sys.modules))"
+        "import sys; from avatar_rtc import arguments, cli; arguments.make_parser(cli.COMMANDS).format_help(); "
+        "print({'torch', 'av', 'aiortc'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", probe], text=True).strip() == "set()"
 

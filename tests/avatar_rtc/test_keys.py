@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from avatar_rtc.cli import SCOPES, main
+from avatar_rtc.arguments import SCOPES
+from avatar_rtc.cli import main
 from avatar_rtc.client import Call
 from avatar_rtc.config import AuthConfig
 from avatar_rtc.errors import CallError, ServerConfigError
