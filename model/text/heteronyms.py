@@ -78,10 +78,20 @@ def _reading(words: str | None, tag: str, examples: Mapping[str, str]) -> Callab
     return add
 
 
-@_reading(None, "VBP", {"I object to that object.": "ˌI əbʤˈɛkt tə ðˈæt ˈɑbʤəkt."})
+@_reading(None, "VBP", {"I object to that object.": "ˌI əbʤˈɛkt tə ðˈæt ˈɑbʤəkt.", "They object.": "ðˌA əbʤˈɛkt."})
 def _after_a_pronoun(p: Place) -> bool:
-    """What follows I, you, we or they, and comes before an article or a preposition, is a verb."""
-    return p.tag == "NN" and p.word_at(-1) in ("i", "you", "we", "they") and p.tag_at(1) in ("TO", "IN", "DT", "PRP", "PRP$")
+    """What follows I, you, we or they, and comes before an article, a preposition or a pause, is a verb."""
+    return p.tag == "NN" and p.word_at(-1) in ("i", "you", "we", "they") and _has_object_or_none(p)
+
+
+@_reading(None, "VBZ", {"He objects to it.": "hˌi əbʤˈɛkts tʊ ɪt."})
+def _after_he(p: Place) -> bool:
+    """So is what ends in s after he, she or it."""
+    return p.tag == "NNS" and p.word_at(-1) in ("he", "she", "it") and _has_object_or_none(p)
+
+
+def _has_object_or_none(p: Place) -> bool:
+    return p.is_last or p.tag_at(1) in ("TO", "IN", "DT", "PRP", "PRP$")
 
 
 @_reading(None, "VB", {"Desert the desert.": "dəzˈɜɹt ðə dˈɛzəɹt.", "Polish the Polish table.": "pˈɑlɪʃ ðə pˈOlɪʃ tˈAbᵊl."})
@@ -98,7 +108,8 @@ def _made_content(p: Place) -> bool:
         "am is are was were be been feel feels felt seem seems seemed look looks looked quite very so not more 'm 're 's".split()
     )
     makes = "make makes made making keep keeps kept leave leaves left".split()
-    return p.word_at(-1) in feels or (p.tag_at(-1) in ("PRP", "NNP", "NN", "NNS") and p.word_at(-2) in makes)
+    is_joined = p.word_at(-1) == "and" and p.tag_at(-2) == "JJ" and p.is_last
+    return is_joined or p.word_at(-1) in feels or (p.tag_at(-1) in ("PRP", "NNP", "NN", "NNS") and p.word_at(-2) in makes)
 
 
 @_reading("invalid", "NN", {"The invalid had an invalid ticket.": "ði ˈɪnvəlɪd hæd ɐn ɪnvˈælɪd tˈɪkət."})
@@ -134,7 +145,8 @@ def _metal(p: Place) -> bool:
     """Pipes, paint, poisoning and the like are of the metal."""
     of_it = p.word_at(-1) == "of" and p.word_at(-2) in "made out pound pounds ton tons piece levels traces lump sheet".split()
     with_others = p.word_at(-1) in ("and", "as") and p.word_at(-2) in "tin zinc copper mercury silver heavy".split()
-    return p.word_at(1) in _OF_LEAD or of_it or with_others
+    is_heavy = p.word_at(1) in ("is", "was") and p.word_at(2) in ("heavy", "toxic", "poisonous", "soft", "dense")
+    return p.word_at(1) in _OF_LEAD or of_it or with_others or is_heavy
 
 
 _FISH = frozenset(
@@ -162,6 +174,12 @@ def _dived(p: Place) -> bool:
         "underwater",
         "deeper",
     )
+
+
+@_reading("wound", "VBN", {"The bandage was wound around the wound.": "ðə bˈændɪʤ wʌz wˈWnd əɹˈWnd ðə wˈund."})
+def _turned(p: Place) -> bool:
+    """What was wound was turned."""
+    return p.word_at(-1) in ("was", "were", "is", "are", "been", "being", "tightly", "be")
 
 
 @_reading("bow", "VB", {"Take a bow.": "tˈAk ɐ bˈW."})
@@ -200,6 +218,6 @@ def retag(words: Sequence[str], tags: Sequence[str]) -> list[str]:
                 changed[at] = _NAMED[word].tag
             continue
         for reading in _GENERAL:
-            if reading.applies(place) and lexicon().has_verb(words[at]):
+            if reading.applies(place) and (lexicon().has_verb(words[at]) or lexicon().has_verb(words[at].removesuffix("s"))):
                 changed[at] = reading.tag
     return changed

@@ -89,14 +89,15 @@ def sharp(m: re.Match[str]) -> str:
     {
         "He lives at 12 Elm Dr., near St. John's on 5th St. in Reno.": "He lives at twelve Elm Drive, near Saint John's on fifth Street in Reno.",
         "Main St.": "Main Street.",
-        "Ask Dr. Lee.": "Ask Doctor Lee.",
+        "Ask Dr. Lee on Oak Dr.": "Ask Doctor Lee on Oak Drive.",
     },
 )
 def street(m: re.Match[str]) -> str | None:
     """St. and Dr. after a name or number, and before no other name, are Street and Drive; Ave., Rd. and the like as well."""
     after = m.string[m.end() :]
     named = m[1].strip()
-    if m[2] == "Dr" and not re.search(r"\d", m.string[: m.start(2)]):
+    on_it = re.search(r"\b(?:on|off|to|at|near|down|along|from|of) \Z", m.string[: m.start()]) and not after.strip(" .\"')")
+    if m[2] == "Dr" and not on_it and not re.search(r"\d", m.string[: m.start(2)]):
         return None
     if after[:1] == " " and after[1:2].isupper() and m[2] in TITLES and not named[0].isdigit():
         return None

@@ -87,7 +87,7 @@ def domain(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    rf"(?<![\w.@])(?:[\w-]+[.])*[\w-]*[A-Za-z_][\w-]*\.(?:{any_of([*_EXTENSIONS, *(e.upper() for e in _EXTENSIONS)])})(?![\w-])",
+    rf"(?<![\w.@])(?:[\w-]{{1,64}}[.]){{0,6}}[\w-]{{0,64}}[A-Za-z_][\w-]{{0,64}}\.(?:{any_of([*_EXTENSIONS, *(e.upper() for e in _EXTENSIONS)])})(?![\w-])",
     {
         "Use node.js, see README.md and report_2026-final.pdf.": (
             "Use node dot J S, see read me dot M D and report twenty twenty six final dot P D F."

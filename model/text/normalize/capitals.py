@@ -37,7 +37,7 @@ def shouting(m: re.Match[str]) -> str | None:
     words = re.findall(r"[A-Z][A-Z']*", m.group())
     known = [word for word in words if word == "I" or is_word(word)]
     alone = not re.search(r"[a-z]", m.string)
-    shouted = [w for w in known if w.lower() in _SMALL_WORDS or len(w) > 3]
+    shouted = [w for w in known if (len(w) > 1 and w.lower() in _SMALL_WORDS) or len(w) > 3]
     if len(known) * 2 < len(words) or len(words) < (2 if alone else 3) or not shouted:
         return None
     return re.sub(

@@ -16,7 +16,7 @@ _SECRET = (
     r"(?:confirmation|order|ticket|invoice|account|case|reference|tracking|serial|booking|policy|member(?:ship)?|customer|licen[cs]e|routing|model|part)"
     r"(?: (?:number|no\.|id|#)| ?#)|ids?|ticket|extension|ext\.|port|(?:card|account|number) ending in))"
 )
-_LINK = r"(?i:(?: (?:number|code))?(?: (?:is|was|are|ends in|ending in|of|number|no\.))?[:#]? ?#?)"
+_LINK = r"(?i:(?: (?:number|code)|'s)?(?: (?:is|was|are|ends in|ending in|of|number|no\.))?[:#]? ?#?)"
 
 
 def _grouped(number: str) -> list[str]:
@@ -77,7 +77,7 @@ def hardware_address(m: re.Match[str]) -> str:
 )
 def hash_of_a_commit(m: re.Match[str]) -> str | None:
     """So is a hash."""
-    return None if re.fullmatch(r"\d+e\d+", m.group()) else _one_by_one(m.group())
+    return None if re.fullmatch(r"\d+e\d{1,3}", m.group()) else _one_by_one(m.group())
 
 
 @RULES.rule(
@@ -100,12 +100,12 @@ def card_number(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"(?<![\w.-])(?:\+?1[-. ])?\(?[2-9]\d\d\)?[-. ]([A-Z]{7}|[A-Z]{3}-[A-Z]{4})(?![\w-])",
+    r"(?<![\w.-])(?:\+?1[-. ])?\(?[2-9]\d\d\)?[-. ]([A-Z]{3,8}|[A-Z]{2,4}-[A-Z]{3,6})(?![\w-])",
     {"1-800-FLOWERS": "one, eight hundred, flowers"},
 )
 def telephone_word(m: re.Match[str]) -> str:
     """A word in a telephone number is a word."""
-    return f"{_groups(m.group())}, {m[1].lower()}"
+    return f"{_groups(m.group())}, {m[1].lower().replace('-', ' ')}"
 
 
 @RULES.rule(
@@ -134,7 +134,7 @@ def international_telephone_number(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"(?<![\w.,/:-])0\d{1,4}(?:[ -]\d{2,4}){1,4}(?![\w/:-]|[.,]\d)|(?<![\w.,/:-])0\d{2,4} \d{6}(?!\w)|"
+    r"(?<![\w.,/:-])(?:\(0\d{1,4}\)|0\d{1,4})(?:[ -]\d{2,4}){1,4}(?![\w/:-]|[.,]\d)|(?<![\w.,/:-])0\d{2,4} \d{6}(?!\w)|"
     r"(?<![\w.,/:-])1[38]00 \d{3} \d{3}(?!\w)",
     {
         "Dial 1300 555 019 or 020 7946 0958.": (
@@ -177,7 +177,7 @@ def nine_one_one(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    rf"({_SECRET}{_LINK} ?)(\d{{4,}})(?![\w]|[.,/:-]\d)",
+    rf"({_SECRET}{_LINK} ?)(\d{{4,}}(?:-\d{{4}})?|\d{{3}}[ -]\d{{3}})(?![\w]|[.,/:-]\d)",
     {
         "Your code is 4711, ZIP 90210.": "Your code is four seven one one, ZIP nine zero two one zero.",
         "Order #123456 shipped.": "Order number one two three, four five six shipped.",
@@ -186,7 +186,7 @@ def nine_one_one(m: re.Match[str]) -> str:
 def digits_of_a_code(m: re.Match[str]) -> str:
     """The digits of codes, ZIPs, PINs and numbers of orders are said one by one."""
     before = m[1].replace("no.", "number").replace("#", "number " if m[1][-1:] == "#" else "")
-    return before + ", ".join(digits(g) for g in _grouped(m[2]))
+    return before + ", ".join(digits(g) for part in re.findall(r"\d+", m[2]) for g in _grouped(part))
 
 
 @RULES.rule(

@@ -27,7 +27,7 @@ def comment(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    rf"\s*<break\b{_ATTRIBUTES}\s*/?>(?:\s*</break>)?",
+    rf"<break\b{_ATTRIBUTES}\s*/?>(?:\s*</break>)?",
     {'Please wait<break time="500ms"/> one moment.': "Please wait, one moment."},
 )
 def break_tag(m: re.Match[str]) -> str | None:
@@ -112,7 +112,7 @@ def hyphen_at_the_end_of_a_line(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"(?m)^[ \t>]*(?:\|?[ \t]*:?-{2,}:?[ \t]*(?:\|[ \t]*:?-*:?[ \t]*)*|([-*_=~])(?:[ \t]*\1){2,})[ \t]*$",
+    r"(?m)^[ \t>]{0,20}(?:\|?[ \t]{0,20}:?-{2,}:?[ \t]{0,20}(?:\|[ \t]{0,20}:?-*:?[ \t]{0,20})*|([-*_=~])(?:[ \t]?\1){2,})[ \t]{0,20}$",
     {"Done.\n---\nNext.": "Done. Next."},
 )
 def line_of_dashes(m: re.Match[str]) -> str:
@@ -131,7 +131,7 @@ def table_row(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
-    r"(?m)(?:^|(?<=[.!?] )(?=#))[ \t]*(?:>[ \t]?)*[ \t]*(?:#{1,6}|[*+•‣◦·-]|>)(?:[ \t]+|$)",
+    r"(?m)(?:^|(?<=[.!?] )(?=#))[ \t]{0,20}(?:>[ \t]?)*[ \t]{0,20}(?:#{1,6}|[*+•‣◦·-]|>)(?:[ \t]+|$)",
     {"# Weekend plan": "Weekend plan", "- 3 eggs": "three eggs", "* 2 cups": "two cups", "> Stay hungry.": "Stay hungry."},
 )
 def mark_of_a_line(m: re.Match[str]) -> str:
@@ -139,7 +139,7 @@ def mark_of_a_line(m: re.Match[str]) -> str:
     return " " * len(m.group())
 
 
-@RULES.rule(r"[ \t]+#+[ \t]*$", {"## Plan ##": "Plan"})
+@RULES.rule(r"(?<=\S)[ \t]{1,8}#{1,6}[ \t]{0,8}$", {"## Plan ##": "Plan"})
 def end_of_a_heading(m: re.Match[str]) -> str:
     """So are those that close a heading."""
     return ""

@@ -155,7 +155,7 @@ def feet_and_inches(m: re.Match[str]) -> str | None:
 )
 def inches(m: re.Match[str]) -> str | None:
     """A quotation mark after a number is inches, unless it closes a quotation."""
-    if _in_quotes(m.string[: m.start()]):
+    if _in_quotes(m.string[max(0, m.start() - 300) : m.start()]):
         return None
     after = m.string[m.end() :]
     by = " by " if m[6] else ""
@@ -176,7 +176,7 @@ def inches(m: re.Match[str]) -> str | None:
 )
 def feet(m: re.Match[str]) -> str | None:
     """An apostrophe after a number is feet, unless it closes a quotation."""
-    if re.search(r"(?:^|\s)'(?!\s)[^']*$", m.string[: m.start()]):
+    if re.search(r"(?:^|\s)'(?!\s)[^']*$", m.string[max(0, m.start() - 300) : m.start()]):
         return None
     after = m.string[m.end() :]
     is_plural = m[1] != "1" and (not re.match(r"\s?[A-Za-z]", after) or re.match(_LENGTH, after))
@@ -219,12 +219,18 @@ _NO_NOUNS = "and|are|was|were|but|for|from|the|than|per|with|when|while|then|lon
 
 
 @RULES.rule(
-    r"(\d[\d,.]*\s?[A-Za-z%]+\.?)/(?=(?:day|week|wk|month|mo|year|yr|hour|hr|night|person|user|minute|min|second|sec|serving)\b)",
+    r"(?<![\d,.])(\d[\d,.]*\s?[A-Za-z%]+\.?)/(?=(?:day|week|wk|month|mo|year|yr|hour|hr|night|person|user|minute|min|second|sec|serving)\b)",
     {"24 hrs/day": "twenty four hours per day", "7 days/week": "seven days per week"},
 )
 def per(m: re.Match[str]) -> str | None:
     """A slash before a period is 'per'."""
     return None if m[1].endswith(("km", "m", "mi", "ft")) else f"{m[1]} per "
+
+
+@RULES.rule(rf"{START}({NUMBER}\s?(?:{UNIT}))\s?[x×]\s?(?=\d)", {"5 ft x 7 ft": "five feet by seven feet"})
+def times_between_measures(m: re.Match[str]) -> str:
+    """x between measures is 'by'."""
+    return f"{m[1]} by "
 
 
 @RULES.rule(
@@ -255,8 +261,10 @@ def unit(m: re.Match[str]) -> str | None:
         name == "°" and re.match(r" (?:angle|turn|bend|rotation|arc|view)", after)
     ):
         return f"{amount(number)} {UNITS[name]}"
+    if name == "in" and m["dot"] and re.match(rf" (?!(?:{_NO_NOUNS})\b)[a-z]{{3,}}", after):
+        return f"{amount(number)} inch"
     if name == "in" and not (
-        after[:1] in (".", ",", ")", "") or re.match(_LENGTH, after) or re.match(r" (?:in )?diameter\b", after)
+        m["dot"] or after[:1] in (".", ",", ")", "") or re.match(_LENGTH, after) or re.match(r" (?:in )?diameter\b", after)
     ):
         return None
     return counted(number, UNITS[name])

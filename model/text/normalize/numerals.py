@@ -44,7 +44,7 @@ def numeral_of_a_ruler(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    rf"\b(the )?(?=[IVX]{{2}}){_NUMERAL} (century|dynasty|Century|Dynasty|Olympiad|Olympics|Congress|edition|anniversary|Corps|Legion)\b",
+    rf"\b(the )?(?=[IVX]{{2}}){_NUMERAL} (century|dynasty|Century|Dynasty|Olympiad|Olympics?|Congress|edition|anniversary|Corps|Legion)\b",
     {"in the XVIII dynasty": "in the eighteenth dynasty", "a XX century poet": "a twentieth century poet"},
 )
 def numeral_of_a_century(m: re.Match[str]) -> str | None:
