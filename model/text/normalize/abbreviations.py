@@ -24,7 +24,8 @@ _WITH_A_DOT = {
     "Pvt": "Private",
 }
 _STREETS = {
-    "St": "Street", "Dr": "Drive", "Ave": "Avenue", "Rd": "Road", "Blvd": "Boulevard", "Ln": "Lane", "Ct": "Court", "Pl": "Place", "Sq": "Square",
+    "St": "Street", "Dr": "Drive", "Ave": "Avenue", "Rd": "Road", "Blvd": "Boulevard", "Ln": "Lane", "Ct": "Court",
+    "Pl": "Place", "Sq": "Square",
     "Hwy": "Highway", "Pkwy": "Parkway", "Ter": "Terrace",
 }  # fmt: skip
 ABBREVIATIONS = {
@@ -40,20 +41,28 @@ ABBREVIATIONS = {
     "Jan.": "January", "Feb.": "February", "Mar.": "March", "Apr.": "April", "Jun.": "June", "Jul.": "July",
     "Aug.": "August", "Sep.": "September", "Sept.": "September", "Oct.": "October", "Nov.": "November", "Dec.": "December",
     "Mon.": "Monday", "Tue.": "Tuesday", "Tues.": "Tuesday", "Wed.": "Wednesday", "Thu.": "Thursday", "Thurs.": "Thursday",
-    "Fri.": "Friday", "Sat.": "Saturday", "govt.": "government", "Govt.": "Government", "appt.": "appointment", "avg.": "average", "max.": "maximum",
-    "min.": "minimum", "misc.": "miscellaneous", "incl.": "including", "excl.": "excluding", "resp.": "respectively", "temp.": "temperature",
+    "Fri.": "Friday", "Sat.": "Saturday", "govt.": "government", "Govt.": "Government", "appt.": "appointment",
+    "avg.": "average", "max.": "maximum",
+    "min.": "minimum", "misc.": "miscellaneous", "incl.": "including", "excl.": "excluding", "resp.": "respectively",
+    "temp.": "temperature",
     "Assn.": "Association", "Intl.": "International", "intl.": "international", "Mt.": "Mount", "viz.": "namely", "tel.": "telephone",
-    "Tel.": "Telephone", "asst.": "assistant", "Asst.": "Assistant", "mgr.": "manager", "qty.": "quantity", "attn.": "attention", "Attn.": "Attention",
+    "Tel.": "Telephone", "asst.": "assistant", "Asst.": "Assistant", "mgr.": "manager", "qty.": "quantity", "attn.": "attention",
+    "Attn.": "Attention",
     "WWI": "World War one", "WWII": "World War two", "CO2": "C.O two", "attn:": "attention:", "Messrs.": "Messieurs",
-    "w/out": "without", "c/o": "care of", "n/a": "N.A", "N/A": "N.A", "b/c": "because", "tbd": "T.B.D", "asap": "A.S.A.P", "btw": "by the way", "imo": "in my opinion", "idk": "I don't know", "FYI": "F.Y.I",
+    "w/out": "without", "c/o": "care of", "n/a": "N.A", "N/A": "N.A", "b/c": "because", "tbd": "T.B.D", "asap": "A.S.A.P",
+    "btw": "by the way", "imo": "in my opinion", "idk": "I don't know", "FYI": "F.Y.I",
 }  # fmt: skip
 BEFORE_NUMBERS = {
     "No.": "number", "no.": "number", "Nos.": "numbers", "nos.": "numbers", "p.": "page", "pp.": "pages", "pg.": "page", "vol.": "volume",
-    "Vol.": "Volume", "vols.": "volumes", "fig.": "figure", "Fig.": "Figure", "figs.": "figures", "ext.": "extension", "Ext.": "Extension",
-    "x.": "extension", "b.": "born", "d.": "died", "c.": "circa", "ca.": "circa", "r.": "reigned", "fl.": "flourished", "ch.": "chapter", "Ch.": "Chapter",
+    "Vol.": "Volume", "vols.": "volumes", "fig.": "figure", "Fig.": "Figure", "figs.": "figures", "ext.": "extension",
+    "Ext.": "Extension",
+    "x.": "extension", "b.": "born", "d.": "died", "c.": "circa", "ca.": "circa", "r.": "reigned", "fl.": "flourished",
+    "ch.": "chapter", "Ch.": "Chapter",
     "chap.": "chapter", "sec.": "section", "Sec.": "Section", "art.": "article", "Art.": "Article", "eq.": "equation", "Eq.": "Equation",
-    "ver.": "version", "v.": "version", "rev.": "revision", "ed.": "edition", "St.": "Saint", "par.": "paragraph", "para.": "paragraph", "paras.": "paragraphs", "tbl.": "table", "pt.": "part",
-    "Pt.": "Part", "bldg.": "building", "Bldg.": "Building", "Rm.": "Room", "rm.": "room", "Ste.": "Suite", "ste.": "suite", "Apt.": "Apartment",
+    "ver.": "version", "v.": "version", "rev.": "revision", "ed.": "edition", "St.": "Saint", "par.": "paragraph",
+    "para.": "paragraph", "paras.": "paragraphs", "tbl.": "table", "pt.": "part",
+    "Pt.": "Part", "bldg.": "building", "Bldg.": "Building", "Rm.": "Room", "rm.": "room", "Ste.": "Suite", "ste.": "suite",
+    "Apt.": "Apartment",
     "apt.": "apartment", "Mar.": "March", "seq.": "sequence", "Sep.": "September",
 }  # fmt: skip
 _MAY_END_A_SENTENCE = frozenset(

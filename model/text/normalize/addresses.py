@@ -21,11 +21,13 @@ _SIGNS = {
     "~": "tilde",
 }
 _SPELLED = frozenset(
-    "www uk io ai tv de edu jp eu ch ca au nl fr js ts py md pdf csv yml html css png jpg jpeg svg mp mkv exe docx xlsx pptx sh cpp rs rb php xml "
+    "www uk io ai tv de edu jp eu ch ca au nl fr js ts py md pdf csv yml html css png jpg jpeg svg mp mkv exe docx xlsx "
+    "pptx sh cpp rs rb php xml "
     "sql ipynb tsx jsx gz txt tgz dll iso aws api ssh ftp usb url".split()
 )
 _EXTENSIONS = (
-    "js ts py md txt pdf csv json yaml yml html css png jpg jpeg gif svg webp mp3 mp4 wav mkv zip tar gz exe doc docx xls xlsx ppt pptx sh c cpp h rs "
+    "js ts py md txt pdf csv json yaml yml html css png jpg jpeg gif svg webp mp3 mp4 wav mkv zip tar gz exe doc docx xls "
+    "xlsx ppt pptx sh c cpp h rs "
     "go java rb php toml ini cfg log xml sql ipynb tsx jsx env lock bin dll iso bak conf"
 ).split()
 _TOP_LEVEL = (

@@ -10,8 +10,10 @@ from model.text.normalize.rule import Rules
 RULES = Rules("Capitals")
 
 _SMALL_WORDS = frozenset(
-    "a am an and are as at be but by can do for from get go has have he her him his if in is it its me my no not of off on or our out she so "
-    "that the their them then there they this to up us was we were what when who why will with yes you your all now here how please".split()
+    "a am an and are as at be but by can do for from get go has have he her him his if in is it its me my no not of off on "
+    "or our out she so "
+    "that the their them then there they this to up us was we were what when who why will with yes you your all now here "
+    "how please".split()
 )
 _NEVER_WORDS = frozenset("ai ip tv pc dj cd dvd usa uk eu un id hr pr ok".split())
 

@@ -38,7 +38,8 @@ SPOKEN_SYMBOLS = {
     "&": "and", "+": "plus", "=": "equals", "%": "percent", "@": "at", "<": "less than", ">": "greater than", "°": "degrees",
     "±": "plus or minus", "×": "times", "÷": "divided by", "©": "copyright", "§": "section", "¶": "paragraph", "→": "to",
     "⇒": "implies", "≈": "about", "≠": "is not equal to", "≤": "at most", "≥": "at least", "√": "the square root of",
-    "∞": "infinity", "~": "about", "^": "to the power of", "²": "squared", "³": "cubed", "−": "minus", "$": "dollars", "€": "euros", "£": "pounds", "¥": "yen",
+    "∞": "infinity", "~": "about", "^": "to the power of", "²": "squared", "³": "cubed", "−": "minus", "$": "dollars",
+    "€": "euros", "£": "pounds", "¥": "yen",
     "¢": "cents", "₹": "rupees", "₩": "won", "µ": "micro", "#": "hash", "₿": "bitcoin",
 }  # fmt: skip
 _KEPT = frozenset("'\"-—.,;:!?()/ \n_*[]{}|\\") | set(SPOKEN_SYMBOLS)

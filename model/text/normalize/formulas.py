@@ -10,13 +10,18 @@ from model.text.normalize.rule import Rules
 RULES = Rules("Formulas", only_with=r"$\\^")
 
 _COMMANDS = {
-    "times": "times", "cdot": "times", "div": "divided by", "pm": "plus or minus", "mp": "minus or plus", "leq": "at most", "le": "at most",
-    "geq": "at least", "ge": "at least", "neq": "is not equal to", "ne": "is not equal to", "approx": "about", "sim": "about", "infty": "infinity",
+    "times": "times", "cdot": "times", "div": "divided by", "pm": "plus or minus", "mp": "minus or plus", "leq": "at most",
+    "le": "at most",
+    "geq": "at least", "ge": "at least", "neq": "is not equal to", "ne": "is not equal to", "approx": "about", "sim": "about",
+    "infty": "infinity",
     "to": "to", "rightarrow": "to", "Rightarrow": "implies", "implies": "implies", "sum": "the sum of", "prod": "the product of",
     "int": "the integral of", "lim": "the limit of", "log": "log", "ln": "L.N", "sin": "sine", "cos": "cosine", "tan": "tangent",
-    "in": "in", "cup": "union", "cap": "intersection", "subset": "is a subset of", "forall": "for all", "exists": "there is", "partial": "partial",
-    "nabla": "nabla", "equiv": "is equivalent to", "propto": "is proportional to", "ldots": "and so on", "dots": "and so on", "cdots": "and so on",
-    "circ": "degrees", "degree": "degrees", "%": "percent", "degrees": "degrees", "lt": "less than", "gt": "greater than", "perp": "is perpendicular to",
+    "in": "in", "cup": "union", "cap": "intersection", "subset": "is a subset of", "forall": "for all", "exists": "there is",
+    "partial": "partial",
+    "nabla": "nabla", "equiv": "is equivalent to", "propto": "is proportional to", "ldots": "and so on", "dots": "and so on",
+    "cdots": "and so on",
+    "circ": "degrees", "degree": "degrees", "%": "percent", "degrees": "degrees", "lt": "less than", "gt": "greater than",
+    "perp": "is perpendicular to",
     "angle": "angle", "therefore": "therefore", "hbar": "H bar", "ell": "L", "varepsilon": "epsilon", "varphi": "phi",
     **{name: name for name in GREEK.values()},
 }  # fmt: skip

@@ -11,7 +11,8 @@ from model.text.normalize.shapes import any_of
 RULES = Rules("Lists, headings, links and tags")
 
 _HTML = (
-    "a abbr article aside b big blockquote body br button center cite code dd del details div dl dt em font footer form h1 h2 h3 h4 h5 h6 "
+    "a abbr article aside b big blockquote body br button center cite code dd del details div dl dt em font footer form h1 "
+    "h2 h3 h4 h5 h6 "
     "head header hr html i img input ins kbd label li main mark nav ol option p pre q s samp section small span strike strong sub "
     "summary sup table tbody td tfoot th thead title tr tt u ul var video audio wbr"
 ).split()

@@ -12,31 +12,47 @@ RULES = Rules("Measures and fractions", only_with="0-9")
 
 UNITS = {
     "km": "kilometer", "m": "meter", "cm": "centimeter", "mm": "millimeter", "nm": "nanometer", "µm": "micrometer", "μm": "micrometer",
-    "mi": "mile", "yd": "yard", "yds": "yard", "ft": "foot", "in": "inch", "kg": "kilogram", "kgs": "kilogram", "g": "gram", "mg": "milligram",
-    "µg": "microgram", "mcg": "microgram", "lb": "pound", "lbs": "pound", "oz": "ounce", "fl oz": "fluid ounce", "l": "liter", "L": "liter",
-    "ml": "milliliter", "mL": "milliliter", "cl": "centiliter", "dl": "deciliter", "tsp": "teaspoon", "tsps": "teaspoon", "tbsp": "tablespoon",
-    "tbsps": "tablespoon", "Tbsp": "tablespoon", "tbs": "tablespoon", "qt": "quart", "qts": "quart", "pt": "pint", "pts": "pint", "gal": "gallon",
+    "mi": "mile", "yd": "yard", "yds": "yard", "ft": "foot", "in": "inch", "kg": "kilogram", "kgs": "kilogram", "g": "gram",
+    "mg": "milligram",
+    "µg": "microgram", "mcg": "microgram", "lb": "pound", "lbs": "pound", "oz": "ounce", "fl oz": "fluid ounce", "l": "liter",
+    "L": "liter",
+    "ml": "milliliter", "mL": "milliliter", "cl": "centiliter", "dl": "deciliter", "tsp": "teaspoon", "tsps": "teaspoon",
+    "tbsp": "tablespoon",
+    "tbsps": "tablespoon", "Tbsp": "tablespoon", "tbs": "tablespoon", "qt": "quart", "qts": "quart", "pt": "pint", "pts": "pint",
+    "gal": "gallon",
     "Hz": "hertz", "kHz": "kilohertz", "MHz": "megahertz", "GHz": "gigahertz", "kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte",
     "GB": "gigabyte", "TB": "terabyte", "PB": "petabyte", "KiB": "kibibyte", "MiB": "mebibyte", "GiB": "gibibyte",
-    "hr": "hour", "hrs": "hour", "h": "hour", "min": "minute", "mins": "minute", "s": "second", "sec": "second", "secs": "second", "ms": "millisecond",
+    "hr": "hour", "hrs": "hour", "h": "hour", "min": "minute", "mins": "minute", "s": "second", "sec": "second",
+    "secs": "second", "ms": "millisecond",
     "µs": "microsecond", "ns": "nanosecond", "yr": "year", "yrs": "year", "wk": "week", "wks": "week", "mos": "month",
-    "V": "volt", "mV": "millivolt", "W": "watt", "mW": "milliwatt", "kW": "kilowatt", "MW": "megawatt", "GW": "gigawatt", "Wh": "watt hour",
+    "V": "volt", "mV": "millivolt", "W": "watt", "mW": "milliwatt", "kW": "kilowatt", "MW": "megawatt", "GW": "gigawatt",
+    "Wh": "watt hour",
     "kWh": "kilowatt hour", "MWh": "megawatt hour", "GWh": "gigawatt hour", "A": "amp", "mA": "milliamp", "mAh": "milliamp hour",
-    "km/h": "kilometer per hour", "kph": "kilometer per hour", "kmh": "kilometer per hour", "m/s": "meter per second", "ft/s": "foot per second",
-    "mph": "mile per hour", "mpg": "mile per gallon", "Mbps": "megabit per second", "Mb/s": "megabit per second", "Gbps": "gigabit per second",
+    "km/h": "kilometer per hour", "kph": "kilometer per hour", "kmh": "kilometer per hour", "m/s": "meter per second",
+    "ft/s": "foot per second",
+    "mph": "mile per hour", "mpg": "mile per gallon", "Mbps": "megabit per second", "Mb/s": "megabit per second",
+    "Gbps": "gigabit per second",
     "kbps": "kilobit per second", "kb/s": "kilobit per second", "MB/s": "megabyte per second", "GB/s": "gigabyte per second",
-    "fps": "frame per second", "rpm": "revolution per minute", "bpm": "beat per minute", "wpm": "word per minute", "dB": "decibel", "px": "pixel",
-    "MP": "megapixel", "dpi": "dot per inch", "ppm": "part per million", "psi": "pound per square inch", "hPa": "hectopascal", "kPa": "kilopascal",
+    "fps": "frame per second", "rpm": "revolution per minute", "bpm": "beat per minute", "wpm": "word per minute",
+    "dB": "decibel", "px": "pixel",
+    "MP": "megapixel", "dpi": "dot per inch", "ppm": "part per million", "psi": "pound per square inch", "hPa": "hectopascal",
+    "kPa": "kilopascal",
     "Pa": "pascal", "kJ": "kilojoule", "J": "joule", "N": "newton", "hp": "horsepower", "ha": "hectare",
-    "sq ft": "square foot", "sq m": "square meter", "sq mi": "square mile", "sq km": "square kilometer", "sqft": "square foot", "m²": "square meter", "m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot", "m3": "cubic meter",
-    "km²": "square kilometer", "cm²": "square centimeter", "mm²": "square millimeter", "ft²": "square foot", "mi²": "square mile", "m³": "cubic meter",
-    "cm³": "cubic centimeter", "ft³": "cubic foot", "kg/m³": "kilogram per cubic meter", "g/cm³": "gram per cubic centimeter", "mg/dL": "milligram per deciliter",
-    "m/s²": "meter per second squared", "cc": "cubic centimeter", "cal": "calorie", "kcal": "kilocalorie", "°C": "degree Celsius", "°F": "degree Fahrenheit",
+    "sq ft": "square foot", "sq m": "square meter", "sq mi": "square mile", "sq km": "square kilometer", "sqft": "square foot",
+    "m²": "square meter", "m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot",
+    "m3": "cubic meter",
+    "km²": "square kilometer", "cm²": "square centimeter", "mm²": "square millimeter", "ft²": "square foot",
+    "mi²": "square mile", "m³": "cubic meter",
+    "cm³": "cubic centimeter", "ft³": "cubic foot", "kg/m³": "kilogram per cubic meter", "g/cm³": "gram per cubic centimeter",
+    "mg/dL": "milligram per deciliter",
+    "m/s²": "meter per second squared", "cc": "cubic centimeter", "cal": "calorie", "kcal": "kilocalorie",
+    "°C": "degree Celsius", "°F": "degree Fahrenheit",
     "° C": "degree Celsius", "° F": "degree Fahrenheit", "º": "degree", "°": "degree",
 }  # fmt: skip
 UNIT = any_of(UNITS)
 _WORD_UNITS = (
-    "cup pinch inch foot mile hour minute pound ounce gallon quart pint teaspoon tablespoon acre meter kilometer gram liter yard inches feet miles hours "
+    "cup pinch inch foot mile hour minute pound ounce gallon quart pint teaspoon tablespoon acre meter kilometer gram liter "
+    "yard inches feet miles hours "
     "pounds ounces cups teaspoons tablespoons tsp tbsp Tbsp tsps tbsps in ft mi lb lbs oz gal qt pt yd kg km m l L ml hr hrs g cm mm"
 ).split()
 _TAKES_ITS_UNIT = frozenset(("cup", "teaspoon", "tablespoon", "mile", "pound", "gallon", "pint", "quart", "ounce"))

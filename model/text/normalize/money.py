@@ -13,11 +13,15 @@ RULES = Rules("Money", only_with="0-9")
 _UNITS = {
     "$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yen", ""), "₹": ("rupee", "paisa"),
     "₩": ("won", ""), "USD": ("dollar", "cent"), "EUR": ("euro", "cent"), "GBP": ("pound", "pence"), "JPY": ("yen", ""),
-    "CHF": ("franc", "centime"), "US$": ("dollar", "cent"), "₿": ("bitcoin", ""), "C$": ("Canadian dollar", "cent"), "CA$": ("Canadian dollar", "cent"),
-    "CAD": ("Canadian dollar", "cent"), "A$": ("Australian dollar", "cent"), "AU$": ("Australian dollar", "cent"), "AUD": ("Australian dollar", "cent"),
-    "NZ$": ("New Zealand dollar", "cent"), "HK$": ("Hong Kong dollar", "cent"), "S$": ("Singapore dollar", "cent"), "R$": ("real", "centavo"),
+    "CHF": ("franc", "centime"), "US$": ("dollar", "cent"), "₿": ("bitcoin", ""), "C$": ("Canadian dollar", "cent"),
+    "CA$": ("Canadian dollar", "cent"),
+    "CAD": ("Canadian dollar", "cent"), "A$": ("Australian dollar", "cent"), "AU$": ("Australian dollar", "cent"),
+    "AUD": ("Australian dollar", "cent"),
+    "NZ$": ("New Zealand dollar", "cent"), "HK$": ("Hong Kong dollar", "cent"), "S$": ("Singapore dollar", "cent"),
+    "R$": ("real", "centavo"),
     "RS.": ("rupee", "paisa"), "RS": ("rupee", "paisa"), "INR": ("rupee", "paisa"), "CNY": ("yuan", ""), "RMB": ("yuan", ""),
-    "SEK": ("Swedish krona", ""), "NOK": ("Norwegian krone", ""), "DKK": ("Danish krone", ""), "PLN": ("zloty", ""), "BTC": ("bitcoin", ""),
+    "SEK": ("Swedish krona", ""), "NOK": ("Norwegian krone", ""), "DKK": ("Danish krone", ""), "PLN": ("zloty", ""),
+    "BTC": ("bitcoin", ""),
 }  # fmt: skip
 _PLURALS = {
     "yen": "yen", "won": "won", "yuan": "yuan", "pence": "pence", "paisa": "paisa", "real": "reais", "Swedish krona": "Swedish kronor",
@@ -28,9 +32,12 @@ _SIGN = rf"(?:(?:US|CA|AU|NZ|HK|[CASR])?\$|[€£¥₹₩₿]|{_LETTERS}|Rs\.?)"
 _AFTER = rf"(?:[$€£¥₹₩₿]|{_LETTERS})"
 _SCALE = r"(?:\s?(?P<scale{0}>hundred|thousand|million|billion|trillion|(?:k|K|m|M|mn|b|B|bn|t|T|tn)\b))?"
 _PERIODS = {
-    "month": "month", "mo": "month", "year": "year", "yr": "year", "week": "week", "wk": "week", "day": "day", "hour": "hour", "hr": "hour", "h": "hour",
-    "night": "night", "user": "user", "person": "person", "seat": "seat", "kg": "kilogram", "lb": "pound", "oz": "ounce", "l": "liter", "L": "liter",
-    "gal": "gallon", "kWh": "kilowatt hour", "mi": "mile", "km": "kilometer", "sq ft": "square foot", "unit": "unit", "item": "item", "pp": "person",
+    "month": "month", "mo": "month", "year": "year", "yr": "year", "week": "week", "wk": "week", "day": "day", "hour": "hour",
+    "hr": "hour", "h": "hour",
+    "night": "night", "user": "user", "person": "person", "seat": "seat", "kg": "kilogram", "lb": "pound", "oz": "ounce",
+    "l": "liter", "L": "liter",
+    "gal": "gallon", "kWh": "kilowatt hour", "mi": "mile", "km": "kilometer", "sq ft": "square foot", "unit": "unit",
+    "item": "item", "pp": "person",
 }  # fmt: skip
 
 

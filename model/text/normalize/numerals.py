@@ -11,14 +11,17 @@ from model.text.normalize.rule import Rules
 RULES = Rules("Roman numerals", only_with="IVX")
 
 _COUNTED = (
-    "Chapter|Part|Act|Scene|Section|Volume|Book|Phase|Article|World War|Mark|Type|Level|Stage|Class|Grade|Super Bowl|Apollo|Episode|Round|Rocky|"
-    "Title|Appendix|Table|Figure|Vatican|Unit|Step|Category|Schedule|Annex|Tier|Division|Final Fantasy|Windows|Saturn|Halo|Diablo|Civilization|Gemini"
+    "Chapter|Part|Act|Scene|Section|Volume|Book|Phase|Article|World War|Mark|Type|Level|Stage|Class|Grade|Super "
+    "Bowl|Apollo|Episode|Round|Rocky|"
+    "Title|Appendix|Table|Figure|Vatican|Unit|Step|Category|Schedule|Annex|Tier|Division|Final "
+    "Fantasy|Windows|Saturn|Halo|Diablo|Civilization|Gemini"
 )
 _COUNTED_ANY = "|".join(
     [*_COUNTED.split("|"), "chapter|part|act|scene|section|volume|phase|article|type|level|stage|class|grade|figure|table"]
 )
 _RULERS = (
-    "(?:Pope|King|Queen|Emperor|Empress|Tsar|Sultan|Pharaoh|Kaiser) [A-Z][a-z]+|Pope|King|Queen|Henry|Louis|Edward|George|William|Charles|James|Richard|Elizabeth|Napoleon|Pius|Benedict|John Paul|"
+    "(?:Pope|King|Queen|Emperor|Empress|Tsar|Sultan|Pharaoh|Kaiser) [A-Z][a-z]+|Pope|King|Queen|Henry|Louis|Edward|George|W "
+    "illiam|Charles|James|Richard|Elizabeth|Napoleon|Pius|Benedict|John Paul|"
     "Frederick|Philip|Nicholas|Leo"
 )
 _NUMERAL = r"(?=[IVXLC])((?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))"

@@ -10,8 +10,10 @@ from model.text.normalize.rule import Rules
 RULES = Rules("Signs")
 
 _OPERATORS = {
-    "!=": "is not equal to", "!==": "is not equal to", "==": "equals", "===": "equals", "<=": "is at most", ">=": "is at least", "&&": "and", "||": "or",
-    "++": "plus plus", "+=": "plus equals", "-=": "minus equals", ":=": "becomes", "**": "to the power of", "//": "", "::": "", "...": "...",
+    "!=": "is not equal to", "!==": "is not equal to", "==": "equals", "===": "equals", "<=": "is at most", ">=": "is at least",
+    "&&": "and", "||": "or",
+    "++": "plus plus", "+=": "plus equals", "-=": "minus equals", ":=": "becomes", "**": "to the power of", "//": "", "::": "",
+    "...": "...",
 }  # fmt: skip
 
 
