@@ -24,7 +24,7 @@ import aiohttp
 
 from avatar_rtc import resources
 from benchmarks import machine, measurements
-from benchmarks.script import LINES
+from benchmarks.dialogue import LINES
 from testkit.browser import RunningServer, run_server
 from testkit.light_viewer import LightViewer
 
