@@ -305,7 +305,7 @@ class _Scanner:
             return True
         if openers.end() == len(text):
             return True if self._final else None
-        if text[openers.end()].islower():
+        if text[openers.end()].islower() or text[openers.end()] in "=+":
             return False
         if text[at] != "." or text[at : at + 2] == ".." or found.group().rstrip(_CLOSERS.replace("\\", "")) != ".":
             return True

@@ -170,6 +170,15 @@ def emergency_number(m: re.Match[str]) -> str:
     return f"{m[1]} {digits(m[2])}{more[:-3]}{digits(more[-3:])}"
 
 
+@RULES.rule(
+    r"(?i:\b(text|sms)\b([^.!?\d]{1,30})\bto )(\d{5,6})(?!\w|[.,]\d)",
+    {"Text HELP to 741741.": "Text HELP to seven four one, seven four one."},
+)
+def number_that_takes_a_text(m: re.Match[str]) -> str:
+    """So are the five or six digits that a text is sent to."""
+    return f"{m[1]}{m[2]}to {', '.join(digits(g) for g in _grouped(m[3]))}"
+
+
 @RULES.rule(r"(?<![\w.,$€£/:-])911(?![\w/:-]|[.,]\d)", {"She rang 911 twice.": "She rang nine one one twice."})
 def nine_one_one(m: re.Match[str]) -> str:
     """So is 911 anywhere."""

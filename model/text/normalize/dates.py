@@ -143,6 +143,15 @@ def days_of_the_week(m: re.Match[str]) -> str:
 
 
 @RULES.rule(
+    r"\b((?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\s?[-—]\s?(?=(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b)",
+    {"Monday-Friday": "Monday to Friday"},
+)
+def dash_between_days(m: re.Match[str]) -> str:
+    """A dash between days is 'to', in full or in short."""
+    return f"{m[1]} to "
+
+
+@RULES.rule(
     rf"\b({_DAY})\b\.?(?=,? (?:\d|at \d|{MONTH}\b)|,? ?[-—:|]|[,:]|\)|$)|\b(Mon|Tues?|Thu(?:rs?)?|Fri)\b\.?(?= ?[,;:.!?)/]| [a-z\d]|$)|(?<=\bon )({_DAY})\b(?!')|(?<=, )(Sat|Sun|Wed)(?= (?:closed|open|only|off)\b)",
     {"Mon, 20": "Monday, twenty", "on Thu at 5": "on Thursday at five", "The sun sat on the Sun.": "The sun sat on the Sun."},
 )

@@ -147,6 +147,15 @@ def fraction(m: re.Match[str]) -> str | None:
     return f"{cardinal(whole)} and {'a' if top == 1 else ''}{words.removeprefix('one')}" if whole else words
 
 
+@RULES.rule(
+    r"(?i:\b(BP|blood pressure)\b)([^.!?\d]{0,14})(\d{2,3})/(\d{2,3})\b",
+    {"His BP was 120/80.": "His B P was one hundred twenty over eighty."},
+)
+def blood_pressure(m: re.Match[str]) -> str:
+    """A blood pressure is one number over the other."""
+    return f"{m[1]}{m[2]}{cardinal(m[3])} over {cardinal(m[4])}"
+
+
 @RULES.rule(r"(?<![\w./])24/7\b", {"24/7": "twenty four seven"})
 def around_the_clock(m: re.Match[str]) -> str:
     """24/7 is said as it is written."""
@@ -265,7 +274,7 @@ def unit(m: re.Match[str]) -> str | None:
     after = m.string[m.end() :]
     # Units that are also words or endings: "5 in the garden", "the 1990s", "section 5 A".
     if (
-        (name == "s" and not gap)
+        (name == "s" and not gap and "." not in number)
         or (name in ("A", "N", "J", "L", "l") and gap)
         or (name in ("pt", "pts", "A") and after[:1] == ".")
     ):

@@ -25,7 +25,7 @@ def times_between_numbers(m: re.Match[str]) -> str:
     return f"{m[1]} {'times' if re.match(r'[^=]{1,12}=', m.string[m.end() :]) else 'by'} "
 
 
-@RULES.rule(rf"{START}({NUMBER})[xX×](?!\w|\s?[-+=*/^<>])", {"3x faster": "three times faster"})
+@RULES.rule(rf"{START}(?<![-+=*/^] )({NUMBER})[xX×](?!\w|\s?[-+=*/^<>])", {"3x faster": "three times faster"})
 def times_after_a_number(m: re.Match[str]) -> str:
     """x after a number is 'times'."""
     return f"{amount(m[1])} times"

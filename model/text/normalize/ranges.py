@@ -65,7 +65,7 @@ def score(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    rf"(?<![\w.,-])(-?{NUMBER})(?P<unit>\s?(?:{UNIT}|%|°))?\s?[-—]\s?(?={NUMBER}(?P<after>\s?(?:{UNIT}|%|°))?(?:th|st|nd|rd|s|x|k|K|M|bn?)?(?![\w-]))",
+    rf"(?<![\w.,-])(-?{NUMBER})(?P<unit>\s?(?:{UNIT}|%|°))?\s?[-—]\s?(?={NUMBER}(?P<after>\s?(?:{UNIT}|%|°))?(?:th|st|nd|rd|s|x|k|K|M|bn?)?(?![\w-]|/\d))",
     {
         "10–12 °C": "ten to twelve degrees Celsius",
         "10–20 kg, 20-30% and 5%–7%": "ten to twenty kilograms, twenty to thirty percent and five to seven percent",

@@ -32,6 +32,12 @@ def operator(m: re.Match[str]) -> str:
     return f" {_OPERATORS[m.group()]} "
 
 
+@RULES.rule(r"(?<=[\w)])!(?=\s?[=+*/])", {"5! = 120": "five factorial equals one hundred twenty"})
+def factorial(m: re.Match[str]) -> str:
+    """One before a sign of arithmetic is 'factorial'."""
+    return " factorial "
+
+
 @RULES.rule(r"(?<=[\s(])!(?=\w)", {"a and !b": "a and not b"})
 def negation(m: re.Match[str]) -> str:
     """An exclamation mark before a word is 'not'."""
