@@ -107,6 +107,7 @@ class Viewer(SendingPeer):
         if self._peer.sctp is not None:
             patches.quicken_retransmission(self._peer.sctp)
             patches.take_every_message(self._peer.sctp)
+            patches.lose_what_comes_too_late(self._peer.sctp)
         with self._reading("an SDP offer", "bad_sdp"):
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         self._listen()

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import aioice.ice
 import pytest
-from aiortc.rtcsctptransport import DataChunk
+from aiortc.rtcsctptransport import CookieAckChunk, DataChunk
 
 from avatar_rtc.outputs import aiortc_patches
 from signaling.vocabulary import Ping, Pong
@@ -99,3 +99,16 @@ async def test_of_many_addresses_some_are_taken() -> None:
         (ice,) = viewer._transports()
         assert len(ice.getRemoteCandidates()) == aiortc_patches.MAX_REMOTE_CANDIDATES
         assert (await call.speak("The call goes on.")).status == "completed"
+
+
+async def test_what_comes_too_late_is_lost_without_a_word() -> None:
+    async with serving() as server, calling(server):
+        (session,) = server.registry.live
+        (viewer,) = session.audience.viewers.values()
+        sctp: Any = viewer._peer.sctp
+
+        async def not_connected(data: bytes) -> None:
+            raise ConnectionError("Cannot send encrypted data, not connected")
+
+        sctp.transport._send_data = not_connected
+        await sctp._send_chunk(CookieAckChunk())
