@@ -185,7 +185,6 @@ def sending(*lines: str | bytes) -> Callable[[Stream], Any]:
         (sending('{"choices": [{"delta": {"tool_calls": [3]}}]}'), "llm_broken"),
         (sending('{"error": {"message": "out of memory"}}'), "llm_broken"),
     ],
-    ids=str,
 )
 async def test_every_failure_is_told_once_and_the_next_question_is_answered(script: Any, code: str) -> None:
     async with scene(token_timeout_s=1.0 if code == "llm_timeout" else 20.0) as at:
