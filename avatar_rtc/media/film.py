@@ -49,7 +49,10 @@ class _Track:
 
     def add(self, packet: av.Packet[Any]) -> None:
         self.waiting.append(packet)
-        self.end_s = max(self.end_s, self.start_s(packet) + self.packet_s)
+        lasts_s = self.packet_s
+        if packet.stream.type == "audio" and packet.duration:  # the last one is short
+            lasts_s = min(lasts_s, float(packet.duration * packet.time_base))
+        self.end_s = max(self.end_s, self.start_s(packet) + lasts_s)
 
 
 class FilmFile:
@@ -110,7 +113,9 @@ class FilmFile:
         for packet in packets:
             self._tracks[packet.stream.index].add(packet)
         ends_s = [track.end_s for track in self._tracks.values()]
-        self._mux_until(max(min(ends_s), max(ends_s) - PATIENCE_S))
+        # What may turn out to stand for less than half its time waits, see ``finish``.
+        sure_s = min(ends_s) - max(track.packet_s for track in self._tracks.values()) / 2
+        self._mux_until(max(sure_s, max(ends_s) - PATIENCE_S))
 
     def finish(self) -> None:
         """Let both tracks end together, and put the index in front. If that fails, the file is what ``close`` leaves."""
