@@ -109,7 +109,9 @@ class ProcessEngine:
         return EngineProcess(self._load, self._limits, self._counters, self._progress)
 
     def _progress(self, message: str) -> None:
-        self._message = message
+        # While it restarts, who asks is to hear why, not how far the next try has come.
+        if self._state == "starting":
+            self._message = message
         self._on_progress(message)
 
     def _be_ready(self) -> None:

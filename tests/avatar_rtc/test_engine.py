@@ -278,9 +278,12 @@ async def test_a_bug_while_loading_is_an_engine_failure() -> None:
 async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     limits = EngineLimits(open_s=0.5, first_restart_s=0.01, last_restart_s=0.2)
-    engine = ProcessEngine(functools.partial(load_unless, broken), limits=limits)
+    while_loading = list[str]()
+    load = functools.partial(load_unless, broken)
+    engine = ProcessEngine(load, limits=limits, on_progress=lambda message: while_loading.append(engine.stats().message))
     await engine.start()
     broken.touch()
+    while_loading.clear()
     stream = await engine.open(WOMAN)
     assert engine.pid is not None
     os.kill(engine.pid, signal.SIGKILL)
@@ -290,6 +293,8 @@ async def test_while_it_cannot_restart_open_says_why_and_later_works(tmp_path: P
     with pytest.raises(EngineFailure, match="remove it"):
         await engine.open(WOMAN)
     assert engine.stats().state == "restarting"
+    assert while_loading, "the next try has begun"
+    assert all("ended" in message or "remove it" in message for message in while_loading)
     broken.unlink()
     await until(lambda: engine.stats().state == "ready")
     stream = await engine.open(WOMAN)
