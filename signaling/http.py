@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from signaling.auth import Auth, check_scope, principal_of
 from signaling.bodies import explain, read_bytes, read_text
 from signaling.connections import Connections
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, parse_command
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES, AvatarDialect, parse_command
 from signaling.errors import (
     BadRequest,
     BodyTooLarge,
@@ -122,10 +122,10 @@ class _Routes:
         is_caller, principal = role == "speak", principal_of(request)
         rights = Rights(is_caller, is_caller and "speak" in principal.scopes, is_caller and "record" in principal.scopes)
         if (session_id := query.get("session")) is not None:
-            answer = await self._service.join(session_id, offer, rights, after=after)
+            answer = await self._service.join(session_id, offer, rights, AvatarDialect(), after=after)
         else:
             wanted = NewSession(principal.id, avatar=query.get("avatar"), voice=query.get("voice"))
-            answer = await self._service.call(offer, wanted, rights)
+            answer = await self._service.call(offer, wanted, rights, AvatarDialect())
         return self._with_ice_servers(_answered(request, answer))
 
     async def options(self, request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from signaling.dialects.dialect import Dialect
 from signaling.ice import IceFragment, IceServer
 from signaling.vocabulary import Command, Event
 
@@ -96,13 +97,14 @@ class SessionService(Protocol):
         Here and in what follows the id of one of its viewers names a session, too: a client may know its ``Location`` only.
         """
 
-    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
-        """Take a seat for a new session, and answer the offer of its first viewer."""
+    async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
+        """Take a seat for a new session, and answer the offer of its first viewer, whose data channel speaks a dialect."""
 
-    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Answer:
         """Answer the offer of a further viewer of a session.
 
         Args:
+            dialect: of its data channel.
             after: number of the last event that it knows: it was there before and comes back.
         """
 

@@ -167,12 +167,54 @@ class SessionUpdated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechStarted:
+    """The user has begun to speak into the microphone. ``audio_start_ms`` counts from the first sound of that microphone."""
+
+    item_id: str
+    audio_start_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechStopped:
+    """The user has ended a turn, from ``SpeechStarted`` on; what was said follows."""
+
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTranscriptUpdated:
+    """What the user seems to have said so far. It takes the place of what was told of this turn before."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTranscript:
+    """What the user has said in one turn; empty where that was no speech. Is told before it is answered."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTranscriptFailed:
+    """What the user has said could not be recognised; it is not answered. ``message`` is for people."""
+
+    item_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ItemAdded:
-    """The user has said something, which ``response_id`` answers."""
+    """The user has said something, which ``response_id`` answers. ``item_id`` names the turn, where it was spoken."""
 
     role: Literal["user"] = "user"
     text: str
     response_id: str
+    item_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +361,11 @@ class Error:
 Event = (
     SessionCreated
     | SessionUpdated
+    | SpeechStarted
+    | SpeechStopped
+    | InputTranscriptUpdated
+    | InputTranscript
+    | InputTranscriptFailed
     | ItemAdded
     | FunctionCall
     | ResponseCreated

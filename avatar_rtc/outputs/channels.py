@@ -10,7 +10,8 @@ from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.aiortc_patches import max_message_bytes
-from signaling.dialects import avatar as dialect
+from signaling.dialects.avatar import name_of
+from signaling.dialects.dialect import Dialect
 from signaling.vocabulary import AvatarState, Event, SessionUpdated
 
 MAX_UNSENT_BYTES = 1 << 20
@@ -23,6 +24,7 @@ class EventChannels:
 
     Args:
         events: of the session.
+        dialect: of the viewer.
         after: number of the last event that the viewer knows.
         hello: how things stand, for a channel that was just opened.
         on_message: hears each message.
@@ -31,6 +33,7 @@ class EventChannels:
     def __init__(
         self,
         events: EventLog,
+        dialect: Dialect,
         after: int,
         hello: Callable[[], Sequence[Event]],
         on_message: Callable[[str | bytes], None],
@@ -38,6 +41,7 @@ class EventChannels:
         log: SessionLog,
     ) -> None:
         self._events = events
+        self._dialect = dialect
         self._told_seq = after
         self._hello = hello
         self._on_message = on_message
@@ -73,6 +77,12 @@ class EventChannels:
         if self._told is not None:
             self._transmit(self._told, event, None)
 
+    def answer(self, frames: Sequence[str]) -> None:
+        """Send frames to this viewer alone. Never raises."""
+        self._choose()
+        if self._told is not None:
+            self._put(self._told, "answer", lambda: frames)
+
     def close(self) -> None:
         self._stop_listening()
 
@@ -97,16 +107,20 @@ class EventChannels:
         self._told_seq = self._events.last_seq
 
     def _transmit(self, channel: RTCDataChannel, event: Event, seq: int | None) -> None:
+        self._put(channel, name_of(event), lambda: self._dialect.write(event, seq, max_message_bytes(channel)))
+
+    def _put(self, channel: RTCDataChannel, name: str, written: Callable[[], Sequence[str]]) -> None:
         """Bounded: a client that does not read loses events, and by its silence soon its place."""
         result = "dropped"
         try:
-            message = dialect.dump_within(event, max_message_bytes(channel), seq)
-            if message is None:
-                result = "too_large"
+            frames = written()
+            if not frames:
+                result = "untold"  # too large, or there is no word for it
             elif channel.readyState == "open" and channel.bufferedAmount <= MAX_UNSENT_BYTES:
-                channel.send(message)
+                for frame in frames:
+                    channel.send(frame)
                 result = "ok"
         except Exception:
             result = "failed"
-            self._log.exception("%s cannot be told", dialect.name_of(event))
-        self._metrics.messages.labels("out", dialect.name_of(event), result).inc()
+            self._log.exception("%s cannot be told", name)
+        self._metrics.messages.labels("out", name, result).inc()

@@ -20,6 +20,7 @@ from avatar_rtc.outputs import aiortc_patches as patches
 from avatar_rtc.outputs.channels import EventChannels
 from avatar_rtc.outputs.offer import MediaPlan, plan_media, read_candidate
 from avatar_rtc.outputs.peer import SendingPeer
+from signaling.dialects.dialect import Dialect
 from signaling.errors import BadOffer, SignalingError
 from signaling.ice import IceFragment, advertise
 from signaling.service import Rights
@@ -56,6 +57,7 @@ class Viewer(SendingPeer):
 
     Args:
         rights: what it may.
+        dialect: of its data channel.
         after: number of the last event that it knows; None for one that was not there before, which is told how things stand.
         is_resumed: it joins a session that others, or it itself, have seen before.
 
@@ -74,12 +76,14 @@ class Viewer(SendingPeer):
         log: SessionLog,
         *,
         rights: Rights,
+        dialect: Dialect,
         after: int,
         is_resumed: bool,
     ) -> None:
         super().__init__(host.broadcast, host.clock, config, metrics)
         self.viewer_id = viewer_id
         self.rights = rights
+        self.dialect = dialect
         self.is_resumed = is_resumed
         self.etag = secrets.token_hex(8)
         self.is_shown = False
@@ -87,7 +91,7 @@ class Viewer(SendingPeer):
         self._host = host
         self._log = log
         self._plan: MediaPlan | None = None
-        self.channels = EventChannels(host.events, after, lambda: host.hello(self), self._on_frame, metrics, log)
+        self.channels = EventChannels(host.events, dialect, after, lambda: host.hello(self), self._on_frame, metrics, log)
         self._peer.on("datachannel", self.channels.add)
 
     async def negotiate(self, offer: str) -> str:

@@ -10,6 +10,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.webrtc import Departure, Host, Viewer
+from signaling.dialects.dialect import Dialect
 from signaling.service import Rights
 
 MAX_BLIND_S = 0.5
@@ -68,10 +69,18 @@ class Audience:
         """How long nothing has come from any of those that are shown the stream; 0 if none is."""
         return min((viewer.silent_s for viewer in self.viewers.values() if viewer.is_shown), default=0.0)
 
-    def join(self, viewer_id: str, rights: Rights, *, after: int, is_resumed: bool) -> Viewer:
+    def join(self, viewer_id: str, rights: Rights, dialect: Dialect, *, after: int, is_resumed: bool) -> Viewer:
         """A new viewer, which has not negotiated yet; arguments as of :class:`avatar_rtc.outputs.webrtc.Viewer`."""
         viewer = Viewer(
-            viewer_id, self._host, self._config, self._metrics, self._log, rights=rights, after=after, is_resumed=is_resumed
+            viewer_id,
+            self._host,
+            self._config,
+            self._metrics,
+            self._log,
+            rights=rights,
+            dialect=dialect,
+            after=after,
+            is_resumed=is_resumed,
         )
         self.viewers[viewer_id] = viewer
         return viewer

@@ -22,6 +22,7 @@ from avatar_rtc.sessions.outputs import check_output
 from avatar_rtc.sessions.session import Session
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
+from signaling.dialects.dialect import Dialect
 from signaling.errors import (
     Conflict,
     NotFound,
@@ -83,11 +84,11 @@ class Registry:
         session = self._sessions.get(session_id)
         return self._ended.get(session_id) if session is None else session.owner
 
-    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
+    async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         session = self._admit(wanted, is_named=False)
-        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, after=None), offer)
+        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=None), offer)
 
-    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Answer:
         session = self._session(session_id)
         if len(session.audience.viewers) >= MAX_VIEWERS:
             raise Unavailable(
@@ -95,7 +96,7 @@ class Registry:
                 code="full",
                 retry_after_s=self._config.limits.retry_after_s,
             )
-        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, after=after), offer)
+        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=after), offer)
 
     async def _connect(self, session: Session, viewer: Viewer, offer: str) -> Answer:
         try:

@@ -24,7 +24,8 @@ from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
-from signaling.dialects import avatar as dialect
+from signaling.dialects.avatar import MAX_MESSAGE_BYTES, name_of
+from signaling.dialects.dialect import Dialect
 from signaling.service import Rights
 from signaling.vocabulary import (
     AvatarState,
@@ -114,10 +115,11 @@ class Session:
 
     # Viewers.
 
-    def viewer(self, viewer_id: str, rights: Rights, *, after: int | None) -> Viewer:
+    def viewer(self, viewer_id: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Viewer:
         """A new viewer, which has not negotiated yet.
 
         Args:
+            dialect: of its data channel.
             after: number of the last event that it knows; None if it was not there before.
         """
         is_first = self.phase == "waiting" and not self.audience.viewers
@@ -125,7 +127,7 @@ class Session:
         if after is not None:
             # Whoever comes back does so because nothing arrives any more.
             self.audience.leave_silent()
-        return self.audience.join(viewer_id, rights, after=known, is_resumed=not is_first)
+        return self.audience.join(viewer_id, rights, dialect, after=known, is_resumed=not is_first)
 
     def hello(self, viewer: Viewer) -> Sequence[Event]:
         info = self._engine.info
@@ -141,7 +143,7 @@ class Session:
             scene=self.performance.settings.scene,
             voice=self.performance.settings.voice,
             limits=Limits(
-                max_message_bytes=dialect.MAX_MESSAGE_BYTES,
+                max_message_bytes=MAX_MESSAGE_BYTES,
                 max_prompt_chars=MAX_PROMPT_CHARS,
                 max_queued_replies=self._config.limits.max_queued_replies,
             ),
@@ -221,15 +223,17 @@ class Session:
                 viewer.channels.send(outcome.as_event())
 
         try:
-            command = dialect.parse_command(frame)
-            self._metrics.messages.labels("in", dialect.name_of(command), "ok").inc()
-            if isinstance(command, Ping):
-                viewer.channels.send(Pong(t=command.t))
-            elif viewer.rights.may_speak or isinstance(command, ClientStats):
-                self.performance.turns.submit(command, on_outcome)
-            else:
-                why = "It came without the scope speak." if viewer.rights.is_caller else "It watches."
-                raise EventError("not_allowed", f"This connection may not speak. {why}", command.event_id)
+            message = viewer.dialect.read(frame)
+            viewer.channels.answer(message.answers)
+            for command in message.commands:
+                self._metrics.messages.labels("in", name_of(command), "ok").inc()
+                if isinstance(command, Ping):
+                    viewer.channels.send(Pong(t=command.t))
+                elif viewer.rights.may_speak or isinstance(command, ClientStats):
+                    self.performance.turns.submit(command, on_outcome)
+                else:
+                    why = "It came without the scope speak." if viewer.rights.is_caller else "It watches."
+                    raise EventError("not_allowed", f"This connection may not speak. {why}", command.event_id)
         except EventError as error:
             self._metrics.messages.labels("in", "any", error.code).inc()
             on_outcome(error)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, NoReturn, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from signaling import vocabulary as v
+from signaling.dialects.dialect import Message
 from signaling.vocabulary import Command, Event, EventError
 
 Json = dict[str, Any]
@@ -32,6 +34,11 @@ COMMANDS: dict[str, type[Command]] = {
 EVENTS: dict[str, type[Event]] = {
     "session.created": v.SessionCreated,
     "session.updated": v.SessionUpdated,
+    "input_audio_buffer.speech_started": v.SpeechStarted,
+    "input_audio_buffer.speech_stopped": v.SpeechStopped,
+    "conversation.item.input_audio_transcription.updated": v.InputTranscriptUpdated,
+    "conversation.item.input_audio_transcription.completed": v.InputTranscript,
+    "conversation.item.input_audio_transcription.failed": v.InputTranscriptFailed,
     "conversation.item.added": v.ItemAdded,
     "response.function_call_arguments.done": v.FunctionCall,
     "response.created": v.ResponseCreated,
@@ -51,6 +58,17 @@ CUT = "…"
 """Ends a text that was cut to what the receiver takes."""
 _CUTTABLE = ("heard_text", "scene", "voice", "message", "text")
 """Fields of events that may be cut."""
+
+
+class AvatarDialect:
+    """avatar.v1, of our own page and client."""
+
+    def read(self, frame: str | bytes) -> Message:
+        return Message([parse_command(frame)])
+
+    def write(self, event: Event, seq: int | None, max_bytes: int) -> Sequence[str]:
+        line = dump_within(event, max_bytes, seq)
+        return () if line is None else (line,)
 
 
 def _models(types: dict[str, type[Any]], *, strict: bool) -> dict[type[Any], type[BaseModel]]:

@@ -13,6 +13,7 @@ from yarl import URL
 from signaling.auth import Auth
 from signaling.connections import Connections
 from signaling.dialects.avatar import MAX_MESSAGE_BYTES
+from signaling.dialects.dialect import Dialect
 from signaling.errors import BadOffer, NotFound, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
@@ -46,12 +47,12 @@ class FakeService:
     def owner(self, session_id: str) -> str | None:
         return self.owners.get(session_id)
 
-    async def call(self, offer: str, wanted: NewSession, rights: Rights) -> Answer:
+    async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         self._check()
         self.calls.append((offer, wanted, rights))
         return Answer("s1", "e1", "v=0 answer", "s1")
 
-    async def join(self, session_id: str, offer: str, rights: Rights, *, after: int | None) -> Answer:
+    async def join(self, session_id: str, offer: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Answer:
         self._check(session_id)
         self.calls.append((offer, session_id, rights, after))
         return Answer("v2", "e2", "v=0 answer", "s1")
