@@ -22,6 +22,7 @@ from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_r
 from avatar_rtc.recording import Recorder
 from signaling import vocabulary as v
 from signaling.dialects import avatar as dialect
+from signaling.dialects.frames import well_formed
 
 JOIN_TIMEOUT_S = 15.0
 START_PATIENCE_S = 180.0
@@ -196,7 +197,7 @@ class Call:
         """
         if self.channel.readyState != "open":
             raise CallError(f"the call broke off: {self.lost or 'the data channel is closed'}")
-        self.channel.send(dialect.well_formed(event if isinstance(event, str) else dialect.dump(event)))
+        self.channel.send(well_formed(event if isinstance(event, str) else dialect.dump(event)))
 
     def received(self, kind: type[Any], reply_id: str | None = None) -> list[Any]:
         """All events of a type so far, of one reply if given."""

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from signaling.auth import Auth, check_scope, principal_of
 from signaling.bodies import explain, read_bytes, read_text
 from signaling.connections import Connections
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, AvatarDialect, parse_command
+from signaling.dialects.avatar import AvatarDialect, parse_command
+from signaling.dialects.frames import MAX_MESSAGE_BYTES
 from signaling.errors import (
     BadRequest,
     BodyTooLarge,

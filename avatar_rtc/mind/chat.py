@@ -13,7 +13,7 @@ import openai
 from avatar_rtc.config import LlmConfig
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.mind.source import Message, Said, SourceError, ToolCall
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, well_formed
+from signaling.dialects.frames import MAX_MESSAGE_BYTES, well_formed
 
 MAX_ARGUMENTS_CHARS = MAX_MESSAGE_BYTES // 4
 """So that a call of a tool fits into an event."""

@@ -39,7 +39,7 @@ from aiortc.rtp import RtcpSrPacket
 from avatar_rtc.media.broadcast import Reader, ReaderClosed
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.encode import Encoded
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES
+from signaling.dialects.frames import MAX_MESSAGE_BYTES
 
 GATHER_TIMEOUT_S = 1
 RECEIVE_BUFFER_BYTES = 1 << 20

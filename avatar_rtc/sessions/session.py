@@ -24,8 +24,9 @@ from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
 from model.text.prompt import MAX_PROMPT_CHARS
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, name_of
+from signaling.dialects.avatar import name_of
 from signaling.dialects.dialect import Dialect
+from signaling.dialects.frames import MAX_MESSAGE_BYTES
 from signaling.service import Rights
 from signaling.vocabulary import (
     AvatarState,

@@ -7,19 +7,15 @@ is made valid here, when it comes in, and nowhere else: what ``parse_command`` r
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from signaling import vocabulary as v
 from signaling.dialects.dialect import Message
+from signaling.dialects.frames import Json, read_object, read_text, well_formed, write_object, write_within
 from signaling.vocabulary import Command, Event, EventError
-
-Json = dict[str, Any]
-
-MAX_MESSAGE_BYTES = 64 * 1024
 
 COMMANDS: dict[str, type[Command]] = {
     "session.update": v.SessionUpdate,
@@ -54,8 +50,6 @@ EVENTS: dict[str, type[Event]] = {
     "session.closing": v.SessionClosing,
     "error": v.Error,
 }
-CUT = "…"
-"""Ends a text that was cut to what the receiver takes."""
 _CUTTABLE = ("heard_text", "scene", "voice", "message", "text")
 """Fields of events that may be cut."""
 
@@ -100,20 +94,8 @@ def parse_command(frame: str | bytes) -> Command:
     Raises:
         EventError: too large, not text, not JSON, an unknown type, or fields that do not fit.
     """
-    if isinstance(frame, str):
-        frame = well_formed(frame)
-    size = len(frame.encode() if isinstance(frame, str) else frame)
-    if size > MAX_MESSAGE_BYTES:
-        raise EventError(
-            "message_too_large",
-            f"The message has {size} bytes; the limit is {MAX_MESSAGE_BYTES}. Send long text in pieces (mode append).",
-        )
-    if isinstance(frame, bytes):
-        try:
-            frame = frame.decode()
-        except UnicodeDecodeError:
-            raise EventError("not_text", "The message is not UTF-8 text. Send JSON events or plain text.") from None
-    command: Command = _parse(_read(frame), COMMANDS) if frame.lstrip().startswith("{") else v.ResponseCreate(input=frame)
+    text = read_text(frame)
+    command: Command = _parse(read_object(text), COMMANDS) if text.lstrip().startswith("{") else v.ResponseCreate(input=text)
     # A piece may be white space, or nothing: only together with the others it is known to be.
     if isinstance(command, v.ResponseCreate) and not command.input.strip() and command.mode != "append" and not command.more:
         raise EventError("empty_text", "The input is empty. Send the text that is to be said.", command.event_id)
@@ -124,7 +106,7 @@ def parse_command(frame: str | bytes) -> Command:
 
 def parse_event(frame: str | bytes) -> tuple[Event, int | None]:
     """What a client receives: the event, and its number if it has one. Raises ``EventError`` as ``parse_command`` does."""
-    data = _read(frame)
+    data = read_object(frame)
     seq = data.pop("seq", None)
     event: Event = _parse(data, EVENTS)
     return event, seq if isinstance(seq, int) else None
@@ -136,50 +118,17 @@ def dump(message: Command | Event, seq: int | None = None) -> str:
     Args:
         seq: number of an event of the session.
     """
-    return _to_json(_fields(message, seq))
+    return write_object(_fields(message, seq))
 
 
 def dump_within(event: Event, max_bytes: int, seq: int | None = None) -> str | None:
     """The same in at most ``max_bytes`` of UTF-8: the longest texts are cut, and end with ``…``. None if that is not enough."""
-    data = _fields(event, seq)
-    line = _to_json(data)
-    while (excess := len(line.encode()) - max_bytes) > 0:
-        texts = [name for name in _CUTTABLE if data.get(name) not in (None, "", CUT)]
-        if not texts:
-            return None
-        longest = max(texts, key=lambda name: len(data[name].encode()))
-        kept = data[longest].removesuffix(CUT).encode()[: -(excess + len(CUT.encode()))].decode(errors="ignore")
-        data[longest] = f"{kept.rstrip()}{CUT}"
-        line = _to_json(data)
-    return line
-
-
-def well_formed(text: str) -> str:
-    """The text with U+FFFD in the place of each lone surrogate, which JSON can express, but no encoding."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return write_within(_fields(event, seq), max_bytes, _CUTTABLE)
 
 
 def _fields(message: Command | Event, seq: int | None) -> Json:
-    return {"type": name_of(message), "seq": seq, **dataclasses.asdict(message)}
-
-
-def _to_json(data: Json) -> str:
-    fields = {name: value for name, value in data.items() if value is not None}
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _read(frame: str | bytes) -> Json:
-    try:
-        data = json.loads(frame, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise EventError("invalid_json", f"The message starts with '{{' but is not JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise EventError("invalid_json", "An event is a JSON object with a type.")
-    return data
+    data = {"type": name_of(message), "seq": seq, **dataclasses.asdict(message)}
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def _parse(typed: Json, types: dict[str, Any]) -> Any:

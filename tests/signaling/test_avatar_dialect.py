@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES, dump, name_of, parse_command, parse_event
+from signaling.dialects.avatar import dump, name_of, parse_command, parse_event
+from signaling.dialects.frames import MAX_MESSAGE_BYTES
 from signaling.vocabulary import EventError, Ping, ResponseCreate, ResponseDone, SessionUpdate, Timings
 
 

@@ -12,8 +12,8 @@ from yarl import URL
 
 from signaling.auth import Auth
 from signaling.connections import Connections
-from signaling.dialects.avatar import MAX_MESSAGE_BYTES
 from signaling.dialects.dialect import Dialect
+from signaling.dialects.frames import MAX_MESSAGE_BYTES
 from signaling.errors import BadOffer, NotFound, StaleETag, Unavailable, UnknownAvatar, UnknownSession, Unprocessable
 from signaling.http import MAX_BODY_BYTES, make_app
 from signaling.ice import IceFragment, IceServer
