@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 
 from aiohttp import web
 
+from avatar_rtc import systemd
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine
 from avatar_rtc.engine.process_engine import ProcessEngine
@@ -20,6 +22,10 @@ from signaling.connections import Connections
 from signaling.http import make_app
 from signaling.rate import RateLimit
 
+logger = logging.getLogger(__name__)
+
+CLOSING_S = 15.0
+"""For what comes after the last call: HTTP and the engine end."""
 LINGERING_S = 2.0
 """So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
 
@@ -102,6 +108,20 @@ class Server:
         """Of the engine; after ``start`` that of its warm-up."""
         return self._engine.stats().rtf_p50
 
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take no more calls, and wait until those that run have ended, or have to, or until ``hurry``."""
+        self.registry.drain()
+        limit_s = self._config.limits.drain_s
+        words = f"shutting down: no new calls, and the {self.registry.num_sessions} that run go on for {limit_s:g} s at most"
+        logger.info("%s; a second SIGTERM ends them", words)
+        systemd.notify("STOPPING=1", f"STATUS={words}", f"EXTEND_TIMEOUT_USEC={round(1e6 * (limit_s + CLOSING_S))}")
+        waiting = [asyncio.ensure_future(event) for event in (self.registry.emptied(), hurry.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
     async def close(self) -> None:
         """Sessions first, then HTTP, then the engine. Idempotent."""
         await self.registry.close()
@@ -114,32 +134,39 @@ class Server:
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then say good-bye to the peers.
+    """Serve until SIGINT, or until SIGTERM and the end of the calls that run, within ``limits.drain_s``; a second signal does not
+    wait for them. In the end say good-bye to the peers.
 
     Args:
         on_ready: told the address, and the engine's real-time factor, when calls can be taken.
     """
-    stop = asyncio.Event()
+    leave, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Server(config, make_engine(config))
     starting = asyncio.current_task()
     assert starting is not None
     started = False
 
-    def on_signal() -> None:
-        stop.set()
+    def on_signal(number: signal.Signals) -> None:
+        if number == signal.SIGINT or leave.is_set() or not started:
+            hurry.set()
+        leave.set()
         if not started:
             starting.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     try:
         await server.start()
         started = True
+        systemd.notify("READY=1")
         on_ready(server.address, server.rtf)
-        await stop.wait()
+        await leave.wait()
+        if not hurry.is_set():
+            await server.drain(hurry)
     except asyncio.CancelledError:
-        if not stop.is_set():
+        if not hurry.is_set():
             raise
     finally:
+        systemd.notify("STOPPING=1")
         await server.close()

@@ -109,7 +109,7 @@ class Call:
         self._tasks: set[asyncio.Task[None]] = set()
         self._start_s = 0.0
         self._heard_s = 0.0
-        self.lost = ""
+        self.lost = self._goodbye = ""
 
     def _new_peer(self) -> None:
         self.peer = RTCPeerConnection(self._configuration)
@@ -121,7 +121,7 @@ class Call:
         Raises:
             CallError: it is over, or cannot be reached.
         """
-        old, self.lost = self.peer, ""
+        old, self.lost, self._goodbye = self.peer, "", ""
         self.audio, self.video = _Arrivals(48_000), _Arrivals(90_000)
         self._new_peer()
         await old.close()
@@ -343,14 +343,14 @@ class Call:
             self.session_id = event.session_id
             self.connected_ms = round((time.monotonic() - self._start_s) * 1000)
         elif isinstance(event, v.SessionClosing):
-            self.lost = f"the server ends it ({event.reason})"
+            self._goodbye = f"the server ends it ({event.reason})"  # in a moment, or in minutes: until then the call goes on
         if self.on_event is not None:
             self.on_event(event)
         self._run(self._tell())
 
     def _on_connection(self, peer: RTCPeerConnection) -> None:
         if peer is self.peer and peer.connectionState in ("failed", "closed"):
-            self.lost = self.lost or CLOSED
+            self.lost = self.lost or self._goodbye or CLOSED
             self._run(self._tell())
 
     def _run(self, life: Coroutine[Any, Any, None]) -> None:
@@ -372,7 +372,7 @@ class Call:
                 self._heard_s = now_s  # it was us who stood still; what came meanwhile is not read yet
             looked_s = now_s
             if now_s - self._heard_s > SILENCE_S:
-                self.lost = self.lost or f"nothing has come from the server for {SILENCE_S} s"
+                self.lost = self.lost or self._goodbye or f"nothing has come from the server for {SILENCE_S} s"
                 await self._tell()
                 return
             if now_s - pinged_s >= PING_EVERY_S:

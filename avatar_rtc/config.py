@@ -85,6 +85,7 @@ class LimitsConfig(_Strict):
         grace_s: a session that came with a call is held for so long when its caller vanishes, and can be resumed.
         idle_s: a session that was made without a viewer ends when for so long it has had none, no push, and no recording in
             which something is said.
+        drain_s: so long calls go on, at most, after the server was told to shut down.
         open_reply_timeout_s: a reply whose last piece does not come is closed.
         requests_per_minute: POST and PATCH of one principal, and of one address: so many at once, and so many a minute. Addresses
             of this machine, those of proxies on it, are not counted. null: as many as they like.
@@ -97,6 +98,7 @@ class LimitsConfig(_Strict):
     vanish_after_s: float = Field(default=2.5, gt=0)
     grace_s: float = Field(default=10.0, ge=0)
     idle_s: float = Field(default=300.0, gt=0)
+    drain_s: float = Field(default=60.0, ge=0)
     open_reply_timeout_s: float = Field(default=30.0, gt=0)
     requests_per_minute: int | None = Field(default=1200, ge=1)
 

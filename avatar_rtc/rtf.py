@@ -9,10 +9,6 @@ from dataclasses import dataclass
 RECENT_WINDOWS = 256
 REAL_TIME = 0.95
 """Up to this factor of the engine alone a machine keeps up with a call: pictures are encoded and sent beside it."""
-CALL_FACTOR = 0.03
-"""What a call costs beside the engine, per second: encoding and sending."""
-FULL = 0.9
-"""So much of its time a machine may be busy with calls."""
 USUAL_LINE_S, USUAL_SPARE_S, USUAL_BLOCK_S = 4.0, 0.4, 0.32
 """What is spoken of where it is said how late answers begin: ten words, and pocket's usual settings."""
 SURE = 2.0
@@ -112,11 +108,6 @@ def in_words(factor: float) -> str:
         return f"{makes}: it keeps up with real time."
     late_s = factor * USUAL_BLOCK_S + wait_s(USUAL_LINE_S, factor, USUAL_SPARE_S)
     return f"{makes}: answers begin about {max(1, round(late_s))} s late."
-
-
-def num_calls(factor: float) -> int:
-    """How many calls at once a machine carries whose engine has this real-time factor; one always."""
-    return max(1, int(FULL / (factor + CALL_FACTOR)))
 
 
 def needed_s(left_s: float, factor: float, spare_s: float) -> float:

@@ -42,6 +42,8 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("GET", "/v1/sessions/{id}/outputs/{output}"): frozenset({"record"}),
     ("DELETE", "/v1/sessions/{id}/outputs/{output}"): frozenset({"record"}),
     ("GET", "/v1/sessions/{id}/recordings/{file}"): frozenset({"record"}),
+    ("GET", "/v1/capacity"): frozenset({"call"}),
+    ("POST", "/v1/drain"): frozenset({"admin"}),
 }
 """What a principal needs for a route, by method and path; None: to know the address. For one that is not here, ``admin``.
 

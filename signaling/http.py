@@ -97,6 +97,8 @@ def make_app(
             *OutputRoutes(service).table(),
             web.get("/v1/avatars", routes.avatars),
             web.get("/v1/models", routes.models),
+            web.get("/v1/capacity", routes.capacity),
+            web.post("/v1/drain", routes.drain),
             web.get("/livez", routes.livez),
             web.get("/readyz", routes.readyz),
             web.get("/metrics", routes.metrics),
@@ -203,6 +205,12 @@ class _Routes:
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response(self._service.models())
+
+    async def capacity(self, request: web.Request) -> web.Response:
+        return web.json_response(self._service.capacity(), headers={hdrs.CACHE_CONTROL: "no-store"})
+
+    async def drain(self, request: web.Request) -> web.Response:
+        return web.json_response(self._service.drain(), status=202)
 
     async def livez(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

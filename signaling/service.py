@@ -161,6 +161,12 @@ class SessionService(Protocol):
     def not_ready(self) -> list[str]:
         """Reasons why no session can start now; empty when ready."""
 
+    def capacity(self) -> dict[str, Any]:
+        """How many calls fit, and how many of these seats are free."""
+
+    def drain(self) -> dict[str, Any]:
+        """Take no more calls; those that run are told, and go on for a while. Idempotent; returns what ``capacity`` would."""
+
     def speed(self) -> dict[str, Any]:
         """How fast it is: ``speed``, seconds of speech a second, and ``notice``, a sentence where that is below real time."""
 

@@ -11,12 +11,13 @@ import { Playback } from "./playback.js";
 import { Presets } from "./presets.js";
 import { Recording } from "./recording.js";
 import { Sharing } from "./sharing.js";
-import { CallState } from "./state.js";
+import { CallState, durationWords } from "./state.js";
 import { takeToken } from "./storage.js";
 import { startTheme } from "./theme.js";
 import { Transcript } from "./transcript.js";
 
 const ENGLISH_ONLY = ["pocket"]; // models that read every text as English
+const NOTICE_MS = 2000; // an end that is nearer needs no words: it is there
 const AT_REST = ["idle", "ended", "failed"];
 
 const address = new URLSearchParams(location.search); // ?session=ID joins a session; &watch only watches it
@@ -136,6 +137,9 @@ const on = {
   "session.updated": (message) => presets.update(message),
   "avatar.state"({ state, ready_in_ms }) {
     callState.showAvatar(state, ready_in_ms);
+  },
+  "session.closing"({ in_ms: inMs }) {
+    if (inMs > NOTICE_MS) composer.notice(`The server is going to restart. This call can go on for about ${durationWords(inMs)}.`, "info");
   },
   "output.started": (message) => recording.runs(message),
   "output.updated": (message) => recording.runs(message),

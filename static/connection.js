@@ -21,6 +21,7 @@ const RESUME_OPEN_LIMIT_MS = 5000;
 const REQUEST_LIMIT_MS = 8000;
 const RESUME_REQUEST_LIMIT_MS = 3000;
 const RESUME_PAUSE_MS = 500;
+const GOODBYE_MS = 1000; // so soon before its announced end a session is over when its connection ends
 const RETRY_PAUSES_MS = [500, 1000, 2000, 4000, 8000, 8000, 8000];
 const REPEAT_PAUSES_MS = [150, 150, 300, 600, 1000, 2000]; // early repeats make SCTP retransmit a lost datagram before its 1 s timeout
 const DEFAULT_RETRY_AFTER_S = 5;
@@ -40,7 +41,7 @@ export class AvatarConnection extends EventTarget {
   #pending = new Map(); // event_id -> {message, sends, nextAt}: sent and not yet acknowledged
   #chosen = {}; // {avatar, scene, voice}: told to each new session
   #stop = null; // AbortController of the running call
-  #link = null; // {peer, channel, resource, etag, heardAt, goodbye} of the open connection
+  #link = null; // {peer, channel, resource, etag, heardAt, goodbye, goodbyeAt} of the open connection
   #resource = null; // where the session is ended: the Location of the last answer
   #former = null; // the peer of a lost connection: to close it would be to hang up, so it is kept until there is another
   #session = null; // {id, seq, graceMs}: what outlives a connection; graceMs null: this server's sessions do not
@@ -231,7 +232,7 @@ export class AvatarConnection extends EventTarget {
   async #open(signal) {
     const resuming = this.#session !== null;
     const peer = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: "max-bundle" });
-    const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null };
+    const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null, goodbyeAt: Infinity };
     this.#link = link;
     for (const kind of ["video", "audio"]) peer.addTransceiver(kind, { direction: "recvonly" });
     peer.ontrack = ({ streams: [stream] }) => {
@@ -326,7 +327,8 @@ export class AvatarConnection extends EventTarget {
       const lost = (message = "The connection was lost.") => {
         for (const timer of [beat, repeat]) clearInterval(timer);
         clearTimeout(doubt);
-        resolve(link.goodbye ?? new CallError("lost", message, { retry: true }));
+        const isMeant = link.goodbyeAt - performance.now() < GOODBYE_MS;
+        resolve(isMeant ? link.goodbye : new CallError("lost", message, { retry: true }));
       };
       const look = () => {
         const now = performance.now();
@@ -334,7 +336,7 @@ export class AvatarConnection extends EventTarget {
         if (now - beatAt > ASLEEP_MS) link.heardAt = now;
         beatAt = now;
         const limitMs = this.#resumable ? SILENCE_LIMIT_MS.resumable : SILENCE_LIMIT_MS.other;
-        if (link.goodbye) lost();
+        if (now >= link.goodbyeAt) lost();
         else if (now - link.heardAt > limitMs) lost("The server has gone silent.");
         else if (now - pingedAt >= HEARTBEAT_MS - BEAT_MS / 2) {
           pingedAt = now;
@@ -433,7 +435,8 @@ export class AvatarConnection extends EventTarget {
     if (message.type === "pong") {
       this.#rttMs = performance.now() - message.t;
     } else if (message.type === "session.closing") {
-      link.goodbye = goodbyeOf(message, this.watching);
+      // At once, or in minutes: until then the call goes on.
+      Object.assign(link, { goodbye: goodbyeOf(message, this.watching), goodbyeAt: performance.now() + message.in_ms });
     }
     this.#deliver(message);
   }

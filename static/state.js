@@ -240,4 +240,11 @@ export class CallState {
   }
 }
 
+/** How long something takes, as people say it. */
+export function durationWords(ms) {
+  if (ms < 50_000) return secondsWords(ms);
+  const minutes = Math.round(ms / 60_000);
+  return minutes === 1 ? "a minute" : `${minutes} minutes`;
+}
+
 const secondsWords = (ms) => `${Math.max(1, Math.round(ms / 1000))} s`;

@@ -80,7 +80,7 @@ class RunningServer:
 
 @contextlib.contextmanager
 def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any]) -> Iterator[RunningServer]:
-    """Serve the page and its calls; stopped with SIGTERM in the end.
+    """Serve the page and its calls; stopped with SIGINT in the end, which does not wait for its calls.
 
     Args:
         engine: ``fake`` or ``pocket``.
@@ -106,7 +106,7 @@ def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any
                 yield RunningServer(_address(process, log_path), process, log_path)
             finally:
                 if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
+                    process.send_signal(signal.SIGINT)
                     try:
                         process.wait(10)
                     except subprocess.TimeoutExpired:

@@ -117,7 +117,7 @@ async def test_http_examples_have_the_shape_of_the_answers(tmp_path: Path) -> No
     here = (ipaddress.ip_network("127.0.0.1"),)
     config: dict[str, Any] = {"limits": {"max_sessions": 1}, "recording": {"directory": tmp_path}, "whip": {"allow": here}}
     async with serving(**config) as server, calling(server) as call, aiohttp.ClientSession() as http:
-        for path in ("/v1/avatars", "/v1/models", "/v1/sessions/{id}/stats"):
+        for path in ("/v1/avatars", "/v1/models", "/v1/capacity", "/v1/sessions/{id}/stats"):
             (example,) = examples(f"GET {path}")
             async with http.get(server.address + path.replace("{id}", call.session_id)) as response:
                 assert response.status == 200

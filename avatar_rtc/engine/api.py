@@ -79,8 +79,8 @@ class EngineStats:
         chunks: finished so far.
         late_chunks: of these, finished after their deadline.
         stage_s: seconds of computing by stage (``text``, ``dit``, ``vae``, ``audio``; ``copy`` is the way out of shared memory).
-        rtf_p50, rtf_p95: real-time factor of the latest blocks: seconds of computing a second of media. Before the first block,
-            that of the warm-up.
+        rtf_warm_up: real-time factor of the warm-up, of one stream: seconds of computing a second of media.
+        rtf_p50, rtf_p95: of the latest blocks; before the first block, that of the warm-up.
     """
 
     state: EngineState
@@ -90,6 +90,7 @@ class EngineStats:
     chunks: int = 0
     late_chunks: int = 0
     stage_s: Mapping[str, float] = field(default_factory=dict)
+    rtf_warm_up: float = 0.0
     rtf_p50: float = 0.0
     rtf_p95: float = 0.0
 

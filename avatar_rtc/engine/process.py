@@ -71,6 +71,7 @@ class EngineCounters:
         self.chunks = 0
         self.late_chunks = 0
         self.stage_s: dict[str, float] = {}
+        self.rtf_warm_up = 0.0
         self.rtf = RtfMeter(1)
 
     def add_chunk(self, stage_s: Mapping[str, float], copy_s: float, duration_s: float, *, late: bool) -> None:
@@ -185,6 +186,7 @@ class EngineProcess(asyncio.Protocol):
             case Ready():
                 self._chunks = SharedChunks(mmap(self._memory_fd, SharedChunks.size_bytes(report.info)), report.info)
                 # What an earlier life measured says nothing of this one.
+                self._counters.rtf_warm_up = report.rtf
                 self._counters.rtf = RtfMeter(report.info.chunks_per_block, report.rtf)
                 self.ready.set_result(report.info)
             case Unloadable():

@@ -101,6 +101,7 @@ class ProcessEngine:
             chunks=counters.chunks,
             late_chunks=counters.late_chunks,
             stage_s=dict(counters.stage_s),
+            rtf_warm_up=counters.rtf_warm_up,
             rtf_p50=counters.rtf.percentile(50),
             rtf_p95=counters.rtf.percentile(95),
         )

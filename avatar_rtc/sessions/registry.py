@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from avatar_rtc import resources, rtf
+from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.event_log import MAX_REMEMBERED
@@ -18,6 +18,7 @@ from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.outputs.recording import find_recording
 from avatar_rtc.outputs.webrtc import Viewer
+from avatar_rtc.sessions.admission import Admission
 from avatar_rtc.sessions.outputs import check_output
 from avatar_rtc.sessions.session import Session
 from model.chunk import StreamSettings
@@ -63,7 +64,8 @@ class Registry:
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
         self._ended: OrderedDict[str, str] = OrderedDict()  # and whose they were
         self._lives: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._admission = Admission(config.limits, engine)
+        self._limit: asyncio.TimerHandle | None = None
         self._encoding = ThreadPoolExecutor(max_workers=max(4, resources.num_cores()), thread_name_prefix="encode")
 
     @property
@@ -251,28 +253,28 @@ class Registry:
         }
 
     def not_ready(self) -> list[str]:
-        reasons = []
-        if self._draining:
-            reasons.append("The server is shutting down.")
-        stats = self._engine.stats()
-        if stats.state != "ready":
-            reasons.append(f"The engine is {stats.state}: {stats.message}.")
-        return reasons
+        return self._admission.not_ready()
 
     def speed(self) -> dict[str, Any]:
         return speed_of(self._engine)
 
-    @property
-    def num_seats(self) -> int:
-        limit = self._config.limits.max_sessions
-        return rtf.num_calls(self._engine.stats().rtf_p50) if limit == "auto" else limit
+    def capacity(self) -> dict[str, Any]:
+        num_seats = self._admission.num_seats
+        return {
+            "seats": num_seats,
+            "free": 0 if self._admission.not_ready() else max(0, num_seats - len(self._sessions)),
+            "rtf_p95": round(self._engine.stats().rtf_p95, 3),
+            "models": [model["id"] for model in self.models()["models"]],
+            "avatars": [avatar.id for avatar in self._config.avatars],
+            "draining": self._admission.is_closed,
+        }
 
     def metrics(self) -> tuple[bytes, str]:
         states: Counter[str] = Counter(session.state for session in self._sessions.values())
         for state in STATES:
             self._metrics.sessions.labels(state).set(states[state])
         self._metrics.seats.labels("taken").set(len(self._sessions))
-        self._metrics.seats.labels("free").set(max(0, self.num_seats - len(self._sessions)))
+        self._metrics.seats.labels("free").set(max(0, self._admission.num_seats - len(self._sessions)))
         stats = self._engine.stats()
         for stage, seconds in stats.stage_s.items():
             self._metrics.stage_s.labels(stage).set(seconds)
@@ -280,14 +282,32 @@ class Registry:
             self._metrics.engine_rtf.labels(percentile).set(factor)
         return self._metrics.render()
 
-    async def close(self) -> None:
-        """Stop admission, tell the peers, end all sessions; returns when nothing is left."""
-        self._draining = True
-        for session in list(self._sessions.values()):
-            session.end("shutdown")
+    def drain(self) -> dict[str, Any]:
+        if not self._admission.is_closed:
+            limit_s = self._config.limits.drain_s
+            self._admission.close(limit_s)
+            self._limit = asyncio.get_running_loop().call_later(limit_s, self._end_all)
+            for session in self._sessions.values():
+                session.announce_end(limit_s)
+        return self.capacity()
+
+    async def emptied(self) -> None:
+        """Wait until the last session has ended."""
         while self._lives:
             await asyncio.wait(self._lives)
+
+    async def close(self) -> None:
+        """Stop admission, tell the peers, end all sessions; returns when nothing is left."""
+        self._admission.close(0)
+        if self._limit is not None:
+            self._limit.cancel()
+        self._end_all()
+        await self.emptied()
         self._encoding.shutdown(wait=False)
+
+    def _end_all(self) -> None:
+        for session in self._sessions.values():
+            session.end("shutdown")
 
     def _admit(self, wanted: NewSession, *, is_named: bool) -> Session:
         try:
@@ -299,23 +319,7 @@ class Registry:
     def _seat(self, wanted: NewSession, *, is_named: bool) -> Session:
         """A new session in a seat of its own. No await between the check and the seat: none is promised twice."""
         settings = self._settings(wanted)
-        retry_after_s = self._config.limits.retry_after_s
-        if self._draining:
-            raise Unavailable("The server is shutting down. Call again later.", code="draining", retry_after_s=retry_after_s)
-        stats = self._engine.stats()
-        if stats.state != "ready":
-            raise Unavailable(
-                f"The engine is {stats.state}: {stats.message}. Try again in {retry_after_s} s.",
-                code="engine_unavailable",
-                retry_after_s=retry_after_s,
-            )
-        if len(self._sessions) >= self.num_seats:
-            seats = "The only seat is taken" if self.num_seats == 1 else f"All {self.num_seats} seats are taken"
-            raise Unavailable(
-                f"{seats}. Try again in {retry_after_s} s.",
-                code="full",
-                retry_after_s=retry_after_s,
-            )
+        self._admission.check(len(self._sessions))
         session = Session(
             secrets.token_hex(16),
             self._config,
@@ -328,10 +332,15 @@ class Registry:
             is_named=is_named,
             idle_s=wanted.idle_s,
             source=self._source,
+            on_second=self._learn,
         )
         self._sessions[session.session_id] = session
         self._start(session)
         return session
+
+    def _learn(self) -> None:
+        live = [session for session in self._sessions.values() if session.phase == "live"]
+        self._admission.learn({session.session_id: session.num_underruns for session in live})
 
     def _start(self, session: Session) -> None:
         life = asyncio.create_task(session.run(), name=f"session {session.session_id[:8]}")

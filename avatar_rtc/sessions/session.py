@@ -7,7 +7,7 @@ nothing is said), and ends by whoever owns it, or because nobody came back. What
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class Session:
         is_named: it was made without a viewer: it waits for one, and for the next one, until ``idle_s``; one that came with a
             call ends with it.
         source: makes up answers; see ``Performance``.
+        on_second: called each second while it lives.
 
     Attributes:
         phase: where in its life it is.
@@ -82,6 +83,7 @@ class Session:
         is_named: bool = False,
         idle_s: float | None = None,
         source: ReplySource | None = None,
+        on_second: Callable[[], None] = lambda: None,
     ) -> None:
         self.session_id = session_id
         self.name = name
@@ -108,6 +110,7 @@ class Session:
         self._finished = asyncio.Event()
         self._seen = asyncio.Event()
         self._counters = metrics.session_counters()
+        self._on_second = on_second
 
     @property
     def state(self) -> str:
@@ -244,6 +247,10 @@ class Session:
 
     # Life.
 
+    def announce_end(self, in_s: float) -> None:
+        """Tell who watches that the server shuts down then; until then it goes on."""
+        self.events.append(SessionClosing(reason="shutdown", in_ms=round(in_s * 1000)))
+
     def end(self, reason: str) -> None:
         """Begin to end; the first reason counts. Returns at once, ``run`` does the rest."""
         self.reason = self.reason or reason
@@ -292,6 +299,7 @@ class Session:
             if now - counted_s >= COUNT_EVERY_S:
                 counted_s = now
                 self._count()
+                self._on_second()
 
     def _set_phase(self, phase: Phase) -> None:
         if phase == "live":
@@ -333,6 +341,11 @@ class Session:
 
     # Figures.
 
+    @property
+    def num_underruns(self) -> int:
+        """How often there was nothing new to show."""
+        return self._playout.buffer.num_underruns
+
     def stats(self) -> dict[str, Any]:
         """Counters for ``GET /v1/sessions/{id}/stats``."""
         buffer = self._playout.buffer
@@ -344,7 +357,7 @@ class Session:
             "outputs": self.outputs.describe(),
             "age_s": round(self.clock.now() - self.born_s, 3),
             "frames": buffer.num_decided,
-            "underruns": buffer.num_underruns,
+            "underruns": self.num_underruns,
             "held_frames": buffer.num_held_frames,
             "dropped_frames": self._playout.num_dropped,
             "buffer_ms": round(buffer.buffered_s * 1000),
@@ -359,6 +372,6 @@ class Session:
             sent=self._playout.num_sent,
             dropped=self._playout.num_dropped,
             held=buffer.num_held_frames,
-            underruns=buffer.num_underruns,
+            underruns=self.num_underruns,
             keyframes=self.broadcast.num_keyframes,
         )

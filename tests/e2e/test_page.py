@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -357,6 +358,24 @@ def test_a_dead_server_is_noticed_and_a_new_one_is_found(browser: Browser) -> No
         state(page).to_have_text("Listening", timeout=20_000)
         say(page, LINE)
         expect(page.get_by_label("Captions")).to_have_text(LINE)
+    page.close()
+
+
+def test_a_server_that_is_drained_lets_the_call_go_on_and_says_until_when(browser: Browser) -> None:
+    page = browser.new_page()
+    with run_server(limits=ONE_SEAT | {"drain_s": 100}) as server:
+        page.goto(server.url)
+        call(page)
+        assert page.request.post(f"{server.url}/v1/drain").status == 202
+        expect(page.get_by_role("alert")).to_have_text("The server is going to restart. This call can go on for about 2 minutes.")
+        say(page, LINE)
+        expect(page.locator(".line")).to_have_attribute("data-status", "completed")
+        assert stats(page)["numResumed"] == 0, "it is the same connection"
+        server.process.send_signal(signal.SIGTERM)
+        eventually(page, server.log, lambda log: "a second SIGTERM ends them" in log, "it waits for the call")
+        server.process.send_signal(signal.SIGTERM)
+        expect(page.locator("#welcome-title")).to_have_text("The call dropped")
+        assert server.process.wait(20) == 0
     page.close()
 
 

@@ -51,6 +51,8 @@ async def test_each_route_wants_its_scope() -> None:
         ("record", "POST", "/v1/sessions/s1/outputs", {"json": {"type": "recording"}}),
         ("record", "GET", "/v1/sessions/s1/outputs/o1", {}),
         ("record", "DELETE", "/v1/sessions/s1/outputs/o1", {}),
+        ("call", "GET", "/v1/capacity", {}),
+        ("admin", "POST", "/v1/drain", {}),
         ("admin", "GET", "/metrics", {}),
     ]
     keys = {scope: make_key(scope, scope) for scope in SCOPES}

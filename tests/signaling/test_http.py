@@ -114,6 +114,13 @@ class FakeService:
     def not_ready(self) -> list[str]:
         return self.reasons
 
+    def capacity(self) -> dict[str, Any]:
+        return {"seats": 2, "draining": bool(self.reasons)}
+
+    def drain(self) -> dict[str, Any]:
+        self.reasons = ["The server is shutting down."]
+        return self.capacity()
+
     def speed(self) -> dict[str, Any]:
         return {"speed": 0.77, "notice": "It is slow."}
 

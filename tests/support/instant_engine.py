@@ -58,7 +58,7 @@ class InstantEngine:
 
     def stats(self) -> EngineStats:
         state: EngineState = "closed" if self._closed else "ready" if self._up.is_set() else "restarting"
-        return EngineStats(state, "as the test says", rtf_p50=self.rtf, rtf_p95=self.rtf)
+        return EngineStats(state, "as the test says", rtf_warm_up=self.rtf, rtf_p50=self.rtf, rtf_p95=self.rtf)
 
     def check(self, settings: StreamSettings) -> None:
         if settings.voice == self.refuse_voice:
