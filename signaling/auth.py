@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jwt
 from aiohttp import hdrs, web
@@ -30,6 +30,11 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     # The address is the viewer's secret. Some players send nothing else, and a token may have expired during the call.
     ("PATCH", "/whep/{id}"): None,
     ("DELETE", "/whep/{id}"): None,
+    ("POST", "/v1/realtime/calls"): frozenset({"call"}),
+    ("POST", "/v1/realtime/calls/{id}/hangup"): None,
+    ("DELETE", "/v1/realtime/calls/{id}"): None,
+    ("POST", "/v1/realtime/client_secrets"): frozenset({"call"}),
+    ("GET", "/v1/realtime"): frozenset({"watch"}),  # and speak, for commands
     ("POST", "/v1/tokens"): frozenset(),
     ("POST", "/v1/sessions"): frozenset({"call"}),
     ("GET", "/v1/sessions"): frozenset({"watch"}),  # tells of those that whoever asks may touch
@@ -50,7 +55,13 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
 Where a route names a session, it must be one that the principal may touch (``Principal.may_touch``), too."""
 
 SESSION_TOKEN_SCOPES: frozenset[Scope] = frozenset({"call", "speak", "watch"})
-"""What the token may, at most, that comes with a new session."""
+"""What the token may, at most, that comes with a new session, and a client secret."""
+CLIENT_SECRET_PREFIX = "ek_"
+"""OpenAI's libraries want it of what a browser calls with."""
+MAX_CLIENT_SECRET_CHARS = 4096
+"""It has to fit into a header."""
+WEBSOCKET_KEY_PROTOCOL = "openai-insecure-api-key."
+"""A browser opens a WebSocket without headers of its own; there the bearer follows this, among the subprotocols."""
 
 OPEN = frozenset({"/{path}", "/v1/avatars", "/v1/models"})
 """What may be read by whoever it is: the page and its choices."""
@@ -134,7 +145,7 @@ class Auth:
 
     Args:
         keys: those that are known; None asks nobody, and everybody may do everything.
-        secret: signs tokens; those of another secret are refused.
+        secret: signs tokens; those of another secret are refused. Without one there is one for as long as this lives.
         open_paths: further routes that need nobody.
         clock: seconds since 1970.
     """
@@ -148,7 +159,7 @@ class Auth:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
-        self._secret = secret
+        self._secret = secret or secrets.token_hex(32)
         self._open = OPEN.union(open_paths)
         self._clock = clock
 
@@ -208,7 +219,37 @@ class Auth:
         token, expires_at = self._sign(principal.id, _TokenRequest(scopes=scopes, session=session_id))
         return {"token": token, "token_expires_at": expires_at}
 
-    def _sign(self, key_id: str, wanted: _TokenRequest) -> tuple[str, int]:
+    def make_client_secret(self, request: web.Request, ttl_s: int, session: dict[str, Any]) -> tuple[str, int]:
+        """A token for a browser, in the form that OpenAI's libraries want, and until when it is one. Also where nobody is asked.
+
+        Args:
+            session: what is wanted of the session that it starts; see ``session_of``.
+
+        Raises:
+            signaling.errors.Forbidden: a token asks.
+            signaling.errors.Unprocessable: too much is wanted.
+        """
+        principal = principal_of(request)
+        if "/" in principal.id:
+            raise Forbidden("A token makes no tokens. Ask with an API key.", code="api_key_needed")
+        wanted = _TokenRequest(scopes=SESSION_TOKEN_SCOPES & principal.scopes, ttl_s=ttl_s)
+        token, expires_at = self._sign(principal.id, wanted, realtime=session)
+        if len(token) > MAX_CLIENT_SECRET_CHARS:
+            raise Unprocessable("The session is described at too great length. Describe it in the call.", code="bad_request")
+        return CLIENT_SECRET_PREFIX + token, expires_at
+
+    def session_of(self, request: web.Request) -> dict[str, Any]:
+        """What the client secret that asks says of the session that it starts; empty for whoever else asks."""
+        bearer = _bearer(request)
+        if not bearer.startswith(CLIENT_SECRET_PREFIX.encode()):
+            return {}
+        try:
+            session: dict[str, Any] = self._decode(bearer).get("realtime", {})
+        except jwt.InvalidTokenError:
+            return {}  # where nobody is asked, anything will do
+        return session
+
+    def _sign(self, key_id: str, wanted: _TokenRequest, **further: object) -> tuple[str, int]:
         """The token, and until when it is one."""
         now_s = int(self._clock())
         claims: dict[str, object] = {
@@ -218,6 +259,7 @@ class Auth:
             "scope": " ".join(sorted(wanted.scopes)),
             "iat": now_s,
             "exp": now_s + wanted.ttl_s,
+            **further,
         }
         if wanted.session is not None:
             claims["session"] = wanted.session
@@ -240,7 +282,7 @@ class Auth:
         if (method, path) == (hdrs.METH_POST, "/whep") and request.query.get("role") == "watch":
             needed = frozenset({"watch"})
         _check_scopes(needed, principal.scopes, f"{principal.id!r}")
-        named = request.match_info.get("id", request.query.get("session"))
+        named = request.match_info.get("id", request.query.get("session", request.query.get("call_id")))
         if principal.session not in (None, named):
             raise Forbidden(f"This token is for session {principal.session} alone.", code="other_session")
         if named is not None and not principal.may_touch(owner_of(named)):
@@ -255,9 +297,7 @@ class Auth:
         if key is not None:
             return Principal(key.id, key.scopes, _reach(key.id, key.scopes))
         try:
-            claims = jwt.decode(
-                bearer, self._secret, algorithms=["HS256"], issuer=ISSUER, options={"require": ["exp", "sub", "scope"]}
-            )
+            claims = self._decode(bearer)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("The token has expired. Ask for a new one.", code="token_expired") from None
         except jwt.InvalidTokenError:
@@ -271,6 +311,11 @@ class Auth:
         reach = _reach(claims["sub"], scopes) if session is None else _reach(maker.id, maker.scopes)
         return Principal(claims["sub"], scopes, reach, session)
 
+    def _decode(self, bearer: bytes) -> dict[str, Any]:
+        """The claims of a token of ours. Raises ``jwt.InvalidTokenError``."""
+        token = bearer.removeprefix(CLIENT_SECRET_PREFIX.encode())
+        return jwt.decode(token, self._secret, algorithms=["HS256"], issuer=ISSUER, options={"require": ["exp", "sub", "scope"]})
+
 
 def _reach(principal_id: str, scopes: Collection[Scope]) -> str | None:
     return None if "admin" in scopes else principal_id
@@ -278,7 +323,10 @@ def _reach(principal_id: str, scopes: Collection[Scope]) -> str | None:
 
 def _bearer(request: web.Request) -> bytes:
     scheme, _, value = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    return value.strip().encode(errors="surrogateescape") if scheme.lower() == "bearer" else b""
+    if scheme.lower() != "bearer":
+        protocols = map(str.strip, request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").split(","))
+        value = next((p.removeprefix(WEBSOCKET_KEY_PROTOCOL) for p in protocols if p.startswith(WEBSOCKET_KEY_PROTOCOL)), "")
+    return value.strip().encode(errors="surrogateescape")
 
 
 def _find(keys: Collection[ApiKey], bearer: bytes) -> ApiKey | None:

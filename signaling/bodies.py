@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 
 from signaling.errors import BadRequest, RequestTimeout, WrongType
 
 BODY_TIMEOUT_S = 10.0
+_UNREADABLE = (AssertionError, LookupError, RuntimeError, ValueError, HttpProcessingError, web.RequestPayloadError)
+"""What aiohttp's parser of forms raises of one that it cannot read."""
 
 
 async def read_bytes(request: web.Request) -> bytes:
@@ -25,9 +28,22 @@ async def read_bytes(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
-        raise RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} s. Send it again.") from None
+        raise _late() from None
     except web.RequestPayloadError as error:
         raise BadRequest(f"The body cannot be read: {error}.") from None
+
+
+async def read_form(request: web.Request) -> dict[str, str]:
+    """The parts of a form as texts, by their names. Errors as in ``read_bytes``."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            form = await request.post()
+        parts = {name: part.file.read() if isinstance(part, web.FileField) else part for name, part in form.items()}
+        return {name: part if isinstance(part, str) else bytes(part).decode() for name, part in parts.items()}
+    except TimeoutError:
+        raise _late() from None
+    except _UNREADABLE:
+        raise BadRequest("The form cannot be read. Its parts are texts, each with a name.") from None
 
 
 async def read_text(request: web.Request) -> str:
@@ -36,6 +52,10 @@ async def read_text(request: web.Request) -> str:
         return (await read_bytes(request)).decode()
     except UnicodeDecodeError:
         raise BadRequest("The body is not UTF-8 text.") from None
+
+
+def _late() -> RequestTimeout:
+    return RequestTimeout(f"The body did not come within {BODY_TIMEOUT_S:.0f} s. Send it again.")
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:

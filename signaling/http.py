@@ -30,6 +30,8 @@ from signaling.errors import (
 from signaling.ice import parse_fragment
 from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
+from signaling.realtime import PATH as REALTIME_PATH
+from signaling.realtime import RealtimeRoutes, error_of
 from signaling.service import Answer, NewSession, Rights, SessionService
 from signaling.sse import send_events
 from signaling.vocabulary import EventError
@@ -51,6 +53,9 @@ _EVENT_STATUS |= {
     "not_allowed": 403,
     "internal_error": 500,
 }
+
+ALLOWED_HEADERS = "Content-Type, If-Match, Authorization, Last-Event-ID, X-OpenAI-Agents-SDK"
+"""What a page may send. The last one comes from a library that calls by the OpenAI Realtime API."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -95,6 +100,7 @@ def make_app(
             web.get("/v1/sessions/{id}/events", routes.events),
             web.get("/v1/sessions/{id}/stats", routes.stats),
             *OutputRoutes(service).table(),
+            *RealtimeRoutes(service, auth).table(),
             web.get("/v1/avatars", routes.avatars),
             web.get("/v1/models", routes.models),
             web.get("/v1/capacity", routes.capacity),
@@ -307,7 +313,10 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         error = SignalingError("The server failed. Its log says why.")
-    response = _problem_response(error.to_json(), error.status)
+    if request.path.startswith(REALTIME_PATH):
+        response = web.json_response(error_of(error), status=error.status)
+    else:
+        response = _problem_response(error.to_json(), error.status)
     response.headers.update(error.headers)
     if isinstance(error, RequestTimeout):
         response.force_close()
@@ -322,7 +331,7 @@ def _cors(allowed_origins: Collection[str]) -> Middleware:
         if origin is not None and ("*" in allowed_origins or origin in allowed_origins):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*" if "*" in allowed_origins else origin
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = "GET, POST, PATCH, DELETE, OPTIONS"
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = "Content-Type, If-Match, Authorization, Last-Event-ID"
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = ALLOWED_HEADERS
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Location, ETag, Link, Retry-After"
             response.headers[hdrs.VARY] = "Origin"
         return response

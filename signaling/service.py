@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -136,6 +136,9 @@ class SessionService(Protocol):
         Args:
             after: number of the last event that is known; None for what happens from now on.
         """
+
+    def attend(self, session_id: str, rights: Rights) -> AsyncGenerator[tuple[Event, int | None]]:
+        """What a viewer with a data channel would be told: how things stand, and what happens from now on."""
 
     async def stats(self, session_id: str) -> dict[str, Any]:
         """Counters of one session."""

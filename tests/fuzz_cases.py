@@ -51,11 +51,14 @@ FRAGMENTS = [
     "a=ice-options:trickle\r\na=candidate:5 1 udp 2122260223 5b1c2f4e-0000-4000-8000-000000000000.local 50000 typ host\r\n",
 ]
 JSON, SDP, ICE = "application/json", "application/sdp", "application/trickle-ice-sdpfrag"
+FORM = "multipart/form-data; boundary=b"
 ROUTES = [
     *(("POST", target, SDP) for target in ("/whep", "/whep/?avatar=maya&voice=clara", "/whep?session={id}&after=3&role=watch")),
     *(("PATCH", "/whep/{id}", ICE), ("DELETE", "/whep/{id}", ""), ("OPTIONS", "/whep", ""), ("POST", "/v1/tokens", JSON)),
     *(("POST", "/v1/sessions", JSON), ("GET", "/v1/sessions", ""), ("DELETE", "/v1/sessions/{id}", "")),
     *(("POST", "/v1/sessions/{id}/events", JSON), ("POST", "/v1/sessions/{id}/outputs", JSON)),
+    *(("POST", "/v1/realtime/calls", kind) for kind in (JSON, SDP, FORM)),
+    *(("POST", "/v1/realtime/client_secrets", JSON), ("GET", "/v1/realtime?call_id={id}", "")),
     *(
         ("GET", f"/v1/sessions/{{id}}{rest}", "")
         for rest in ("", "/stats", "/events", "/events?after=0", "/outputs/0123456789abcdef")
@@ -109,6 +112,9 @@ BODIES = [
     '{"type": "whip", "url": "ftp:/x", "token": "t"}',
     '{"scopes": ["call", "speak"], "ttl_s": 600, "name": "alice"}',
     '{"scopes": ["watch"], "session": "{id}"}',
+    '{"sdp": "v=0", "session": {"avatar": {"look": "maya"}}, "expires_after": {"anchor": "created_at", "seconds": 60}}',
+    '--b\r\nContent-Disposition: form-data; name="sdp"\r\n\r\nv=0\r\n--b\r\nContent-Disposition: form-data; name="session"\r\n'
+    "Content-Type: application/json\r\n\r\n{}\r\n--b--\r\n",
 ]
 
 

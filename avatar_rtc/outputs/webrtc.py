@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, Protocol
 
 from aiortc import RTCSessionDescription
@@ -39,8 +40,8 @@ class Host(Protocol):
     clock: MediaClock
     events: EventLog
 
-    def hello(self, viewer: Viewer) -> Sequence[Event]:
-        """How things stand, for a viewer that has just come."""
+    def hello(self, rights: Rights, *, is_resumed: bool) -> Sequence[Event]:
+        """How things stand, for who has just come. ``is_resumed``: the session went on before."""
 
     def on_message(self, viewer: Viewer, frame: str | bytes) -> None:
         """A message of a data channel. Must not raise."""
@@ -91,7 +92,8 @@ class Viewer(SendingPeer):
         self._host = host
         self._log = log
         self._plan: MediaPlan | None = None
-        self.channels = EventChannels(host.events, dialect, after, lambda: host.hello(self), self._on_frame, metrics, log)
+        hello = partial(host.hello, rights, is_resumed=is_resumed)
+        self.channels = EventChannels(host.events, dialect, after, hello, self._on_frame, metrics, log)
         self._peer.on("datachannel", self.channels.add)
 
     async def negotiate(self, offer: str) -> str:

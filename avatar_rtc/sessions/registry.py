@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class Registry:
     async def handle(self, session_id: str, command: Command) -> None:
         await self._session(session_id).handle(command)
 
-    async def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
+    async def events(self, session_id: str, after: int | None) -> AsyncGenerator[tuple[Event, int]]:
         session = self._session(session_id)
         log = session.events
         queue: asyncio.Queue[tuple[Event, int]] = asyncio.Queue(MAX_UNREAD_EVENTS)
@@ -203,6 +204,15 @@ class Registry:
         finally:
             stop()
             over.cancel()
+
+    async def attend(self, session_id: str, rights: Rights) -> AsyncGenerator[tuple[Event, int | None]]:
+        session = self._session(session_id)
+        known = session.events.last_seq
+        for event in session.hello(rights, is_resumed=True):
+            yield event, None
+        async with contextlib.aclosing(self.events(session_id, known)) as events:
+            async for item in events:
+                yield item
 
     async def stats(self, session_id: str) -> dict[str, Any]:
         return self._session(session_id).stats()

@@ -133,7 +133,7 @@ class Session:
             self.audience.leave_silent()
         return self.audience.join(viewer_id, rights, dialect, after=known, is_resumed=not is_first)
 
-    def hello(self, viewer: Viewer) -> Sequence[Event]:
+    def hello(self, rights: Rights, *, is_resumed: bool) -> Sequence[Event]:
         info = self._engine.info
         chunk_ms = round(info.chunk_duration_s * 1000)
         created = SessionCreated(
@@ -152,9 +152,9 @@ class Session:
                 max_queued_replies=self._config.limits.max_queued_replies,
             ),
             grace_ms=round(self._hold_s * 1000),
-            resumed=True if viewer.is_resumed else None,
-            may_speak=viewer.rights.may_speak,
-            may_record=True if viewer.rights.may_record and self._config.recording.directory is not None else None,
+            resumed=True if is_resumed else None,
+            may_speak=rights.may_speak,
+            may_record=True if rights.may_record and self._config.recording.directory is not None else None,
             llm=True if self._config.llm is not None else None,
             **speed_of(self._engine),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class FakeService:
     async def events(self, session_id: str, after: int | None) -> AsyncIterator[tuple[Event, int]]:
         for seq in range((after or 0) + 1, 4):
             yield AvatarState(state="listening"), seq
+
+    async def attend(self, session_id: str, rights: Rights) -> AsyncGenerator[tuple[Event, int | None]]:
+        async for item in self.events(session_id, None):
+            yield item
 
     async def trickle(self, session_id: str, etags: Collection[str], fragment: IceFragment) -> None:
         self._check(session_id)
