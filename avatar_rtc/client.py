@@ -82,10 +82,14 @@ class Call:
     Args:
         key: an API key, or a token, for a server that asks who calls.
         configuration: ICE servers and how they are used; without it no servers, so that nothing on the internet is asked.
+        wait_s: where all seats are taken, so long it waits for one.
     """
 
-    def __init__(self, url: str, key: str | None = None, configuration: RTCConfiguration | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, configuration: RTCConfiguration | None = None, wait_s: int | None = None
+    ) -> None:
         self._key = key
+        self._wait_s = wait_s
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
         self.session_id = ""
@@ -159,6 +163,8 @@ class Call:
     async def _post_offer(self, query: str) -> str:
         assert self._http is not None
         headers = {"Content-Type": "application/sdp"}
+        if self._wait_s is not None:
+            headers["Prefer"] = f"wait={self._wait_s}"
         try:
             where = urljoin(self.url, "whep") + query
             async with self._http.post(where, data=self.peer.localDescription.sdp, headers=headers) as response:

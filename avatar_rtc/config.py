@@ -77,8 +77,8 @@ class LimitsConfig(_Strict):
     """What one server takes.
 
     Attributes:
-        max_sessions: seats; a further call is answered 503. ``auto``: as many as the measured speed of the machine carries.
-        retry_after_s: what a client is told to wait then.
+        max_sessions: seats; a further call waits, or is answered 503. ``auto``: as many as the machine is measured to carry.
+        retry_after_s: what a client is told to wait then, as long as it is not known how long calls last.
         max_queued_replies: replies that may wait in one session.
         join_timeout_s: a session that does not connect by then is ended.
         vanish_after_s: a client from which nothing arrived for so long is gone.

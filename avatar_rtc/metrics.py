@@ -28,6 +28,7 @@ class Metrics:
 
         self.sessions = gauge("sessions", "Sessions by state.", "state")
         self.seats = gauge("seats", "Seats by state.", "state")
+        self.waiting = gauge("waiting", "Callers that wait for a seat.")
         self.admission = counter("admission", "Calls that asked for a seat.", "result", "reason")
         self.session_end = counter("session_end", "Why sessions ended.", "reason")
         self.join_s = histogram("join_seconds", "From the offer to a stage.", _LATENCY_S, "stage")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 
 class SignalingError(Exception):
@@ -14,6 +15,7 @@ class SignalingError(Exception):
         title: the kind of problem, the same for each ``code``.
         detail: what happened and what to do, for people.
         headers: headers of the answer.
+        members: what else the problem says.
     """
 
     status = 500
@@ -25,9 +27,11 @@ class SignalingError(Exception):
         self.detail = detail
         self.code = code or type(self).code
         self.headers = dict(headers or {})
+        self.members: dict[str, object] = {}
 
     def to_json(self) -> dict[str, object]:
-        return {"type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail}
+        problem = {"type": "about:blank", "title": self.title, "status": self.status, "code": self.code, "detail": self.detail}
+        return {**problem, **self.members}
 
 
 class BadOffer(SignalingError):
@@ -106,9 +110,12 @@ class TooManyRequests(SignalingError):
 
 
 class Unavailable(SignalingError):
-    """Full, draining, or without an engine. ``retry_after_s`` is the client's waiting time."""
+    """Full, draining, or without an engine. ``retry_after_s`` is the client's waiting time, ``members`` what else it is told."""
 
     status, code, title = 503, "unavailable", "Not available now"
 
-    def __init__(self, detail: str, *, code: str, retry_after_s: int) -> None:
+    def __init__(
+        self, detail: str, *, code: str, retry_after_s: int, members: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after_s)})
+        self.members = dict(members)

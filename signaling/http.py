@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from signaling import waiting
 from signaling.auth import Auth, check_scope, principal_of
 from signaling.bodies import explain, read_bytes, read_text
 from signaling.connections import Connections
@@ -54,7 +55,7 @@ _EVENT_STATUS |= {
     "internal_error": 500,
 }
 
-ALLOWED_HEADERS = "Content-Type, If-Match, Authorization, Last-Event-ID, X-OpenAI-Agents-SDK"
+ALLOWED_HEADERS = "Content-Type, If-Match, Authorization, Last-Event-ID, Prefer, X-OpenAI-Agents-SDK"
 """What a page may send. The last one comes from a library that calls by the OpenAI Realtime API."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -134,7 +135,7 @@ class _Routes:
             answer = await self._service.join(session_id, offer, rights, AvatarDialect(), after=after)
         else:
             wanted = NewSession(principal.id, avatar=query.get("avatar"), voice=query.get("voice"))
-            answer = await self._service.call(offer, wanted, rights, AvatarDialect())
+            answer = await waiting.call(request, self._service, offer, wanted, rights, AvatarDialect())
         return self._with_ice_servers(_answered(request, answer))
 
     async def options(self, request: web.Request) -> web.Response:

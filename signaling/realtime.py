@@ -12,6 +12,7 @@ from typing import Any, Literal
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from pydantic import BaseModel, Field, Json, ValidationError
 
+from signaling import waiting
 from signaling.auth import Auth, principal_of
 from signaling.bodies import explain, read_bytes, read_form, read_text
 from signaling.dialects.frames import MAX_MESSAGE_BYTES
@@ -90,7 +91,8 @@ class RealtimeRoutes:
         )
         scopes = principal_of(request).scopes
         dialect = RealtimeDialect(avatar.mode if avatar is not None else None, self._voices)
-        answer = await self._service.call(offer, wanted, Rights(True, "speak" in scopes, "record" in scopes), dialect)
+        rights = Rights(True, "speak" in scopes, "record" in scopes)
+        answer = await waiting.call(request, self._service, offer, wanted, rights, dialect)
         # Clients take the last part of the path for the id of the call.
         headers = {hdrs.LOCATION: f"{PATH}/calls/{answer.viewer_id}"}
         return web.Response(status=201, text=answer.sdp, content_type=SDP_TYPE, headers=headers)

@@ -73,6 +73,8 @@ class NewSession:
         name: for people and lists; unique among its owner's sessions that live.
         idle_s: without a viewer or another output it ends after so many seconds.
         outputs: where it goes from its beginning.
+        wait_s: where all seats are taken, so long one is waited for; None for not at all.
+        ticket: of a place among those who wait, which an earlier answer told.
     """
 
     owner: str
@@ -82,6 +84,8 @@ class NewSession:
     name: str | None = None
     idle_s: float | None = None
     outputs: tuple[NewOutput, ...] = ()
+    wait_s: float | None = None
+    ticket: str | None = None
 
 
 class SessionService(Protocol):

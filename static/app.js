@@ -51,7 +51,6 @@ let answers = false; // a language model answers what is typed; else it is said 
 
 function startCall() {
   hadSession = false;
-  latency.callStarted(performance.now());
   connection.start();
 }
 
@@ -95,19 +94,20 @@ document.addEventListener("keydown", (event) => {
 
 // ---- what comes from the call -------------------------------------------------------------------------------------------------
 
-const SENDING = { full: "Waiting for a seat", resuming: "Waiting for the connection" };
+const SENDING = { full: "Waiting for a seat", waiting: "Waiting for a seat", resuming: "Waiting for the connection" };
 
 connection.addEventListener("status", ({ detail: status }) => {
   const { state, reason } = status;
   const focus = document.activeElement;
   callState.show(status);
   transcript.showSending(reason === "full" || state === "resuming" ? SENDING[state] : undefined);
+  if (state === "connecting") latency.callStarted(performance.now()); // again after a wait: a call is not slow because there is a line
   if (state === "connected") {
     latency.callOpen(performance.now());
     composer.notice("");
     if (focus === $("call")) composer.focus();
   } else if (state !== "resuming") {
-    const keepSent = ["connecting", "reconnecting", "full"].includes(state);
+    const keepSent = ["connecting", "waiting", "reconnecting", "full"].includes(state);
     for (const id of transcript.endOpen({ keepSent })) latency.done(id, "failed");
   }
   if (["ended", "failed"].includes(state)) {

@@ -2,13 +2,15 @@
  * One call to an avatar: WHEP carries the media, a data channel carries the events (docs/protocol.md). Never touches the page.
  *
  * It dispatches three kinds of events, and whoever shows the call listens:
- *   status  {state, reason, message, retryInMs}   state: idle, connecting, connected, resuming, reconnecting, full, ended, failed
+ *   status  {state, reason, message, retryInMs}   state: idle, connecting, waiting, connected, resuming, reconnecting, full, ended,
+ *                                                 failed. waiting: in line for a seat, with {place, waitMs}; waitMs null: not known
  *   stream  {stream}                              the remote MediaStream, once a connection
  *   server  {message, at}                         one parsed event of the server, and performance.now() of its arrival
  *
  * A session outlives its connection where the server says for how long it is held (`grace_ms`): a lost connection is resumed within
  * that time, and events that came before, by their numbers (`seq`), are not told again. After that, and with other servers, the call
- * is opened anew with growing pauses. What was sent and never acknowledged is sent again either way, under the same event_id.
+ * is opened anew with growing pauses. Where all seats are taken it waits in line: each request with its ticket waits at the server for
+ * a few seconds, and its answer is the seat, or the place by then. What was sent and never acknowledged is sent again either way, under the same event_id.
  */
 
 const HEARTBEAT_MS = 1000;
@@ -19,6 +21,7 @@ const DISCONNECTED_LIMIT_MS = 1000; // ICE often finds its way back within this 
 const OPEN_LIMIT_MS = 10_000; // from the offer to the open data channel
 const RESUME_OPEN_LIMIT_MS = 5000;
 const REQUEST_LIMIT_MS = 8000;
+const WAIT_S = 5; // so long a request waits for a seat; its answer tells the place
 const RESUME_REQUEST_LIMIT_MS = 3000;
 const RESUME_PAUSE_MS = 500;
 const GOODBYE_MS = 1000; // so soon before its announced end a session is over when its connection ends
@@ -50,6 +53,7 @@ export class AvatarConnection extends EventTarget {
   #token;
   #rttMs = null;
   #numResumed = 0;
+  #ticket = null; // of a place among those who wait for a seat
   #iceServers = []; // STUN and TURN, as the server last named them
 
   /**
@@ -214,6 +218,7 @@ export class AvatarConnection extends EventTarget {
     this.#stop.abort();
     this.#stop = null;
     this.#pending.clear();
+    this.#ticket = null;
     this.#setState(state, problem);
     this.#leave();
   }
@@ -260,25 +265,40 @@ export class AvatarConnection extends EventTarget {
   #query() {
     const role = this.watching ? "watch" : null;
     if (this.#session) return { session: this.#session.id, after: this.#session.seq, role };
-    return this.#joined ? { session: this.#joined, role } : { avatar: this.#chosen.avatar, voice: this.#chosen.voice };
+    return this.#joined ? { session: this.#joined, role } : { avatar: this.#chosen.avatar, voice: this.#chosen.voice, ticket: this.#ticket };
+  }
+
+  /** The response to an offer, and the problem that it tells. Where all seats are taken it waits in line, until somebody hangs up. */
+  async #answer(offer, signal) {
+    let waitS = this.#ticket && WAIT_S; // who need not wait asks as any WHEP client does
+    for (;;) {
+      const response = await this.#ask(offer, waitS, signal);
+      const problem = response.status === 201 ? null : await response.json().catch(() => ({}));
+      const { code, ticket = null, place, wait_s: leftS } = problem ?? {};
+      if (code !== "full" || this.#session || this.#joined || (waitS !== null && !ticket)) return { response, problem };
+      this.#ticket = ticket;
+      if (ticket) this.#setState("waiting", { reason: code, place, waitMs: leftS === null ? null : leftS * 1000 });
+      waitS = ticket ? WAIT_S : 0;
+    }
+  }
+
+  async #ask(offer, waitS, signal) {
+    const limitMs = this.#session ? RESUME_REQUEST_LIMIT_MS : REQUEST_LIMIT_MS + waitS * 1000;
+    const url = new URL(this.#whepUrl);
+    for (const [name, value] of Object.entries(this.#query())) if (value != null) url.searchParams.set(name, value);
+    const headers = { "Content-Type": "application/sdp", Accept: "application/sdp, application/problem+json" };
+    if (waitS !== null) headers.Prefer = `wait=${waitS}`;
+    const request = { method: "POST", headers: this.#headers(headers), body: offer, signal: AbortSignal.any([signal, AbortSignal.timeout(limitMs)]) };
+    return fetch(url, request).catch(() => {
+      throw new CallError("unreachable", "The server cannot be reached.", { retry: true });
+    });
   }
 
   async #post(link, offer, signal) {
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#session ? RESUME_REQUEST_LIMIT_MS : REQUEST_LIMIT_MS)]);
-    const url = new URL(this.#whepUrl);
-    for (const [name, value] of Object.entries(this.#query())) if (value != null) url.searchParams.set(name, value);
-    let response;
-    try {
-      response = await fetch(url, {
-        method: "POST",
-        headers: this.#headers({ "Content-Type": "application/sdp", Accept: "application/sdp, application/problem+json" }),
-        body: offer,
-        signal: limit,
-      });
-    } catch {
-      throw new CallError("unreachable", "The server cannot be reached.", { retry: true });
-    }
-    if (response.status !== 201) throw await problemOf(response, { joining: this.#joined, watching: this.watching, token: this.#token });
+    const { response, problem } = await this.#answer(offer, signal);
+    if (problem) throw problemOf(response, problem, { joining: this.#joined, watching: this.watching, token: this.#token });
+    this.#ticket = null;
+    if (this.#state === "waiting") this.#setState("connecting");
     const resource = new URL(response.headers.get("Location"), response.url).href;
     if (signal.aborted) {
       this.#release(resource); // the seat was given after we hung up
@@ -381,9 +401,9 @@ export class AvatarConnection extends EventTarget {
     await fetch(resource, request).catch(() => {});
   }
 
-  #setState(state, { reason = null, message = "", retryInMs = null } = {}) {
+  #setState(state, { reason = null, message = "", retryInMs = null, place, waitMs } = {}) {
     this.#state = state;
-    this.dispatchEvent(new CustomEvent("status", { detail: { state, reason, message, retryInMs } }));
+    this.dispatchEvent(new CustomEvent("status", { detail: { state, reason, message, retryInMs, place, waitMs } }));
   }
 
   // ---- events -------------------------------------------------------------------------------------------------------------
@@ -489,9 +509,8 @@ function iceServersOf(header) {
 }
 
 /** A refused offer, in words: the server's own where it gives some (RFC 9457). */
-async function problemOf(response, { joining, watching, token }) {
+function problemOf(response, problem, { joining, watching, token }) {
   const { status } = response;
-  const problem = await response.json().catch(() => ({}));
   const detail = problem.detail ?? problem.title;
   if (status === 503 || status === 429) {
     const retryAfterS = Number(response.headers.get("Retry-After")) || DEFAULT_RETRY_AFTER_S;

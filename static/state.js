@@ -12,6 +12,7 @@ const UNAVAILABLE = {
 const WATCHING_WORDS = { call: "Watch", again: "Watch again", ended: "No call to watch", hangUp: "Leave" };
 const TYPED_WORDS = { said: "Type a line, hear it said.", answered: "Ask something, hear the answer." };
 const CALLING_WORDS = { call: "Call", again: "Call again", ended: "Call ended", hangUp: "Hang up" };
+const SOON_MS = 3000; // less than this is not told in seconds: nobody knows it so well
 const COUNT_PERIOD_MS = 100;
 const BAR_STAYS_MS = 3000; // without a pointer near it
 
@@ -41,7 +42,7 @@ export class CallState {
   }
 
   /** Show a `status` of the connection. */
-  show({ state, reason, message, retryInMs }) {
+  show({ state, reason, message, retryInMs, place, waitMs }) {
     clearInterval(this.#countdown);
     const before = this.#stage.dataset.state;
     this.#stage.dataset.state = state;
@@ -58,6 +59,11 @@ export class CallState {
       case "connecting":
         this.#say("Connecting", "wait");
         this.#welcome("Calling", "One moment.", "Cancel", "quiet");
+        break;
+      case "waiting":
+        this.#say("Waiting for a seat", "wait");
+        this.#welcome(place === 1 ? "You are next" : `You are ${ordinal(place)} in line`, waitingWords(place, waitMs), "Stop waiting", "quiet");
+        message = $("welcome-title").textContent; // to be said aloud when it changes, but not each time that the seconds do
         break;
       case "connected":
         this.#startedAt ??= Date.now();
@@ -238,6 +244,16 @@ export class CallState {
     const totalS = Math.floor((Date.now() - (this.#startedAt ?? Date.now())) / 1000);
     return `${Math.floor(totalS / 60)}:${String(totalS % 60).padStart(2, "0")}`;
   }
+}
+
+function ordinal(number) {
+  const ending = { one: "st", two: "nd", few: "rd", other: "th" }[new Intl.PluralRules("en", { type: "ordinal" }).select(number)];
+  return `${number}${ending}`;
+}
+
+function waitingWords(place, waitMs) {
+  if (waitMs === null) return place === 1 ? "Every seat is taken; the next one is yours." : "Every seat is taken; how long it takes is not known yet.";
+  return `Every seat is taken. It should be your turn ${waitMs < SOON_MS ? "any moment" : `in about ${durationWords(waitMs)}`}.`;
 }
 
 /** How long something takes, as people say it. */

@@ -144,6 +144,9 @@ async def test_http_examples_have_the_shape_of_the_answers(tmp_path: Path) -> No
             problem = await response.json(content_type="application/problem+json")
             assert set(problem) == set(json.loads(example))
             assert problem["code"] == json.loads(example)["code"]
+        (example,) = examples("problem (waiting)")
+        async with http.post(f"{server.address}/whep", data="v=0", headers={**headers, "Prefer": "wait=0"}) as response:
+            assert not list(differences(shape(json.loads(example)), shape(await response.json(content_type=None))))
 
 
 async def test_error_answers_of_the_table_for_offers() -> None:

@@ -8,6 +8,7 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.outputs.recording import find_recording
 from avatar_rtc.outputs.webrtc import Viewer
+from avatar_rtc.presets import Presets
 from avatar_rtc.sessions.admission import Admission
 from avatar_rtc.sessions.outputs import check_output
 from avatar_rtc.sessions.session import Session
 from model.chunk import StreamSettings
-from model.text.prompt import MAX_PROMPT_CHARS
 from signaling.dialects.dialect import Dialect
 from signaling.errors import (
     Conflict,
@@ -31,7 +32,6 @@ from signaling.errors import (
     SignalingError,
     StaleETag,
     Unavailable,
-    UnknownAvatar,
     UnknownSession,
     Unprocessable,
 )
@@ -60,12 +60,13 @@ class Registry:
         self._engine = engine
         self._metrics = metrics
         self._source = source
+        self._presets = Presets(config)
         self._sessions: dict[str, Session] = {}
         # Of a viewer the id of its session and whether it is a caller, also after it has gone.
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
         self._ended: OrderedDict[str, str] = OrderedDict()  # and whose they were
         self._lives: set[asyncio.Task[None]] = set()
-        self._admission = Admission(config.limits, engine)
+        self._admission = Admission(config.limits, engine, self._sessions.values)
         self._limit: asyncio.TimerHandle | None = None
         self._encoding = ThreadPoolExecutor(max_workers=max(4, resources.num_cores()), thread_name_prefix="encode")
 
@@ -88,7 +89,7 @@ class Registry:
         return self._ended.get(session_id) if session is None else session.owner
 
     async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
-        session = self._admit(wanted, is_named=False)
+        session = await self._admit(wanted, is_named=False)
         return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=None), offer)
 
     async def join(self, session_id: str, offer: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Answer:
@@ -156,7 +157,7 @@ class Registry:
             (session.name, session.owner) == (wanted.name, wanted.owner) for session in self._sessions.values() if wanted.name
         ):
             raise Conflict(f"A session with the name {wanted.name!r:.80} lives already. Choose another name, or end that one.")
-        session = self._admit(wanted, is_named=True)
+        session = await self._admit(wanted, is_named=True)
         for output in wanted.outputs:
             session.outputs.add(output)
         return session.stats()
@@ -235,11 +236,7 @@ class Registry:
         return path
 
     def avatars(self) -> dict[str, Any]:
-        voices = {voice.id: voice.voice for voice in self._config.voices}
-        return {
-            "avatars": [{"id": a.id, "name": a.name, "scene": a.scene, "voice": voices[a.voice]} for a in self._config.avatars],
-            "voices": [voice.model_dump() for voice in self._config.voices],
-        }
+        return self._presets.as_json()
 
     def models(self) -> dict[str, Any]:
         llm = {} if self._config.llm is None else {"llm": True}
@@ -269,13 +266,13 @@ class Registry:
         return speed_of(self._engine)
 
     def capacity(self) -> dict[str, Any]:
-        num_seats = self._admission.num_seats
         return {
-            "seats": num_seats,
-            "free": 0 if self._admission.not_ready() else max(0, num_seats - len(self._sessions)),
+            "seats": self._admission.num_seats,
+            "free": self._admission.num_free,
+            "waiting": self._admission.num_waiting,
             "rtf_p95": round(self._engine.stats().rtf_p95, 3),
             "models": [model["id"] for model in self.models()["models"]],
-            "avatars": [avatar.id for avatar in self._config.avatars],
+            "avatars": self._presets.avatar_ids,
             "draining": self._admission.is_closed,
         }
 
@@ -284,7 +281,8 @@ class Registry:
         for state in STATES:
             self._metrics.sessions.labels(state).set(states[state])
         self._metrics.seats.labels("taken").set(len(self._sessions))
-        self._metrics.seats.labels("free").set(max(0, self._admission.num_seats - len(self._sessions)))
+        self._metrics.seats.labels("free").set(self._admission.num_free)
+        self._metrics.waiting.set(self._admission.num_waiting)
         stats = self._engine.stats()
         for stage, seconds in stats.stage_s.items():
             self._metrics.stage_s.labels(stage).set(seconds)
@@ -319,17 +317,15 @@ class Registry:
         for session in self._sessions.values():
             session.end("shutdown")
 
-    def _admit(self, wanted: NewSession, *, is_named: bool) -> Session:
+    async def _admit(self, wanted: NewSession, *, is_named: bool) -> Session:
         try:
-            return self._seat(wanted, is_named=is_named)
+            return await self._admission.seat(wanted, partial(self._make, self._presets.settings(wanted), wanted, is_named))
         except SignalingError as error:
-            self._metrics.admission.labels("refused", error.code).inc()
+            result = "waits" if "ticket" in error.members else "refused"
+            self._metrics.admission.labels(result, error.code).inc()
             raise
 
-    def _seat(self, wanted: NewSession, *, is_named: bool) -> Session:
-        """A new session in a seat of its own. No await between the check and the seat: none is promised twice."""
-        settings = self._settings(wanted)
-        self._admission.check(len(self._sessions))
+    def _make(self, settings: StreamSettings, wanted: NewSession, is_named: bool) -> Session:
         session = Session(
             secrets.token_hex(16),
             self._config,
@@ -342,15 +338,11 @@ class Registry:
             is_named=is_named,
             idle_s=wanted.idle_s,
             source=self._source,
-            on_second=self._learn,
+            on_second=self._admission.learn,
         )
         self._sessions[session.session_id] = session
         self._start(session)
         return session
-
-    def _learn(self) -> None:
-        live = [session for session in self._sessions.values() if session.phase == "live"]
-        self._admission.learn({session.session_id: session.num_underruns for session in live})
 
     def _start(self, session: Session) -> None:
         life = asyncio.create_task(session.run(), name=f"session {session.session_id[:8]}")
@@ -362,21 +354,9 @@ class Registry:
             self._ended[session.session_id] = session.owner
             if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
+            self._admission.freed(session)
 
         life.add_done_callback(free_seat)
-
-    def _settings(self, wanted: NewSession) -> StreamSettings:
-        avatars = {avatar.id: avatar for avatar in self._config.avatars}
-        voices = {voice.id: voice.voice for voice in self._config.voices}
-        avatar = avatars.get(wanted.avatar) if wanted.avatar else self._config.avatars[0]
-        if avatar is None:
-            raise UnknownAvatar(f"There is no avatar {wanted.avatar!r:.80}. Choose one of {', '.join(avatars)}.")
-        scene = wanted.scene or avatar.scene
-        voice = voices.get(wanted.voice, wanted.voice) if wanted.voice else voices[avatar.voice]
-        for what, text in (("scene", scene), ("voice", voice)):
-            if not text.strip() or len(text) > MAX_PROMPT_CHARS:
-                raise Unprocessable(f"The {what} must have 1 to {MAX_PROMPT_CHARS} characters.", code="bad_prompt")
-        return StreamSettings(scene, voice, seed=secrets.randbits(31))
 
     def _session(self, session_id: str, *, ending: bool = False) -> Session:
         """The session of that id, or of the viewer of that id. Raises ``UnknownSession``."""

@@ -326,7 +326,7 @@ class Session:
         self._log.info(
             "ended: %s after %.1f s, %d replies, %d frames, %d underruns",
             self.reason,
-            self.clock.now() - self.born_s,
+            self.age_s,
             self.performance.num_replies,
             buffer.num_decided,
             buffer.num_underruns,
@@ -342,6 +342,11 @@ class Session:
     # Figures.
 
     @property
+    def age_s(self) -> float:
+        """Since it got its seat."""
+        return self.clock.now() - self.born_s
+
+    @property
     def num_underruns(self) -> int:
         """How often there was nothing new to show."""
         return self._playout.buffer.num_underruns
@@ -355,7 +360,7 @@ class Session:
             "phase": self.phase,
             "state": self.state,
             "outputs": self.outputs.describe(),
-            "age_s": round(self.clock.now() - self.born_s, 3),
+            "age_s": round(self.age_s, 3),
             "frames": buffer.num_decided,
             "underruns": self.num_underruns,
             "held_frames": buffer.num_held_frames,

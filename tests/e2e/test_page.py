@@ -323,10 +323,19 @@ def test_full_then_free_then_ended(browser: Browser, page: Page, server: Running
     with contextlib.closing(browser.new_page()) as other:
         other.goto(server.url)
         other.get_by_role("button", name="Call").click()
-        state(other).to_have_text("Server is full")
-        expect(other.locator("#welcome-text")).to_contain_text(re.compile(r"Trying again (in \d+ s|now)"))
+        state(other).to_have_text("Waiting for a seat")
+        expect(other.locator("#welcome-title")).to_have_text("You are next")
         say(other, LINE)
         expect(other.locator(".line-status")).to_have_text("Waiting for a seat")
+        with contextlib.closing(browser.new_page()) as third:
+            third.goto(server.url)
+            third.get_by_role("button", name="Call").click()
+            expect(third.locator("#welcome-title")).to_have_text("You are 2nd in line")
+            waiting = lambda: page.request.get(f"{server.url}/v1/capacity").json()["waiting"]  # noqa: E731
+            assert waiting() == 2
+            third.get_by_role("button", name="Stop waiting").click()
+            state(third).to_have_text("Ended")
+            eventually(page, waiting, lambda now: now == 1, "who stops waiting leaves the line")
 
         page.route("**/whep/*", overtaken)
         with page.expect_response(lambda response: response.request.method == "DELETE") as freed:
@@ -339,6 +348,34 @@ def test_full_then_free_then_ended(browser: Browser, page: Page, server: Running
 
     page.unroute("**/whep/*")
     assert call(page)["state"] == "connected", "a closed tab frees its seat too"
+
+
+def test_the_page_says_which_place_in_line_it_has_and_for_about_how_long(page: Page) -> None:
+    offers: list[Route] = []
+    address = re.compile(r"/whep(\?.*)?$")
+    page.route(address, lambda route: offers.append(route))
+
+    def answer(**members: Any) -> tuple[str | None, str | None]:
+        """Refuse the next offer; for how long it would have waited, and with which ticket."""
+        eventually(page, lambda: len(offers), bool, "an offer")
+        route = offers.pop()
+        route.fulfill(status=503, body=json.dumps({"code": "full", **members}), headers={"Retry-After": "5"})
+        return route.request.header_value("Prefer"), asked(route).get("ticket")
+
+    page.get_by_role("button", name="Call").click()
+    assert answer() == (None, None), "as any WHEP client asks"
+    assert answer(ticket="t1", place=23, wait_s=130) == ("wait=0", None)
+    title, text = page.locator("#welcome-title"), page.locator("#welcome-text")
+    expect(title).to_have_text("You are 23rd in line")
+    expect(text).to_have_text("Every seat is taken. It should be your turn in about 2 minutes.")
+    expect(page.locator("#announcement")).to_have_text("You are 23rd in line")
+    for place, wait_s, words in ((2, 20, "in about 20 s."), (1, 2, "any moment."), (1, None, "; the next one is yours.")):
+        assert answer(ticket="t1", place=place, wait_s=wait_s) == ("wait=5", "t1")
+        expect(text).to_contain_text(words)
+    expect(title).to_have_text("You are next")
+    eventually(page, lambda: len(offers), bool, "it asks on")
+    offers.pop().continue_()
+    state(page).to_have_text("Listening")
 
 
 def test_a_dead_server_is_noticed_and_a_new_one_is_found(browser: Browser) -> None:
