@@ -30,7 +30,7 @@ def wait_of(request: web.Request) -> float | None:
 async def call(
     request: web.Request, service: SessionService, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect
 ) -> Answer:
-    """``service.call``, which waits for a seat for as long as the client prefers, in the place of its ``ticket`` if it has one."""
+    """``service.call``, which waits for a seat for as long as the client prefers, in the place of its ``ticket``."""
     wait_s = wait_of(request)
     if wait_s is None:
         return await service.call(offer, wanted, rights, dialect)
