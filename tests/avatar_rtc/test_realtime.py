@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,9 +25,11 @@ from websockets.exceptions import ConnectionClosed
 from avatar_rtc.app import Server
 from avatar_rtc.config import AuthConfig, LlmConfig, ToolConfig
 from avatar_rtc.keys import add_key
+from signaling import vocabulary as v
 from testkit.chat_server import Stream, chat_server
-from tests.support.calls import make_config, serving
+from tests.support.calls import calling, make_config, serving
 
+ROOT = Path(__file__).parent.parent.parent
 SERVER_EVENTS: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 LINE = "Hello, nice to meet you."
 LONG_LINE = "This line goes on for a while, so that there is time to stop it before its very last word is heard."
@@ -127,6 +130,25 @@ async def test_a_program_drives_the_face_that_a_browser_watches() -> None:
             with pytest.raises(ConnectionClosed):
                 await until(connection, "never")
         assert server.registry.num_sessions == 0
+
+
+async def test_a_program_attends_a_session_however_its_viewers_have_come() -> None:
+    async with serving() as server, calling(server) as call, library(server) as openai:
+        async with openai.realtime.connect(call_id=call.session_id) as connection:
+            await until(connection, "session.created")
+            call.send(v.ResponseCreate(input=LINE, id="r", event_id="e"))
+            events = await until(connection, "output_audio_buffer.stopped")
+            assert {event.response.id for event in events if event.type == "response.done"} == {"r"}
+            await ask(connection, LINE)
+            await until(connection, "response.done")
+        assert len(await call.wait_for(lambda: call.received(v.ResponseDone)[1:], 10, "the viewer is not told")) == 1
+
+
+async def test_the_program_of_the_docs_speaks_in_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "realtime.md").read_text(), re.DOTALL)
+    async with serving() as server, library(server) as openai, in_call(openai) as (_, call_id):
+        await asyncio.to_thread(exec, program.replace("http://127.0.0.1:8080", server.address), {"call_id": call_id})
+    assert capsys.readouterr().out == "Hello from Python."
 
 
 async def test_a_tool_is_called_and_its_output_goes_into_the_answer() -> None:
