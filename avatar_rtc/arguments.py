@@ -16,6 +16,7 @@ EXAMPLES = """
 examples:
   avatar-rtc serve                                        a server on http://127.0.0.1:8080; open the page and press Call
   avatar-rtc say http://127.0.0.1:8080 "Hello."           call that server, say a line, report what was heard
+  avatar-rtc load http://127.0.0.1:8080 --calls 4         many callers at once, and what their calls were like
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
                                                           the same into a film, without a server
   avatar-rtc download inference --dir weights             the published model's weights
@@ -37,6 +38,20 @@ examples:
   avatar-rtc say http://127.0.0.1:8080 "Hello." "How are you?"
   avatar-rtc say http://127.0.0.1:8080 "Hello." --avatar adam --record call.mp4
   avatar-rtc say http://127.0.0.1:8080 "Hello." --json | jq .join_ms
+"""
+LOAD_EXAMPLES = """
+examples:
+  avatar-rtc load http://127.0.0.1:8080 --calls 4                         four callers at once, three lines each
+  avatar-rtc load http://127.0.0.1:8080 --calls 20 --ramp 60              one more every three seconds: at which does it break?
+  avatar-rtc load http://127.0.0.1:8080 --calls 8 --script lines.txt      what they say
+  avatar-rtc load http://127.0.0.1:8080 --calls 8 --wait 30               who finds no seat waits for one, in line
+  avatar-rtc load http://127.0.0.1:8080 --calls 8 --json | jq .percentiles
+
+A script has a line to say on each of its lines; a number alone is a pause of so many seconds; # begins a comment. Each caller
+says all of it once, beginning with another line than the one before. The exit code is 1 if a call was refused or broke off.
+
+Callers decode what they receive, so they cost this machine something. The last rows say how much, and warn where the callers, not
+the server, were the bottleneck. A server on the same machine shares its cores with them.
 """
 GENERATE_EXAMPLES = """
 examples:
@@ -185,8 +200,15 @@ def _scopes(text: str) -> list[str]:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of films: take 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is no such number: take 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is no time: give 0 or more seconds")
+    return value
 
 
 def _minutes(text: str) -> float:
@@ -249,6 +271,15 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     say.add_argument("--record", type=Path, metavar="FILE", help="write what was seen and heard to this MP4 file")
     say.add_argument("--key", help="API key or token, for a server that asks who calls (default: $AVATAR_RTC_KEY)")
     say.add_argument("--json", action="store_true", help="print the summary as one JSON object; captions go to standard error")
+
+    load = command("load", "Call a server many times at once, and report what the calls were like.", LOAD_EXAMPLES)
+    load.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")
+    load.add_argument("--calls", type=_count, default=1, metavar="N", help="callers (default: 1)")
+    load.add_argument("--ramp", type=_seconds, default=0.0, metavar="S", help="begin them over so many seconds (default: 0)")
+    load.add_argument("--script", type=Path, metavar="FILE", help="what each of them says (default: three lines)")
+    load.add_argument("--wait", type=_count, metavar="S", help="wait for a seat for so long, 30 at most (default: not at all)")
+    load.add_argument("--key", help="API key or token, for a server that asks who calls (default: $AVATAR_RTC_KEY)")
+    load.add_argument("--json", action="store_true", help="print the report as one JSON object, call by call")
 
     generate = command("generate", "Make a film of a prompt, without a server.", GENERATE_EXAMPLES)
     generate.add_argument(

@@ -136,6 +136,27 @@ def _say(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load(options: argparse.Namespace) -> int:
+    from avatar_rtc.load import SCRIPT, load, read_script
+
+    script = SCRIPT if options.script is None else read_script(options.script)
+    if not any(isinstance(step, str) for step in script):
+        raise UsageError(f"{options.script} has nothing to say: write a line of text on each of its lines")
+    report = asyncio.run(
+        load(
+            options.url,
+            options.calls,
+            ramp_s=options.ramp,
+            script=script,
+            key=options.key or os.environ.get("AVATAR_RTC_KEY"),
+            wait_s=options.wait,
+            on_progress=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    )
+    print(json.dumps(report.as_dict()) if options.json else report.table())
+    return 0 if report.is_good else 1
+
+
 def _generate(options: argparse.Namespace) -> int:
     from avatar_rtc.config import load_config
     from avatar_rtc.generate import generate
@@ -284,6 +305,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Command] = {
     "serve": _serve,
     "say": _say,
+    "load": _load,
     "generate": _generate,
     "download": _download,
     "pronounce": _pronounce,

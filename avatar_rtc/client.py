@@ -98,6 +98,7 @@ class Call:
         self.audio = _Arrivals(48_000)
         self.video = _Arrivals(90_000)
         self.size_px = (0, 0)
+        self.answered_ms = 0
         self.join_ms = 0
         self.connected_ms = 0
         self.recorder: Recorder | None = None
@@ -152,6 +153,7 @@ class Call:
         await self.peer.setLocalDescription(await self.peer.createOffer())
         self._start_s = time.monotonic()
         answer = await self._post_offer(query)
+        self.answered_ms = round((time.monotonic() - self._start_s) * 1000)
         await self.peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         for transceiver in self.peer.getTransceivers():
             be_patient(transceiver.receiver.transport.transport.iceGatherer)
@@ -409,7 +411,8 @@ def _refusal(url: str, response: aiohttp.ClientResponse, body: str) -> CallError
             message = f"{url} refused the call: {problem['detail']} ({problem.get('code', response.status)})"
             if response.status == 401:
                 message += " 'avatar-rtc say' takes one by --key."
-            if problem.get("code") == "engine_unavailable":
-                return NotReadyError(message, START_PATIENCE_S)
-            return CallError(message)
+            code = str(problem.get("code", response.status))
+            if code == "engine_unavailable":
+                return NotReadyError(message, START_PATIENCE_S, code)
+            return CallError(message, code)
     return CallError(f"{url} refused the call with HTTP {response.status}. Is it the address of an avatar-rtc server?")

@@ -16,9 +16,15 @@ class ServerConfigError(ValueError):
 
 
 class CallError(RuntimeError):
-    """A headless call did not come about or broke off. The message says why and what to do."""
+    """A headless call did not come about or broke off. The message says why and what to do.
 
-    code = "call_failed"
+    Args:
+        code: the server's, if it refused.
+    """
+
+    def __init__(self, message: str, code: str = "call_failed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotReadyError(CallError):
@@ -28,8 +34,8 @@ class NotReadyError(CallError):
         patience_s: how long it is worth trying again.
     """
 
-    def __init__(self, message: str, patience_s: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, patience_s: float, code: str = "call_failed") -> None:
+        super().__init__(message, code)
         self.patience_s = patience_s
 
 

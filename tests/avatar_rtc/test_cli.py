@@ -20,7 +20,7 @@ from avatar_rtc.arguments import TRAIN_DATA, joined, make_parser
 from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = ("serve", "say", "generate", "download", "doctor", "config", "train", "keys", "evaluate", "pronounce")
+COMMANDS = ("serve", "say", "load", "generate", "download", "doctor", "config", "train", "keys", "evaluate", "pronounce")
 DATA_COMMANDS = tuple(("train", word) for word in TRAIN_DATA)
 
 
@@ -45,6 +45,20 @@ def test_an_address_is_not_spoken(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "say", "http://127.0.0.1:1", "http://127.0.0.1:2", "Hello.")
     assert (code, out) == (2, "")
     assert "http://127.0.0.1:2 is an address, not a line" in err
+
+
+def test_load_without_a_line_or_a_server_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, unused_tcp_port: int
+) -> None:
+    script = tmp_path / "script.txt"
+    script.write_text("# nothing\n2.5\n")
+    code, out, err = run(capsys, "load", f"http://127.0.0.1:{unused_tcp_port}", "--script", str(script))
+    assert (code, out) == (2, "")
+    assert "has nothing to say" in err
+    code, out, _ = run(capsys, "load", f"http://127.0.0.1:{unused_tcp_port}", "--calls", "2")
+    assert code == 1
+    assert "2 refused" in out
+    assert "avatar-rtc serve" in out
 
 
 def documented_commands() -> list[str]:
