@@ -19,7 +19,7 @@ run: .venv/installed
 	$(BIN)/avatar-rtc serve --port $(PORT)
 
 # In as many processes as there are cores; what runs in real time is left for the end and has them all (tests/conftest.py).
-test: lint system
+test: lint system tests/clients/node_modules/.package-lock.json
 	$(BIN)/pytest -n auto --maxprocesses 4
 
 lint: .venv/installed-dev
@@ -43,6 +43,11 @@ bench: .venv/installed-dev system
 
 .venv/installed-dev: .venv/installed
 	@$(PIP) --editable ".[dev,train]"
+	@touch $@
+
+# The clients of others that are tested, as they publish them; npm comes with the development packages.
+tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json .venv/installed-dev
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/npm ci --prefix tests/clients --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # Installs what is missing where apt and root allow; without it the tests that need it are skipped.

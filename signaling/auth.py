@@ -35,6 +35,11 @@ ROUTES: Mapping[tuple[str, str], frozenset[Scope] | None] = {
     ("DELETE", "/v1/realtime/calls/{id}"): None,
     ("POST", "/v1/realtime/client_secrets"): frozenset({"call"}),
     ("GET", "/v1/realtime"): frozenset({"watch"}),  # and speak, for commands
+    ("POST", "/start"): frozenset({"call"}),
+    ("POST", "/api/offer"): frozenset({"call"}),
+    ("PATCH", "/api/offer"): None,  # the body names the viewer, which is its secret
+    ("POST", "/sessions/{start}/api/offer"): frozenset({"call"}),
+    ("PATCH", "/sessions/{start}/api/offer"): None,
     ("POST", "/v1/tokens"): frozenset(),
     ("POST", "/v1/sessions"): frozenset({"call"}),
     ("GET", "/v1/sessions"): frozenset({"watch"}),  # tells of those that whoever asks may touch

@@ -33,6 +33,7 @@ from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
 from signaling.realtime import PATH as REALTIME_PATH
 from signaling.realtime import RealtimeRoutes, error_of
+from signaling.rtvi import RtviRoutes
 from signaling.service import Answer, NewSession, Rights, SessionService
 from signaling.sse import send_events
 from signaling.vocabulary import EventError
@@ -102,6 +103,7 @@ def make_app(
             web.get("/v1/sessions/{id}/stats", routes.stats),
             *OutputRoutes(service).table(),
             *RealtimeRoutes(service, auth).table(),
+            *RtviRoutes(service).table(),
             web.get("/v1/avatars", routes.avatars),
             web.get("/v1/models", routes.models),
             web.get("/v1/capacity", routes.capacity),

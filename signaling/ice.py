@@ -19,6 +19,11 @@ class IceServer:
     username: str | None = None
     credential: str | None = None
 
+    def as_browsers_take_it(self) -> dict[str, object]:
+        """An ``RTCIceServer``."""
+        secrets = {"username": self.username, "credential": self.credential}
+        return {"urls": list(self.urls), **{name: secret for name, secret in secrets.items() if secret is not None}}
+
     def link_headers(self) -> list[str]:
         """``Link`` header values of WHEP, one for each URL."""
         auth = ""

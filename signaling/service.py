@@ -101,6 +101,9 @@ class SessionService(Protocol):
         Here and in what follows the id of one of its viewers names a session, too: a client may know its ``Location`` only.
         """
 
+    def check_call(self, wanted: NewSession) -> None:
+        """Raises what ``call`` would now, before there is an offer: no seat, or nothing that could be shown."""
+
     async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         """Take a seat for a new session, and answer the offer of its first viewer, whose data channel speaks a dialect."""
 

@@ -242,6 +242,15 @@ class ResponseCreated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputText:
+    """What of a reply is spoken next, told before it is heard: a sentence or more. ``more``: further text of it may follow."""
+
+    response_id: str
+    text: str
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class AudioStarted:
     """The first voiced moment of a reply is being played; ``pts`` is its media time in ticks of 1/90000 s."""
 
@@ -369,6 +378,7 @@ Event = (
     | ItemAdded
     | FunctionCall
     | ResponseCreated
+    | OutputText
     | AudioStarted
     | TranscriptDelta
     | AudioCleared

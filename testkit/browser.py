@@ -32,6 +32,8 @@ CHROMIUM_FLAGS = (
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 )
+FAKE_MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A microphone that beeps, which every page may use."""
 NO_CHROMIUM = "there is no Chromium on this machine: apt-get install chromium"
 START_TIMEOUT_S = 180
 """Pocket's first start on a machine converts the network, and a busy one takes its time over that."""
@@ -43,8 +45,11 @@ def chromium_path() -> str | None:
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[Browser]:
+def open_browser(*flags: str) -> Iterator[Browser]:
     """A headless Chromium with a profile of its own, which is thrown away.
+
+    Args:
+        flags: besides ours.
 
     Raises:
         RuntimeError: there is none.
@@ -53,7 +58,7 @@ def open_browser() -> Iterator[Browser]:
     if path is None:
         raise RuntimeError(NO_CHROMIUM)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=[*CHROMIUM_FLAGS, *flags])
         try:
             yield browser
         finally:

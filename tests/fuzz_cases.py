@@ -58,6 +58,7 @@ ROUTES = [
     *(("POST", "/v1/sessions", JSON), ("GET", "/v1/sessions", ""), ("DELETE", "/v1/sessions/{id}", "")),
     *(("POST", "/v1/sessions/{id}/events", JSON), ("POST", "/v1/sessions/{id}/outputs", JSON)),
     *(("POST", "/v1/realtime/calls", kind) for kind in (JSON, SDP, FORM)),
+    *(("POST", "/start", JSON), ("POST", "/api/offer", JSON), ("PATCH", "/api/offer", JSON)),
     *(("POST", "/v1/realtime/client_secrets", JSON), ("GET", "/v1/realtime?call_id={id}", "")),
     *(
         ("GET", f"/v1/sessions/{{id}}{rest}", "")
@@ -113,6 +114,8 @@ BODIES = [
     '{"scopes": ["call", "speak"], "ttl_s": 600, "name": "alice"}',
     '{"scopes": ["watch"], "session": "{id}"}',
     '{"sdp": "v=0", "session": {"avatar": {"look": "maya"}}, "expires_after": {"anchor": "created_at", "seconds": 60}}',
+    '{"sdp": "v=0", "type": "offer", "pc_id": "{id}", "restart_pc": true, "requestData": {"avatar": "maya"}}',
+    '{"pc_id": "{id}", "candidates": [{"candidate": "candidate:1 1 udp 1 127.0.0.1 5000 typ host", "sdp_mid": "0"}]}',
     '--b\r\nContent-Disposition: form-data; name="sdp"\r\n\r\nv=0\r\n--b\r\nContent-Disposition: form-data; name="session"\r\n'
     "Content-Type: application/json\r\n\r\n{}\r\n--b--\r\n",
 ]
@@ -188,7 +191,8 @@ def requests() -> st.SearchStrategy[Request]:
     value = mutated([value for values in HEADERS.values() for value in values], NASTY)
     fitting = [(name, value) for name, values in HEADERS.items() for value in values]
     header = _mostly(fitting, st.tuples(st.sampled_from(list(HEADERS)), value))
-    bodies = {"": st.just(""), JSON: mutated([*BODIES, *EVENTS], NASTY), ICE: fragments(), SDP: mutated(OFFERS, NASTY_SDP)}
+    texts = mutated([*BODIES, *EVENTS], NASTY)
+    bodies = {"": st.just(""), JSON: texts, FORM: texts, ICE: fragments(), SDP: mutated(OFFERS, NASTY_SDP)}
 
     def of(route: tuple[str, str, str]) -> st.SearchStrategy[Request]:
         method, target, kind = route

@@ -72,6 +72,11 @@ class Admission:
         """Whether no more calls are taken."""
         return self._closed_s is not None
 
+    @property
+    def _has_free(self) -> bool:
+        """Whether a seat is free, and nobody waits for it."""
+        return self.num_free > 0 and self._queue.first(self._clock()) is None
+
     def close(self, left_s: float) -> None:
         """Take no more calls; who waits is told. Those that there are go on for ``left_s`` at most; the first time counts."""
         if self._closed_s is None:
@@ -91,6 +96,13 @@ class Admission:
             reasons.append(f"The engine is {stats.state}: {stats.message}.")
         return reasons
 
+    def check(self) -> None:
+        """Raises what ``seat`` would now, if it did not wait."""
+        if self.is_closed or self._engine.stats().state != "ready":
+            raise self._refusal()
+        if not self._has_free:
+            raise self._full(len(self._queue) + 1)
+
     async def seat(self, wanted: NewSession, make: Callable[[], Session]) -> Session:
         """A new session in a seat of its own. Nothing is awaited between looking and taking it, so none is promised twice.
 
@@ -100,12 +112,9 @@ class Admission:
         Raises:
             signaling.errors.Unavailable: there is no seat, or none within ``wanted.wait_s``; then its place is kept for a while.
         """
-        if self.is_closed or self._engine.stats().state != "ready":
-            raise self._refusal()
-        if self.num_free and self._queue.first(self._clock()) is None:
+        if self._has_free or wanted.wait_s is None or self.not_ready():
+            self.check()
             return make()
-        if wanted.wait_s is None:
-            raise self._full(len(self._queue) + 1)
         ticket = self._queue.join(wanted.owner, wanted.ticket, self._clock())
         if ticket is None:
             raise self._full(len(self._queue) + 1)

@@ -24,6 +24,7 @@ from signaling.vocabulary import (
     Event,
     EventError,
     ItemAdded,
+    OutputText,
     ResponseCancel,
     ResponseCreate,
     ResponseCreated,
@@ -157,6 +158,8 @@ class Conversation:
         self._by_line[line_id] = reply
         reply.pushed = True
         reply.num_pushed += 1
+        reply.may_grow = not reply.closed or bool(reply.waiting)
+        self._events.append(OutputText(response_id=reply.reply_id, text=line.text, more=reply.may_grow))
         return Push(line_id, line.text, line.scene, line.voice, line.event_id)
 
     # Commands.
@@ -220,6 +223,7 @@ class Conversation:
         late = [r for r in open_replies if at.now_s - r.last_append_s > self._open_reply_timeout_s]
         for reply in late:
             reply.close()
+            self._tell_if_whole(reply)
             self._finish_if_played(reply, at)
         return bool(late)
 
@@ -334,7 +338,14 @@ class Conversation:
         if not reply.is_answer:
             reply.error = None
         self._current = reply
+        self._tell_if_whole(reply)
         self._finish_if_played(reply, at)
+
+    def _tell_if_whole(self, reply: Reply) -> None:
+        """Of a reply whose latest line was told as one that others may follow, that none does."""
+        if reply.may_grow and reply.closed and not reply.waiting:
+            reply.may_grow = False
+            self._events.append(OutputText(response_id=reply.reply_id, text="", more=False))
 
     def _cancel(self, command: ResponseCancel, at: Playhead) -> None:
         if command.id is None:

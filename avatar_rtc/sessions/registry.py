@@ -88,6 +88,10 @@ class Registry:
         session = self._sessions.get(session_id)
         return self._ended.get(session_id) if session is None else session.owner
 
+    def check_call(self, wanted: NewSession) -> None:
+        self._presets.settings(wanted)
+        self._admission.check()
+
     async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         session = await self._admit(wanted, is_named=False)
         return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=None), offer)

@@ -79,6 +79,7 @@ class Reply:
         closed: its last piece has come.
         last_append_s: when its latest piece came.
         num_pushed, num_generated, num_played: lines so far.
+        may_grow: further text of it was announced with the latest line.
         error: why a line of it cannot be spoken.
         is_answer: it is made up here, for what the user has said.
         failure: code and message, where it has failed although it is spoken to its end.
@@ -94,6 +95,7 @@ class Reply:
     num_pushed: int = 0
     num_generated: int = 0
     num_played: int = 0
+    may_grow: bool = False
     first_audio_ms: int | None = None
     hearing: Hearing = field(default_factory=Hearing)
     error: ModelError | None = None

@@ -38,6 +38,7 @@ EVENTS: dict[str, type[Event]] = {
     "conversation.item.added": v.ItemAdded,
     "response.function_call_arguments.done": v.FunctionCall,
     "response.created": v.ResponseCreated,
+    "response.output_text.delta": v.OutputText,
     "output_audio_buffer.started": v.AudioStarted,
     "response.output_audio_transcript.delta": v.TranscriptDelta,
     "output_audio_buffer.cleared": v.AudioCleared,
@@ -95,7 +96,13 @@ def parse_command(frame: str | bytes) -> Command:
         EventError: too large, not text, not JSON, an unknown type, or fields that do not fit.
     """
     text = read_text(frame)
-    command: Command = _parse(read_object(text), COMMANDS) if text.lstrip().startswith("{") else v.ResponseCreate(input=text)
+    is_object = text.lstrip().startswith("{")
+    return command_of(read_object(text) if is_object else {"type": "response.create", "input": text})
+
+
+def command_of(fields: Json) -> Command:
+    """The command that an object is. Raises ``EventError`` for an unknown type, and for fields that do not fit."""
+    command: Command = _parse(fields, COMMANDS)
     # A piece may be white space, or nothing: only together with the others it is known to be.
     if isinstance(command, v.ResponseCreate) and not command.input.strip() and command.mode != "append" and not command.more:
         raise EventError("empty_text", "The input is empty. Send the text that is to be said.", command.event_id)
@@ -113,20 +120,21 @@ def parse_event(frame: str | bytes) -> tuple[Event, int | None]:
 
 
 def dump(message: Command | Event, seq: int | None = None) -> str:
-    """One line of JSON; fields that are ``None`` are left out, except where ``null`` is an answer (``timings``).
-
-    Args:
-        seq: number of an event of the session.
-    """
-    return write_object(_fields(message, seq))
+    """One line of JSON; see ``fields_of``."""
+    return write_object(fields_of(message, seq))
 
 
 def dump_within(event: Event, max_bytes: int, seq: int | None = None) -> str | None:
     """The same in at most ``max_bytes`` of UTF-8: the longest texts are cut, and end with ``…``. None if that is not enough."""
-    return write_within(_fields(event, seq), max_bytes, _CUTTABLE)
+    return write_within(fields_of(event, seq), max_bytes, _CUTTABLE)
 
 
-def _fields(message: Command | Event, seq: int | None) -> Json:
+def fields_of(message: Command | Event, seq: int | None = None) -> Json:
+    """The object that a command or an event is, without fields that are ``None``; inside of ``timings`` these stay, as an answer.
+
+    Args:
+        seq: number of an event of the session.
+    """
     data = {"type": name_of(message), "seq": seq, **dataclasses.asdict(message)}
     return {name: value for name, value in data.items() if value is not None}
 

@@ -47,6 +47,10 @@ class FakeService:
     def owner(self, session_id: str) -> str | None:
         return self.owners.get(session_id)
 
+    def check_call(self, wanted: NewSession) -> None:
+        self._check()
+        self.calls.append(wanted)
+
     async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         self._check()
         self.calls.append((offer, wanted, rights))

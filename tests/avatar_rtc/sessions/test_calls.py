@@ -22,6 +22,7 @@ from signaling.vocabulary import (
     AudioStarted,
     AvatarState,
     Error,
+    OutputText,
     Ping,
     Pong,
     ResponseCancel,
@@ -145,7 +146,7 @@ async def test_a_line_is_said_with_captions_at_playout() -> None:
         kinds = [type(event) for _, event in call.events if not isinstance(event, Pong)]
         assert kinds[:2] == [SessionCreated, AvatarState]
         of_reply = [kind for kind in kinds if kind not in (AvatarState, SessionCreated)]
-        assert of_reply == [ResponseCreated, AudioStarted, *[TranscriptDelta] * 5, ResponseDone]
+        assert of_reply == [ResponseCreated, OutputText, AudioStarted, *[TranscriptDelta] * 5, ResponseDone]
         states = [event.state for event in call.received(AvatarState)]
         assert states[-3:] == ["thinking", "speaking", "listening"]
 

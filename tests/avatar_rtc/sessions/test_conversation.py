@@ -25,6 +25,7 @@ from signaling.vocabulary import (
     AvatarState,
     Error,
     EventError,
+    OutputText,
     ResponseCancel,
     ResponseCreate,
     ResponseCreated,
@@ -104,6 +105,9 @@ class Stage:
     def states(self) -> list[str]:
         return [event.state for event in self.events if isinstance(event, AvatarState)]
 
+    def texts(self) -> list[tuple[str, str, bool]]:
+        return [(e.response_id, e.text, e.more) for e in self.events if isinstance(e, OutputText)]
+
     def done(self) -> dict[str, ResponseDone]:
         ended = [event for event in self.events if isinstance(event, ResponseDone)]
         assert len({event.response_id for event in ended}) == len(ended), "each reply ends once"
@@ -126,10 +130,11 @@ def test_a_reply_from_its_acceptance_to_its_end() -> None:
     stage = Stage()
     stage.send("Hello my friend.", reply_id="r", event_id="e")
     assert [line.text for line in stage.lines] == ["Hello my friend."]
+    assert stage.texts() == [("r", "Hello my friend.", False)]
     stage.generate()
     stage._pass(0.5)
     stage.play()
-    assert stage.kinds() == [ResponseCreated, AudioStarted, *[TranscriptDelta] * 3, ResponseDone]
+    assert stage.kinds() == [ResponseCreated, OutputText, AudioStarted, *[TranscriptDelta] * 3, ResponseDone]
     assert stage.states() == ["thinking", "speaking", "listening"]
     assert stage.events[0] == ResponseCreated(response_id="r", mode="replace", position=0, event_id="e")
     done = stage.done()["r"]
@@ -208,6 +213,7 @@ def test_pieces_are_said_sentence_by_sentence_and_end_with_the_last() -> None:
     stage.play()
     assert stage.states()[-1] == "thinking", "the rest is still to come"
     stage.send("wer.", reply_id="r", mode="append")
+    assert stage.texts() == [("r", "Let me think.", True), ("r", "The answer.", False)]
     stage.generate()
     stage.play()
     assert stage.done()["r"].heard_text == "Let me think. The answer."
@@ -215,6 +221,24 @@ def test_pieces_are_said_sentence_by_sentence_and_end_with_the_last() -> None:
         with pytest.raises(EventError) as caught:
             stage.send("", mode="append", **wrong)
         assert caught.value.code == code
+
+
+def test_that_a_reply_is_whole_is_told_also_where_its_last_piece_is_empty_or_does_not_come() -> None:
+    stage = Stage()
+    for reply_id in "ab":
+        stage.send("One two. ", reply_id=reply_id, mode="append", more=True)
+        stage.send("Three", reply_id=reply_id, mode="append", more=True)
+    stage.send(reply_id="a", mode="append")
+    stage.generate()
+    stage._pass(31)
+    stage.conversation.expire(stage.at)
+    stage.act()
+    assert stage.texts() == [("a", "One two.", True), ("a", "Three", False), ("b", "One two.", True), ("b", "Three", False)]
+
+    stage = Stage()
+    stage.send("One two.\n", reply_id="r", mode="append", more=True)
+    stage.send(reply_id="r", mode="append")
+    assert stage.texts() == [("r", "One two.", True), ("r", "", False)]
 
 
 def test_text_that_comes_faster_than_it_is_said_waits_and_is_bounded() -> None:
