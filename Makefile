@@ -16,7 +16,7 @@ SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.
 .PHONY: run test lint bench system clean
 
 run: .venv/installed
-	$(BIN)/avatar-rtc serve --port $(PORT)
+	$(BIN)/avatar-rtc serve --listen --port $(PORT)
 
 # In as many processes as there are cores; what runs in real time is left for the end and has them all (tests/conftest.py).
 test: lint system tests/clients/node_modules/.package-lock.json
@@ -35,10 +35,10 @@ bench: .venv/installed-dev system
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	@echo "installing $(TORCH) and the rest into .venv, once: 1.4 GB, of which PyTorch is 0.9; this takes some minutes"
+	@echo "installing $(TORCH) and the rest into .venv, once: 1.8 GB, of which PyTorch is 0.9; this takes some minutes"
 	@# What PyTorch needs comes with the rest, so that its own page is asked for nothing else.
 	@$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
-	@$(PIP) --editable .
+	@$(PIP) --editable ".[listen]"
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from avatar_rtc import systemd
 from avatar_rtc.config import ServerConfig
+from avatar_rtc.ears.ears import Ears
 from avatar_rtc.engine.api import Engine
 from avatar_rtc.engine.process_engine import ProcessEngine
 from avatar_rtc.keys import make_auth
@@ -56,13 +57,15 @@ class Server:
         address: such as ``http://127.0.0.1:8080``; known once ``start`` listens.
 
     Raises:
-        avatar_rtc.errors.ServerConfigError: who may call is not said, or cannot be read.
+        avatar_rtc.errors.ServerConfigError: who may call is not said, or cannot be read; or who answers or hears cannot be asked.
+        ModuleNotFoundError: what ``llm`` or ``listen`` of the config needs is not installed.
     """
 
     def __init__(self, config: ServerConfig, engine: Engine) -> None:
         self.address = ""
         self._source = make_source(config)
-        self.registry = Registry(config, engine, Metrics(), self._source)
+        self._ears = None if config.listen is None else Ears(config.listen)
+        self.registry = Registry(config, engine, Metrics(), self._source, self._ears)
         config.ice.wire_servers()  # a secret that is missing is noticed now
         self._config = config
         self._engine = engine
@@ -131,6 +134,8 @@ class Server:
         await self._engine.close()
         if self._source is not None:
             await self._source.close()
+        if self._ears is not None:
+            await self._ears.close()
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) -> None:

@@ -31,6 +31,7 @@ examples:
   avatar-rtc config pocket > mine.yaml                    a copy of the shipped config, to change limits, looks and ports
   avatar-rtc serve --config mine.yaml
   avatar-rtc serve --config hallo_live_1gpu               a config that comes with the program
+  avatar-rtc serve --listen                               one can talk to it (pip install 'avatar-rtc[listen]')
   avatar-rtc serve --engine fake                          numbered frames and beeps instead of the network
 """
 SAY_EXAMPLES = """
@@ -262,6 +263,7 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
     serve.add_argument("--auth", metavar="FILE", help="a file of API keys, or none to let everybody call (default: the config's)")
     serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
+    serve.add_argument("--listen", action="store_true", help="hear who speaks, on this machine, if the config has no listen")
 
     say = command("say", "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
     say.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")

@@ -76,7 +76,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _serve(options: argparse.Namespace) -> int:
     from avatar_rtc.app import serve
-    from avatar_rtc.config import AuthConfig, load_config
+    from avatar_rtc.config import AuthConfig, ListenConfig, load_config
     from avatar_rtc.logs import set_up_logs
 
     set_up_logs()
@@ -88,6 +88,8 @@ def _serve(options: argparse.Namespace) -> int:
         config = config.model_copy(update={"auth": auth})
     if options.engine is not None:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
+    if options.listen and config.listen is None:
+        config = config.model_copy(update={"listen": ListenConfig()})
     try:
         asyncio.run(serve(config, on_ready=_say_ready))
     except OSError as error:

@@ -18,6 +18,7 @@ from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCRtpRe
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from avatar_rtc.errors import CallError, NotReadyError
+from avatar_rtc.microphone import Microphone
 from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_retransmission
 from avatar_rtc.recording import Recorder
 from signaling import vocabulary as v
@@ -82,13 +83,21 @@ class Call:
     Args:
         key: an API key, or a token, for a server that asks who calls.
         configuration: ICE servers and how they are used; without it no servers, so that nothing on the internet is asked.
+        microphone: what the server hears, where it listens.
         wait_s: where all seats are taken, so long it waits for one.
     """
 
     def __init__(
-        self, url: str, key: str | None = None, configuration: RTCConfiguration | None = None, wait_s: int | None = None
+        self,
+        url: str,
+        key: str | None = None,
+        configuration: RTCConfiguration | None = None,
+        *,
+        microphone: Microphone | None = None,
+        wait_s: int | None = None,
     ) -> None:
         self._key = key
+        self._microphone = microphone
         self._wait_s = wait_s
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
@@ -143,7 +152,10 @@ class Call:
             self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
         peer = self.peer
         for kind in ("video", "audio"):
-            transceiver = self.peer.addTransceiver(kind, direction="recvonly")
+            if kind == "audio" and self._microphone is not None:
+                transceiver = self.peer.addTransceiver(self._microphone, direction="sendrecv")
+            else:
+                transceiver = self.peer.addTransceiver(kind, direction="recvonly")
             self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
         self.channel.on("message", self._on_message)
         channel = self.channel
@@ -288,7 +300,7 @@ class Call:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
+        if self._http is not None and not self._http.closed:
             if self.resource:
                 limit = aiohttp.ClientTimeout(total=HANG_UP_TIMEOUT_S)
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):

@@ -204,6 +204,41 @@ class LlmConfig(_Strict):
         return fields
 
 
+class ListenConfig(_Strict):
+    """Who speaks into a microphone is heard.
+
+    Attributes:
+        recognizer: ``local``; or the base URL of a server that has OpenAI's transcriptions, such as ``http://127.0.0.1:8000/v1``.
+        model, api_key_env: of that server; null sends no key.
+        timeout_s: of one request to it.
+        language: that is spoken, as a code; null lets the recogniser guess.
+        partials: what was said so far is recognised while it goes on, and in pauses. Takes several requests a turn, and sooner an
+            answer.
+        barge_in: what silences the avatar: a ``voice``, recognised ``words``, or nothing (``off``); then the answer waits.
+        end_of_turn_ms: so much silence ends what somebody says.
+    """
+
+    recognizer: str = Field(default="local", pattern=r"^(local|https?://[^/\s]+\S*)$")
+    model: str = Field(default="whisper-1", min_length=1)
+    api_key_env: str | None = None
+    timeout_s: float = Field(default=10.0, gt=0)
+    language: str | None = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    partials: bool = True
+    barge_in: Literal["off", "voice", "words"] = "voice"
+    end_of_turn_ms: int = Field(default=500, ge=200, le=5000)
+
+    @field_validator("barge_in", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # as YAML reads it
+
+    @model_validator(mode="after")
+    def _words_are_recognized(self) -> Self:
+        if self.barge_in == "words" and not self.partials:
+            raise ValueError("barge_in: words needs partials; leave them on, or write voice")
+        return self
+
+
 class IceServerConfig(_Strict):
     """A STUN or TURN server.
 
@@ -348,6 +383,7 @@ class ServerConfig(_Strict):
     whip: WhipConfig = WhipConfig()
     ice: IceConfig = IceConfig()
     llm: LlmConfig | None = None
+    listen: ListenConfig | None = None
     avatars: tuple[AvatarConfig, ...] = Field(min_length=1)
     voices: tuple[VoiceConfig, ...] = Field(min_length=1)
 
@@ -364,6 +400,21 @@ class ServerConfig(_Strict):
                     f"avatars: {avatar.id}: there is no voice {avatar.voice!r}; choose one of {', '.join(sorted(voices))}"
                 )
         return self
+
+
+def api_key_of(section: str, variable: str | None) -> str | None:
+    """The API key that an environment variable holds; None without one.
+
+    Args:
+        section: of the config, for the message.
+
+    Raises:
+        ServerConfigError: the environment lacks it.
+    """
+    key = None if variable is None else os.environ.get(variable)
+    if variable is not None and not key:
+        raise ServerConfigError(f"{section}: set the environment variable {variable}, which holds the API key")
+    return key
 
 
 def load_config(path: Path) -> ServerConfig:

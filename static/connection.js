@@ -44,7 +44,7 @@ export class AvatarConnection extends EventTarget {
   #pending = new Map(); // event_id -> {message, sends, nextAt}: sent and not yet acknowledged
   #chosen = {}; // {avatar, scene, voice}: told to each new session
   #stop = null; // AbortController of the running call
-  #link = null; // {peer, channel, resource, etag, heardAt, goodbye, goodbyeAt} of the open connection
+  #link = null; // {peer, channel, voice, resource, etag, heardAt, goodbye, goodbyeAt} of the open connection
   #resource = null; // where the session is ended: the Location of the last answer
   #former = null; // the peer of a lost connection: to close it would be to hang up, so it is kept until there is another
   #session = null; // {id, seq, graceMs}: what outlives a connection; graceMs null: this server's sessions do not
@@ -54,6 +54,7 @@ export class AvatarConnection extends EventTarget {
   #rttMs = null;
   #numResumed = 0;
   #ticket = null; // of a place among those who wait for a seat
+  #microphone = null; // MediaStreamTrack that the server hears
   #iceServers = []; // STUN and TURN, as the server last named them
 
   /**
@@ -94,6 +95,12 @@ export class AvatarConnection extends EventTarget {
   /** Round trip of the last ping over the data channel, ms. */
   get rttMs() {
     return this.#rttMs;
+  }
+
+  /** What the server hears, a MediaStreamTrack, or null: in this connection, and in every one to come. */
+  set microphone(track) {
+    this.#microphone = track;
+    this.#link?.voice?.replaceTrack(track);
   }
 
   /** Begin a call, and keep it alive until `stop`, a final error, or the server's goodbye. */
@@ -237,9 +244,12 @@ export class AvatarConnection extends EventTarget {
   async #open(signal) {
     const resuming = this.#session !== null;
     const peer = new RTCPeerConnection({ iceServers: this.#iceServers, bundlePolicy: "max-bundle" });
-    const link = { peer, channel: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null, goodbyeAt: Infinity };
+    const link = { peer, channel: null, voice: null, resource: null, etag: null, heardAt: performance.now(), goodbye: null, goodbyeAt: Infinity };
     this.#link = link;
-    for (const kind of ["video", "audio"]) peer.addTransceiver(kind, { direction: "recvonly" });
+    peer.addTransceiver("video", { direction: "recvonly" });
+    // There is no renegotiation, so it may send from the start; it does once there is a microphone, and the server listens.
+    link.voice = peer.addTransceiver("audio", { direction: this.watching ? "recvonly" : "sendrecv" }).sender;
+    if (this.#microphone) link.voice.replaceTrack(this.#microphone);
     peer.ontrack = ({ streams: [stream] }) => {
       if (stream !== link.stream) this.dispatchEvent(new CustomEvent("stream", { detail: { stream: (link.stream = stream) } }));
     };

@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 
-const STATUS_WORDS = { sent: "Sending", queued: "Waiting", speaking: "Speaking", completed: "Said", cancelled: "Interrupted", failed: "Failed" };
+const STATUS_WORDS = { hearing: "Listening", sent: "Sending", queued: "Waiting", speaking: "Speaking", completed: "Said", cancelled: "Interrupted", failed: "Failed" };
 // Codes of what is wrong with the text itself: to send it again helps nobody.
 const REFUSED = ["unspeakable_text", "bad_prompt", "empty_text", "invalid_event"];
 const KEPT_LINES = 200;
@@ -41,10 +41,28 @@ export class Transcript {
     this.#showNewest();
   }
 
-  /** Somebody has said something that is answered; perhaps it was typed here. */
-  asked({ response_id: id, text }) {
+  /** Somebody speaks into a microphone: what they seem to have said so far. */
+  listen({ item_id: id, text = "…" }) {
+    const line = this.#lines.get(id) ?? this.#append(id, { spoken: null, input: null, question: text });
+    line.element.querySelector(".question").textContent = text;
+    this.#set(line, "hearing");
+    this.#showNewest();
+  }
+
+  /** What was said in a turn is known; where it was nothing, its line goes. */
+  understood({ item_id: id, text }) {
+    if (text) return this.listen({ item_id: id, text });
+    this.#lines.get(id)?.element.remove();
+    this.#lines.delete(id);
+  }
+
+  /** Somebody has said something that is answered; perhaps it was typed here, or is shown since it was spoken. */
+  asked({ response_id: id, item_id: itemId, text }) {
     if (this.#lines.has(id)) return;
-    this.#set(this.#append(id, { spoken: null, input: null, question: text }), "queued", "Thinking");
+    const line = this.#lines.get(itemId) ?? this.#append(id, { spoken: null, input: null, question: text });
+    this.#lines.delete(itemId);
+    this.#lines.set(id, line);
+    this.#set(line, "queued", "Thinking");
     this.#showNewest();
   }
 

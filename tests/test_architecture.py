@@ -16,16 +16,19 @@ PACKAGES = ("avatar_rtc", "model", "signaling")
 
 MAY_CATCH_EXCEPTION = {
     "avatar_rtc/cli.py": 1,
+    "avatar_rtc/ears/listener.py": 1,
     "avatar_rtc/mind/mind.py": 1,
     "avatar_rtc/outputs/channels.py": 1,
     "avatar_rtc/outputs/webrtc.py": 1,
     "avatar_rtc/outputs/whip.py": 1,
+    "avatar_rtc/sessions/listening.py": 1,
     "avatar_rtc/sessions/turns.py": 1,
     "avatar_rtc/sessions/session.py": 3,
     "signaling/http.py": 1,
 }
 """The command line, the HTTP middleware, and the session: its run loop, the steps of its closing, what a client sends or is told
-(a message, an event, an offer, what is sent back), what a language model answers. These must not end a call."""
+(a message, an event, an offer, what is sent back, a microphone), what a language model answers and a recogniser hears. These must
+not end a call."""
 
 MAX_CLASS_LINES = 350
 

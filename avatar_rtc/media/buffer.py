@@ -272,6 +272,10 @@ class PlayBuffer:
         oldest = self._decided[0].number
         return self._decided[max(number, oldest) - oldest]
 
+    def recent_samples(self) -> np.ndarray:
+        """The sound of the slots that are kept, int16 [S]: what was played lately, and is being played."""
+        return np.concatenate([slot.samples for slot in self._decided]) if self._decided else np.empty(0, np.int16)
+
     def _decide(self) -> Slot:
         if self._last_frame is None:
             raise ValueError("nothing to show yet: no chunk has come")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import openai
 
-from avatar_rtc.config import LlmConfig
-from avatar_rtc.errors import ServerConfigError
+from avatar_rtc.config import LlmConfig, api_key_of
 from avatar_rtc.mind.source import Message, Said, SourceError, ToolCall
 from signaling.dialects.frames import MAX_MESSAGE_BYTES, well_formed
 
@@ -27,11 +25,8 @@ class ChatCompletions:
     """
 
     def __init__(self, config: LlmConfig) -> None:
-        key = None if config.api_key_env is None else os.environ.get(config.api_key_env)
-        if config.api_key_env is not None and not key:
-            raise ServerConfigError(f"llm: set the environment variable {config.api_key_env}, which holds the API key")
         self._config = config
-        self._key = key
+        self._key = key = api_key_of("llm", config.api_key_env)
         # Without a key of ours the library would take that of its own environment variable, whoever is asked.
         self._client = openai.AsyncOpenAI(base_url=config.base_url, api_key=key or "none", max_retries=0, timeout=None)
         tools = [{"type": "function", "function": tool.model_dump()} for tool in config.tools]

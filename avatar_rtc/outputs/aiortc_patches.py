@@ -3,6 +3,7 @@ on modules.
 
 Of transports: bounded gathering, a port range, bounded candidates, signs of life, quick retransmission, and messages that neither
 raise nor get lost.
+Of receivers: bounded sound.
 Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
 sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
 Ours say which media time belongs to which RTP time stamp.
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +53,9 @@ MAX_REMOTE_CANDIDATES = 50
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
 MAX_STREAM_ID = 65534
+MAX_PACKETS_PER_S = 125
+"""Of a microphone: browsers send 50, and 100 where they are set to pieces of 10 ms."""
+BURST_PACKETS = 100
 
 
 def bound_gathering(gatherer: RTCIceGatherer, port_range: tuple[int, int] | None) -> None:
@@ -330,6 +335,24 @@ def prepare_sender(sender: RTCRtpSender, reader: Reader, clock: MediaClock, cloc
 
     insides._next_encoded_frame = next_encoded_frame_learning_origin
     insides._send_rtcp = send_rtcp_of_media_clock
+
+
+def bound_receiving(receiver: RTCRtpReceiver) -> None:
+    """Lose packets of sound that come faster than sound lasts, before they are decoded: what waits for that is unbounded."""
+    insides: Any = receiver
+    handle = receiver._handle_rtp_packet
+    allowed, counted_s = float(BURST_PACKETS), time.monotonic()
+
+    async def handle_rtp_packet(packet: Any, arrival_time_ms: int) -> None:
+        nonlocal allowed, counted_s
+        now_s = time.monotonic()
+        allowed = min(BURST_PACKETS, allowed + (now_s - counted_s) * MAX_PACKETS_PER_S)
+        counted_s = now_s
+        if allowed >= 1:
+            allowed -= 1
+            await handle(packet, arrival_time_ms)
+
+    insides._handle_rtp_packet = handle_rtp_packet
 
 
 def learn_clock(receiver: RTCRtpReceiver, clock_hz: int, on_clock: Callable[[float], None]) -> None:

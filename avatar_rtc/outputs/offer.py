@@ -49,11 +49,13 @@ class TrackPlan:
     Attributes:
         kind: ``video`` or ``audio``.
         codecs: to prefer, in the client's order.
+        may_send: the client offers to send something in it, too.
     """
 
     kind: str
     mid: str
     codecs: tuple[RTCRtpCodecCapability, ...]
+    may_send: bool
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _choose(
             codecs = _common_codecs(media, allowed)
             if codecs:
                 live[media.kind] = place
-                tracks[media.kind] = TrackPlan(media.kind, media.rtp.muxId, codecs)
+                tracks[media.kind] = TrackPlan(media.kind, media.rtp.muxId, codecs, media.direction == "sendrecv")
             else:
                 refused.append(_codecs_refused(place + 1, media, allowed))
     if not tracks:

@@ -78,9 +78,16 @@ class SendingPeer(ABC):
     def _on_lost(self, *, is_closed: bool) -> None:
         """The connection is over: the other side closed it, or nothing gets through any more. May come more than once."""
 
-    def _send(self, kind: str, codecs: Sequence[RTCRtpCodecCapability]) -> None:
-        """Have a section for pictures or sound in the description that is made next."""
-        self._peer.addTransceiver(self._tracks[kind], "sendonly").setCodecPreferences(list(codecs))
+    def _send(self, kind: str, codecs: Sequence[RTCRtpCodecCapability], *, receives: bool = False) -> None:
+        """Have a section for pictures or sound in the description that is made next.
+
+        Args:
+            receives: what the other side sends in it is taken, too.
+        """
+        transceiver = self._peer.addTransceiver(self._tracks[kind], "sendrecv" if receives else "sendonly")
+        transceiver.setCodecPreferences(list(codecs))
+        if receives:
+            patches.bound_receiving(transceiver.receiver)
 
     def _read(self) -> list[str]:
         """Give each track what it sends, now that codecs are agreed upon, and before anything is sent. Returns their names."""

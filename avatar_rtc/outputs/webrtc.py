@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal, Protocol
 
-from aiortc import RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCSessionDescription
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.event_log import EventLog
@@ -48,6 +48,9 @@ class Host(Protocol):
 
     def on_shown(self, viewer: Viewer) -> None:
         """The stream is to go on for it."""
+
+    def on_microphone(self, viewer: Viewer, track: MediaStreamTrack) -> None:
+        """It may send sound, which comes from this track."""
 
     def on_gone(self, viewer: Viewer, reason: Departure) -> None:
         """The connection is over."""
@@ -95,6 +98,13 @@ class Viewer(SendingPeer):
         hello = partial(host.hello, rights, is_resumed=is_resumed)
         self.channels = EventChannels(host.events, dialect, after, hello, self._on_frame, metrics, log)
         self._peer.on("datachannel", self.channels.add)
+        if self.listens:
+            self._peer.on("track", self._on_track)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is heard, if it offers to send sound."""
+        return self._config.listen is not None and self.rights.may_speak
 
     async def negotiate(self, offer: str) -> str:
         """Answer an SDP offer.
@@ -106,7 +116,8 @@ class Viewer(SendingPeer):
         with self._reading("an SDP offer", "bad_sdp"):
             self._plan = plan = plan_media(offer, self._config.media.video_codecs)
             for planned in plan.tracks:
-                self._send(planned.kind, planned.codecs)
+                receives = self.listens and planned.kind == "audio" and planned.may_send
+                self._send(planned.kind, planned.codecs, receives=receives)
             self._bound_ice()
             await self._peer.setRemoteDescription(RTCSessionDescription(plan.sdp, "offer"))
         codecs = self._read()
@@ -171,6 +182,10 @@ class Viewer(SendingPeer):
             self._waking = asyncio.get_running_loop().call_later(WAKE_PATIENCE_S, self._wake)
         else:
             self._wake()
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._host.on_microphone(self, track)
 
     def _on_frame(self, frame: str | bytes) -> None:
         self._wake()

@@ -49,10 +49,16 @@ class Answering:
             raise EventError("no_llm", "This server has no language model. Set llm in its config, or use response.create.")
         return self._mind
 
-    def ask(self, message: UserMessage, at: Playhead) -> None:
-        """The user says something: a reply is opened, and filled when it is its turn. Raises ``EventError``."""
+    def ask(self, message: UserMessage, at: Playhead, item_id: str | None = None) -> None:
+        """The user says something: a reply is opened, and filled when it is its turn. Raises ``EventError``.
+
+        Args:
+            item_id: of the turn, where it was spoken. Such a one is said once more where there is no mind.
+        """
+        if self._mind is None and item_id is not None:
+            return self._conversation.echo(message, at, item_id)
         self.mind.check(message.text)
-        self.mind.ask(self._conversation.answer(message, at), message.text)
+        self.mind.ask(self._conversation.answer(message, at, item_id), message.text)
 
     def heard(self, done: ResponseDone) -> None:
         """A reply has ended, whoever wanted it."""

@@ -83,6 +83,15 @@ class Silence:
 Action = Push | Silence
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the user has said, which a reply is about; ``is_answered`` by a mind, which fills the reply."""
+
+    text: str
+    item_id: str | None
+    is_answered: bool
+
+
 class Conversation:
     """The replies of one session: those that wait, that the engine has, and that are heard.
 
@@ -178,14 +187,21 @@ class Conversation:
             case ResponseCancel():
                 self._cancel(command, at)
 
-    def answer(self, message: UserMessage, at: Playhead) -> str:
+    def answer(self, message: UserMessage, at: Playhead, item_id: str | None = None) -> str:
         """Open a reply to what the user says, to be filled by ``receive`` in mode ``append`` and ended by ``change_answer``.
 
         Returns its id; raises as ``receive`` does.
+
+        Args:
+            item_id: of the turn, where it was spoken.
         """
         opening = ResponseCreate(input="", mode=message.mode, id=message.id, more=True, event_id=message.event_id)
-        self._create(opening, at, answers=message)
+        self._create(opening, at, _Said(message.text, item_id, is_answered=True))
         return self._replies[-1].reply_id
+
+    def echo(self, message: UserMessage, at: Playhead, item_id: str) -> None:
+        """Say what the user has said; arguments and errors as of ``answer``."""
+        self._create(ResponseCreate(input=message.text, mode=message.mode), at, _Said(message.text, item_id, is_answered=False))
 
     def change_answer(self, reply_id: str, change: Callable[[Reply], None], at: Playhead) -> None:
         """``change`` an answer, if it has not ended."""
@@ -288,7 +304,7 @@ class Conversation:
 
     # Inside.
 
-    def _create(self, command: ResponseCreate, at: Playhead, answers: UserMessage | None = None) -> None:
+    def _create(self, command: ResponseCreate, at: Playhead, said: _Said | None = None) -> None:
         if command.more:
             check_piece(command.input)
         lines = [] if command.more else self._lines_of(command.input, command.event_id)
@@ -297,9 +313,9 @@ class Conversation:
         reply_id = self._new_id(command.id)
         if command.mode == "replace":
             self._stop(list(self._replies), at)
-        reply = Reply(reply_id, at.now_s, at.underruns, at.now_s, is_answer=answers is not None)
-        if answers is not None:
-            self._events.append(ItemAdded(text=answers.text, response_id=reply_id))
+        reply = Reply(reply_id, at.now_s, at.underruns, at.now_s, is_answer=said is not None and said.is_answered)
+        if said is not None:
+            self._events.append(ItemAdded(text=said.text, response_id=reply_id, item_id=said.item_id))
         self._events.append(
             ResponseCreated(response_id=reply_id, mode=command.mode, position=len(self._replies), event_id=command.event_id)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Literal
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import Engine, EngineFailure, EngineStream
@@ -31,6 +32,7 @@ from signaling.vocabulary import (
     Error,
     EventError,
     FunctionCallOutput,
+    InputTranscriptFailed,
     Ping,
     ResponseCancel,
     ResponseCreate,
@@ -132,6 +134,24 @@ class Performance:
                     self._metrics.join_s.labels("first_frame_shown").observe(command.first_frame_ms / 1000)
             case Ping():
                 pass  # over HTTP the answer is one
+
+    def interrupt(self) -> None:
+        """Somebody speaks: nothing is said any more."""
+        self.turns.take_soon(lambda: self._carry_out(ResponseCancel()))
+
+    def answer_spoken(self, text: str, item_id: str, mode: Literal["replace", "queue"]) -> None:
+        """The user has said something into a microphone, in a turn of this id."""
+        message = UserMessage(text=text, mode=mode)
+
+        async def answer() -> None:
+            try:
+                await self._change(lambda at: self._answering.ask(message, at, item_id))
+            except EventError as error:
+                self._events.append(InputTranscriptFailed(item_id=item_id, code=error.code, message=error.message))
+            finally:
+                self._tell()
+
+        self.turns.take_soon(answer)
 
     async def _change(self, change: Change) -> None:
         """Change the conversation, and carry out what follows. Raises ``EventError`` as both do."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
+from avatar_rtc.ears.ears import Ears
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.event_log import MAX_REMEMBERED
 from avatar_rtc.metrics import Metrics
@@ -53,14 +54,23 @@ class Registry:
 
     Args:
         source: makes up what is answered in all of them.
+        ears: hear what is said in all of them.
     """
 
-    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics, source: ReplySource | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        engine: Engine,
+        metrics: Metrics,
+        source: ReplySource | None = None,
+        ears: Ears | None = None,
+    ) -> None:
         self._config = config
         self._engine = engine
         self._metrics = metrics
         self._source = source
         self._presets = Presets(config)
+        self._ears = ears
         self._sessions: dict[str, Session] = {}
         # Of a viewer the id of its session and whether it is a caller, also after it has gone.
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
@@ -243,9 +253,10 @@ class Registry:
         return self._presets.as_json()
 
     def models(self) -> dict[str, Any]:
-        llm = {} if self._config.llm is None else {"llm": True}
+        can = {"llm": self._config.llm is not None, "listens": self._config.listen is not None}
+        talks = {name: True for name, is_so in can.items() if is_so}
         if self._engine.stats().state in ("new", "starting"):
-            return {"models": [], **llm}
+            return {"models": [], **talks}
         info = self._engine.info
         chunk_ms = round(info.chunk_duration_s * 1000)
         return {
@@ -260,7 +271,7 @@ class Registry:
                     "block_ms": chunk_ms * info.chunks_per_block,
                 }
             ],
-            **llm,
+            **talks,
         }
 
     def not_ready(self) -> list[str]:
@@ -343,6 +354,7 @@ class Registry:
             idle_s=wanted.idle_s,
             source=self._source,
             on_second=self._admission.learn,
+            ears=self._ears,
         )
         self._sessions[session.session_id] = session
         self._start(session)

@@ -11,7 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
 
+from aiortc import MediaStreamTrack
+
 from avatar_rtc.config import ServerConfig
+from avatar_rtc.ears.ears import Ears
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
@@ -20,6 +23,7 @@ from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.outputs.webrtc import Departure, Viewer
 from avatar_rtc.sessions.audience import Audience
+from avatar_rtc.sessions.listening import Listening
 from avatar_rtc.sessions.outputs import Outputs
 from avatar_rtc.sessions.performance import Performance
 from model.chunk import StreamSettings
@@ -62,6 +66,7 @@ class Session:
             call ends with it.
         source: makes up answers; see ``Performance``.
         on_second: called each second while it lives.
+        ears: hear who may speak; see ``Listening``.
 
     Attributes:
         phase: where in its life it is.
@@ -84,6 +89,7 @@ class Session:
         idle_s: float | None = None,
         source: ReplySource | None = None,
         on_second: Callable[[], None] = lambda: None,
+        ears: Ears | None = None,
     ) -> None:
         self.session_id = session_id
         self.name = name
@@ -96,6 +102,7 @@ class Session:
         self._metrics = metrics
         self._log = SessionLog(session_id)
         self.performance = Performance(config, engine, settings, self.events, metrics, self._log, source)
+        self._listening = Listening(ears, self.performance, self.events, self._log)
         self._playout = self.performance.playout
         self.clock = self._playout.clock
         self.broadcast = Broadcast(self._playout, config.media.rates(engine.info.fps), config.media.audio_bps, executor)
@@ -156,6 +163,7 @@ class Session:
             may_speak=rights.may_speak,
             may_record=True if rights.may_record and self._config.recording.directory is not None else None,
             llm=True if self._config.llm is not None else None,
+            listens=True if rights.may_speak and self._config.listen is not None else None,
             **speed_of(self._engine),
         )
         return [created, AvatarState(state=self.performance.state), *self.outputs.hello()]
@@ -166,10 +174,15 @@ class Session:
         self.audience.leave_silent(but=viewer)
         self._set_phase("live")
 
+    def on_microphone(self, viewer: Viewer, track: MediaStreamTrack) -> None:
+        if viewer.viewer_id in self.audience.viewers and not self.reason:
+            self._listening.begin(viewer.viewer_id, track)
+
     def on_gone(self, viewer: Viewer, reason: Departure) -> None:
         self.audience.leave(viewer, reason)
 
     def _on_left(self, viewer: Viewer, reason: Departure) -> None:
+        self._listening.end(viewer.viewer_id)
         if self.phase == "live" and not self._is_seen:
             self._playout.hold(viewer.silent_s if reason == "vanished" else 0.0)
             self._set_phase("held")
@@ -313,6 +326,7 @@ class Session:
         """Replies, notice, viewers, stream: in this order, each guarded alone."""
         self.end("cancelled")
         self.phase = "ended"
+        await self._guarded("listening", self._listening.close())
         await self._guarded("performance", self.performance.close())
         if self.reason in ("shutdown", "internal_error") and self.audience.is_told:
             self.events.append(SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))

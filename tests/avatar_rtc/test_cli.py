@@ -191,6 +191,15 @@ def test_a_language_model_without_its_client_library_says_what_to_install(
     assert "pip install 'avatar-rtc[llm]'" in err
 
 
+def test_listening_without_its_packages_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    code, _, err = run(capsys, "serve", "--engine", "fake", "--port", "0", "--listen")
+    assert code == 2
+    assert "pip install 'avatar-rtc[listen]'" in err
+
+
 def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "serve", "--config", "nowhere.yaml")
     assert code == 2

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from avatar_rtc import resources
-from avatar_rtc.config import IceConfig, IceServerConfig, LlmConfig, ServerConfig, load_config
+from avatar_rtc.config import IceConfig, IceServerConfig, ListenConfig, LlmConfig, ServerConfig, load_config
 from avatar_rtc.errors import ServerConfigError
 from signaling.ice import turn_credentials
 
@@ -42,6 +42,15 @@ def test_what_the_page_on_language_models_shows_is_a_config_and_all_of_it() -> N
     assert {key for row in table for key in re.findall(r"`(\w+)`", row)} == set(LlmConfig.model_fields)
 
 
+def test_what_the_page_on_listening_shows_is_a_config_and_all_of_it() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "listening.md").read_text()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        ListenConfig.model_validate(yaml.safe_load(block)["listen"])
+    table = re.findall(r"^\| (`[^|]*`) \|", text.partition("## All keys")[2], re.MULTILINE)
+    assert {key for row in table for key in re.findall(r"`(\w+)`", row)} == set(ListenConfig.model_fields)
+    assert ListenConfig.model_validate(yaml.safe_load("barge_in: off")).barge_in == "off"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,6 +78,8 @@ def test_what_the_page_on_language_models_shows_is_a_config_and_all_of_it() -> N
             {"llm": {"base_url": "http://localhost/v1", "model": "m", "extra_body": {"stream": False}}},
             r"llm.extra_body: stream is not set here",
         ),
+        ({"listen": {"recognizer": "whisper"}}, r"listen.recognizer: .*local\|https"),
+        ({"listen": {"barge_in": "words", "partials": False}}, r"listen: barge_in: words needs partials"),
         ({"http": {"static_dir": "nowhere"}}, r"http.static_dir: there is no directory"),
         ({"avatars": [{"id": "a", "name": "A", "scene": "x", "voice": "none"}]}, r"there is no voice 'none'; choose one of"),
     ],

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from testkit.browser import NO_CHROMIUM, call, chromium_path, open_browser, run_server
 from testkit.chat_server import ChatServer, Script, Stream, chat_server
+from testkit.threads import in_a_thread
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(chromium_path() is None, reason=NO_CHROMIUM)]
 
 expect.set_options(timeout=20_000)  # a safety net: a busy machine may take its time
 
 
-@contextlib.contextmanager
-def model_in_a_thread(*scripts: Script | int | str) -> Iterator[ChatServer]:
-    started, stop = threading.Event(), threading.Event()
-    servers: list[ChatServer] = []
-
-    async def life() -> None:
-        async with chat_server() as server:
-            server.then(*scripts)
-            servers.append(server)
-            started.set()
-            while not stop.is_set():  # noqa: ASYNC110 - it is set by another thread
-                await asyncio.sleep(0.05)
-
-    thread = threading.Thread(target=lambda: asyncio.run(life()))
-    thread.start()
-    try:
-        assert started.wait(20)
-        yield servers[0]
-    finally:
-        stop.set()
-        thread.join()
+@contextlib.asynccontextmanager
+async def model(*scripts: Script | int | str) -> AsyncIterator[ChatServer]:
+    async with chat_server() as server:
+        server.then(*scripts)
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +41,8 @@ async def endless(stream: Stream) -> None:
 
 def test_what_is_typed_is_answered_and_both_sides_are_shown(browser: Browser) -> None:
     with (
-        model_in_a_thread("Hello to you, too.", endless, "<b>Gladly.</b>", 500) as model,
-        run_server(llm={"base_url": model.base_url, "model": "m"}) as server,
+        in_a_thread(model("Hello to you, too.", endless, "<b>Gladly.</b>", 500)) as asked,
+        run_server(llm={"base_url": asked.base_url, "model": "m"}) as server,
         contextlib.closing(browser.new_page()) as page,
     ):
         page.goto(server.url)
@@ -80,7 +63,7 @@ def test_what_is_typed_is_answered_and_both_sides_are_shown(browser: Browser) ->
 
         ask(page, "Say thanks.")
         expect(lines.nth(2)).to_have_attribute("data-status", "completed")
-        assert model.messages(2)[-3:] == [("user", "Tell me a story."), ("assistant", heard), ("user", "Say thanks.")]
+        assert asked.messages(2)[-3:] == [("user", "Tell me a story."), ("assistant", heard), ("user", "Say thanks.")]
 
         ask(page, "Fail.")
         expect(page.get_by_role("alert")).to_contain_text("failed (HTTP 500)")
