@@ -47,7 +47,7 @@ bench: .venv/installed-dev system
 
 # The clients of others that are tested, as they publish them; npm comes with the development packages.
 tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json .venv/installed-dev
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/npm ci --prefix tests/clients --no-audit --no-fund --ignore-scripts
+	@$(BIN)/npm ci --prefix tests/clients --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 # Installs what is missing where apt and root allow; without it the tests that need it are skipped.

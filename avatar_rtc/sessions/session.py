@@ -328,7 +328,7 @@ class Session:
         self.phase = "ended"
         await self._guarded("listening", self._listening.close())
         await self._guarded("performance", self.performance.close())
-        if self.reason in ("shutdown", "internal_error") and self.audience.is_told:
+        if self.audience.is_told:
             self.events.append(SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
             await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
         await self.audience.close()

@@ -175,6 +175,13 @@ def test_a_client_that_loses_its_connection_comes_back_to_its_session(page: Page
     assert seats_taken(page) == 1
 
 
+def test_who_is_in_a_session_that_is_ended_over_http_is_told(page: Page) -> None:
+    call(page)
+    session_id = page.evaluate("window.heard.find(([name]) => name === 'botReady')[1].about.session_id")
+    assert page.request.delete(f"{page.url}v1/sessions/{session_id}").status == 204
+    wait_for(page, lambda heard: "botDisconnected" in heard and "disconnected" in heard)
+
+
 def test_a_server_that_ends_says_so(browser: Browser, site: Path) -> None:
     with run_server(http={"static_dir": str(site)}) as server, contextlib.closing(browser.new_page()) as page:
         page.goto(server.url)
