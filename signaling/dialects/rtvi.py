@@ -113,7 +113,7 @@ class RtviDialect:
         about: Json = {"library": "avatar-rtc"}
         if self._session is not None:
             session = fields_of(self._session)
-            told = ("session_id", "model", "width", "height", "fps", "scene", "voice", "llm", "speed", "notice")
+            told = ("session_id", "model", "width", "height", "fps", "scene", "voice", "llm", "listens", "speed", "notice")
             about |= {name: session[name] for name in told if name in session}
         return _line(_message("bot-ready", {"version": version if self._is_old else VERSION, "about": about}, message_id))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from testkit.browser import FAKE_MICROPHONE, NO_CHROMIUM, RunningServer, chromium_path, eventually, open_browser, run_server
 from testkit.clients import NO_CLIENTS, bundle, has_clients
+from testkit.threads import in_a_thread
+from testkit.transcription_server import transcription_server
 
 pytestmark = [
     pytest.mark.e2e,
@@ -22,6 +25,7 @@ pytestmark = [
 ]
 
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "rtvi.md").read_text()
+QUESTION = Path(__file__).parents[1] / "data" / "question.wav"
 LONG_LINE = "This is a rather long line that would go on and on and on, unless somebody stopped it before its very last word."
 WATCH = """
 import { RTVIEvent } from "@pipecat-ai/client-js";
@@ -46,8 +50,14 @@ def example(tag: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser(*FAKE_MICROPHONE) as opened:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Its microphone asks a question, and pauses, again and again; this is heard where the server listens."""
+    asked = tmp_path_factory.mktemp("microphone") / "question.wav"
+    with wave.open(str(QUESTION)) as question, wave.open(str(asked), "wb") as loop:
+        loop.setparams(question.getparams())
+        loop.writeframes(question.readframes(question.getnframes()))
+        loop.writeframes(bytes(4 * question.getframerate() * question.getsampwidth()))
+    with open_browser(*FAKE_MICROPHONE, f"--use-file-for-fake-audio-capture={asked}") as opened:
         yield opened
 
 
@@ -173,6 +183,25 @@ def test_a_client_that_loses_its_connection_comes_back_to_its_session(page: Page
     wait_for(page, lambda heard: "botStoppedSpeaking" in heard)
     expect(page.locator("p")).to_have_text("Here again.")
     assert seats_taken(page) == 1
+
+
+def test_what_the_microphone_hears_is_told_and_repeated(browser: Browser, site: Path) -> None:
+    pytest.importorskip("silero_vad")
+    with (
+        in_a_thread(transcription_server("What time is it?")) as recogniser,
+        run_server(http={"static_dir": str(site)}, listen={"recognizer": recogniser.base_url}) as server,
+        contextlib.closing(browser.new_page()) as page,
+    ):
+        page.goto(server.url)
+        call(page)
+        wait_for(page, lambda heard: {"userLlmText", "botTtsText"} <= set(heard))
+        seen = told(page)
+        names = [name for name, _ in seen]
+        turn = [names.index(name) for name in ("userStartedSpeaking", "userStoppedSpeaking", "userLlmText", "botTtsText")]
+        assert turn == sorted(turn)
+        assert next(data for name, data in seen if name == "userLlmText") == {"text": "What time is it?"}
+        final = next(data for name, data in seen if name == "userTranscript" and data["final"])
+        assert (final["text"], final["user_id"]) == ("What time is it?", "user")
 
 
 def test_who_is_in_a_session_that_is_ended_over_http_is_told(page: Page) -> None:
