@@ -57,6 +57,7 @@ class RealtimeDialect:
         self._voices = voices
         self._has_llm = False
         self._session: Json = {}
+        self._turn_detection: Json | None = None
         self._ids = Ids()
         self._items = Items(self._ids)
         self._unanswered: list[tuple[str, client.Item]] = []
@@ -212,6 +213,7 @@ class RealtimeDialect:
                 self._has_llm = bool(event.llm)
                 self._session = {"id": event.session_id, "model": event.model, "scene": event.scene, "voice": event.voice}
                 self._session |= {"width": event.width, "height": event.height, "fps": event.fps}
+                self._turn_detection = {"type": "server_vad"} if event.listens else None
                 return [self._told_session("session.created")]
             case v.SessionUpdated():
                 self._session |= {"scene": event.scene, "voice": event.voice}
@@ -297,7 +299,7 @@ class RealtimeDialect:
             "id": about.pop("id", ""),
             "model": about.pop("model", ""),
             "output_modalities": ["audio"],
-            "audio": {"output": {"voice": about.pop("voice", "")}},
+            "audio": {"input": {"turn_detection": self._turn_detection}, "output": {"voice": about.pop("voice", "")}},
             "tracing": None,
             "avatar": {**about, "mode": mode},
         }

@@ -167,6 +167,7 @@ def test_session_update_is_always_answered_and_carries_look_and_voice() -> None:
     stock = {"type": "realtime", "model": "gpt", "instructions": "x", "audio": audio, "tools": [], "tracing": "auto"}
     assert client.send("session.update", session=stock) == []
     assert kinds(client.answers) == ["session.updated"]
+    assert client.answers[0]["session"]["audio"]["input"] == {"turn_detection": None}, "this server does not listen"
     assert client.answers[0]["session"]["avatar"] == {"scene": "A woman.", "width": 256, "height": 256, "fps": 25, "mode": "llm"}
     voice = {"audio": {"output": {"voice": "alloy"}}}
     assert client.send("session.update", session=voice) == [], "names of OpenAI's voices leave ours"
