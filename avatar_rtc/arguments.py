@@ -39,6 +39,7 @@ examples:
   avatar-rtc say http://127.0.0.1:8080 "Hello." "How are you?"
   avatar-rtc say http://127.0.0.1:8080 "Hello." --avatar adam --record call.mp4
   avatar-rtc say http://127.0.0.1:8080 "Hello." --json | jq .join_ms
+  avatar-rtc say http://127.0.0.1:8080 --ask question.wav a question into the microphone, after the lines if there are any
 """
 LOAD_EXAMPLES = """
 examples:
@@ -267,7 +268,10 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     say = command("say", "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
     say.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")
-    say.add_argument("text", nargs="+", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
+    say.add_argument("text", nargs="*", help="a line, or a prompt such as 'A man. <S>Hello.<E> <AUDCAP>a deep voice<ENDAUDCAP>'")
+    say.add_argument(
+        "--ask", type=Path, action="append", default=[], metavar="FILE", help="speak this recording to a server that listens"
+    )
     say.add_argument("--avatar", metavar="ID", help="who says it, such as adam (default: the server's first look)")
     say.add_argument("--voice", help="a voice of the server by its id, or a description (default: that of the look)")
     say.add_argument("--record", type=Path, metavar="FILE", help="write what was seen and heard to this MP4 file")

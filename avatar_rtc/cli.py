@@ -110,6 +110,8 @@ def _say_ready(address: str, rtf: float) -> None:
 def _say(options: argparse.Namespace) -> int:
     from avatar_rtc.say import Summary, say
 
+    if not options.text and not options.ask:
+        raise UsageError("there is nothing to say: give a line, or a recording with --ask")
     for text in options.text:
         if re.fullmatch(r"https?://\S+", text.strip()):
             raise UsageError(f"{text} is an address, not a line: a call has one server, and one command makes one call")
@@ -126,6 +128,7 @@ def _say(options: argparse.Namespace) -> int:
             key=options.key or os.environ.get("AVATAR_RTC_KEY"),
             avatar=options.avatar,
             voice=options.voice,
+            ask=options.ask,
             on_caption=lambda text: print(text, file=captions, flush=True),
             on_wait=lambda text: print(text, file=sys.stderr, flush=True),
         )

@@ -32,6 +32,7 @@ ABSENT_PATIENCE_S = 5.0
 """How long a server is waited for that does not answer: it may have been started a moment ago."""
 ACCEPT_TIMEOUT_S = 10.0
 LINE_TIMEOUT_S = 180.0
+TURN_TIMEOUT_S = 15.0
 REPEAT_EVERY_S = 1.0
 PING_EVERY_S = 1.0
 CLOSED = (
@@ -256,6 +257,40 @@ class Call:
         (done, *_) = await self.wait_for(ended, LINE_TIMEOUT_S, "the line did not end")
         if isinstance(done, v.Error):
             raise CallError(f"{done.message} ({done.code})")
+        return await self._line(text, done, sent_s)
+
+    async def ask(self, samples: np.ndarray) -> Line:
+        """Say something into the microphone, in one turn, and wait until its answer was heard. Times count from its end.
+
+        Args:
+            samples: float32 [S] at 16 kHz.
+
+        Raises:
+            CallError: the server does not listen, has heard no words, or the answer failed or did not end.
+        """
+        if self._microphone is None or not any(created.listens for created in self.received(v.SessionCreated)):
+            raise CallError(f"{self.url} does not listen: start it with 'avatar-rtc serve --listen', or set listen in its config")
+        num_before = len(self._outcomes_of_turns())
+        await self._microphone.say(samples)
+        said_s = time.monotonic()
+        outcomes = await self.wait_for(lambda: self._outcomes_of_turns()[num_before:], TURN_TIMEOUT_S, "no words were recognised")
+        if isinstance(outcomes[0], v.InputTranscriptFailed):
+            raise CallError(f"{outcomes[0].message} ({outcomes[0].code})")
+        if isinstance(outcomes[0], v.InputTranscript):
+            raise CallError("the server has heard somebody, but no words")
+        item = outcomes[0]
+        (done,) = await self.wait_for(lambda: self.received(v.ResponseDone, item.response_id), LINE_TIMEOUT_S, "no answer ended")
+        return await self._line(item.text, done, said_s)
+
+    def _outcomes_of_turns(self) -> list[Any]:
+        """Of turns that are over: what was said and is answered, or why that is not known."""
+        wordless = [heard for heard in self.received(v.InputTranscript) if not heard.text]
+        added = [item for item in self.received(v.ItemAdded) if item.item_id is not None]
+        return [*self.received(v.InputTranscriptFailed), *wordless, *added]
+
+    async def _line(self, text: str, done: v.ResponseDone, sent_s: float) -> Line:
+        """What became of a line."""
+        reply_id = done.response_id
         if done.status == "failed":
             raise CallError(f"{done.message} ({done.code})")
         line = Line(text, done.status, done.heard_text, done.heard_ms)

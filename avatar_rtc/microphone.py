@@ -27,10 +27,14 @@ class Microphone(MediaStreamTrack):
         self._start_s: float | None = None
         self._num_samples = 0
 
-    async def say(self, samples: np.ndarray) -> None:
-        """Have a sound heard, float32 [S] at 16 kHz; returns when all of it was sent."""
+    def put(self, samples: np.ndarray) -> None:
+        """Have a sound heard, float32 [S] at 16 kHz, behind what is still to be heard."""
         self._pending = np.concatenate([self._pending, (np.clip(samples, -1, 1) * 32767).astype(np.int16)])
         self._said.clear()
+
+    async def say(self, samples: np.ndarray) -> None:
+        """The same; returns when all of it was sent."""
+        self.put(samples)
         await self._said.wait()
 
     async def recv(self) -> av.AudioFrame:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import av
 import numpy as np
 
 from avatar_rtc.client import Call, Line
 from avatar_rtc.errors import CallError, NotReadyError
+from avatar_rtc.microphone import Microphone
 from avatar_rtc.recording import Recorder
+from model.evaluation.film import read_sound
 from signaling import vocabulary as v
 
 READY_EVERY_S = 0.5
@@ -74,10 +77,13 @@ async def say(
     key: str | None = None,
     avatar: str | None = None,
     voice: str | None = None,
+    ask: Sequence[Path] = (),
     on_caption: Callable[[str], None] = lambda text: None,
     on_wait: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Call a server, say lines one after the other, leave when the last was heard. A server that is starting is waited for.
+    """Call a server, say lines one after the other, then speak recordings into the microphone, and leave when all was heard.
+
+    A server that is starting is waited for.
 
     Args:
         url: the server's address, such as ``http://127.0.0.1:8080``.
@@ -85,18 +91,20 @@ async def say(
         key: an API key, or a token, for a server that asks who calls.
         avatar: id of a look; the server's first one if None.
         voice: id or description of a voice; that of the look if None.
+        ask: recordings of any format, each a turn that the server is to answer.
         on_caption: hears each line as it was heard.
         on_wait: hears what is waited for.
 
     Raises:
         CallError: the server cannot be reached or refuses, a line was not accepted or was cut off, or the call broke off.
-        OSError: the recording cannot be written, or not to its end.
+        OSError: the recording cannot be written, or not to its end; or one that is to be asked cannot be read.
     """
     summary = Summary(url)
+    questions = [_read_sound(path) for path in ask]
     if record is not None:
         summary.record = str(record)
     chosen = {name: value for name, value in (("avatar", avatar), ("voice", voice)) if value is not None}
-    call = await _join(url, key, f"?{urlencode(chosen)}" if chosen else "", record, on_wait)
+    call = await _join(url, key, f"?{urlencode(chosen)}" if chosen else "", record, on_wait, has_microphone=bool(questions))
     call.on_event = lambda event: _tell_wait(event, on_wait)
     for hello in call.received(v.SessionCreated):
         _tell_wait(hello, on_wait)
@@ -108,6 +116,10 @@ async def say(
             if line.status != "completed":
                 why = call.lost or "somebody stopped it"
                 raise CallError(f"the line {text!r:.80} was cut off after {line.heard_text!r:.80}: {why}")
+        for question in questions:
+            line = await call.ask(question)
+            summary.lines.append(line)
+            on_caption(f"{line.text} - {line.heard_text}")
         stats = await call.stats()
         summary.packets_lost = await call.packets_lost()
     finally:
@@ -122,6 +134,13 @@ async def say(
     return summary
 
 
+def _read_sound(path: Path) -> np.ndarray:
+    try:
+        return read_sound(path)
+    except (av.error.InvalidDataError, IndexError):
+        raise OSError(f"{path} holds no sound that can be read: give a recording such as a WAV file") from None
+
+
 def _tell_wait(event: v.Event, on_wait: Callable[[str], None]) -> None:
     """What the server says of answers that take their time."""
     if isinstance(event, v.SessionCreated) and event.notice is not None:
@@ -130,11 +149,13 @@ def _tell_wait(event: v.Event, on_wait: Callable[[str], None]) -> None:
         on_wait(f"The answer begins in about {max(1, round(event.ready_in_ms / 1000))} s.")
 
 
-async def _join(url: str, key: str | None, query: str, record: Path | None, on_wait: Callable[[str], None]) -> Call:
+async def _join(
+    url: str, key: str | None, query: str, record: Path | None, on_wait: Callable[[str], None], *, has_microphone: bool
+) -> Call:
     """A connected call, as soon as the server can take one. Errors as in :func:`say`."""
     refused_s, told = float("inf"), ""
     while True:
-        call = Call(url, key)
+        call = Call(url, key, microphone=Microphone() if has_microphone else None)
         try:
             if record is not None:
                 call.recorder = Recorder(record)

@@ -14,7 +14,9 @@ import pytest
 from avatar_rtc.app import Server
 from avatar_rtc.client import Call
 from avatar_rtc.config import ListenConfig, LlmConfig
+from avatar_rtc.errors import CallError
 from avatar_rtc.microphone import Microphone
+from avatar_rtc.say import say
 from model.evaluation.film import read_sound
 from signaling.vocabulary import (
     AudioCleared,
@@ -161,6 +163,21 @@ async def test_only_who_may_speak_is_listened_to() -> None:
             assert [t.currentDirection for t in call.peer.getTransceivers() if t.kind == "audio"] == ["sendrecv"]
         finally:
             await watcher.close()
+
+
+async def test_say_asks_a_recording_and_reports_the_answer() -> None:
+    async with hearing("What time is it?") as (server, _, _, _):
+        heard: list[str] = []
+        summary = await say(server.address, [], ask=[DATA / "question.wav"], on_caption=heard.append)
+        (line,) = summary.lines
+        assert (line.text, line.heard_text) == ("What time is it?", "What time is it?")
+        assert line.text_to_first_voiced_audio_ms is not None
+        assert heard == ["What time is it? - What time is it?"]
+    async with serving() as server:
+        with pytest.raises(CallError, match="does not listen: start it with"):
+            await say(server.address, [], ask=[DATA / "question.wav"])
+    with pytest.raises(OSError, match="holds no sound"):
+        await say(server.address, [], ask=[Path(__file__)])
 
 
 async def test_without_listening_a_microphone_is_not_asked_for() -> None:
