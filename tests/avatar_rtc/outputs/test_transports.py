@@ -112,3 +112,26 @@ async def test_what_comes_too_late_is_lost_without_a_word() -> None:
 
         sctp.transport._send_data = not_connected
         await sctp._send_chunk(CookieAckChunk())
+
+
+async def test_sound_that_comes_faster_than_it_lasts_is_lost_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Receiver:
+        def __init__(self) -> None:
+            self.num_packets = 0
+
+        async def _handle_rtp_packet(self, packet: object, arrival_time_ms: int) -> None:
+            self.num_packets += 1
+
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    steady: Any = Receiver()
+    flooded: Any = Receiver()
+    for receiver in (steady, flooded):
+        aiortc_patches.bound_receiving(receiver)
+    for _ in range(500):  # ten seconds of pieces of 20 ms
+        now_s += 0.02
+        await steady._handle_rtp_packet(None, 0)
+        for _ in range(20):
+            await flooded._handle_rtp_packet(None, 0)
+    assert steady.num_packets == 500
+    assert flooded.num_packets <= 10 * aiortc_patches.MAX_PACKETS_PER_S + aiortc_patches.BURST_PACKETS
