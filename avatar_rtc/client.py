@@ -297,24 +297,8 @@ class Call:
         deltas = self.received(v.TranscriptDelta, reply_id)
         line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
         await asyncio.sleep(TAIL_S)
-        self._measure(line, sent_s, reply_id)
+        _measure(self, line, sent_s, reply_id)
         return line
-
-    def _measure(self, line: Line, sent_s: float, reply_id: str) -> None:
-        announced = [at for at, event in self.events if isinstance(event, v.AudioStarted) and event.response_id == reply_id]
-        if not announced:
-            return
-        from_s = max(sent_s, announced[0] - EVENT_LEAD_S)
-        audio, video = self.audio, self.video
-        voiced = next((i for i, at in enumerate(audio.arrived_s) if at >= from_s and audio.level[i] > VOICED_LEVEL), None)
-        if voiced is None:
-            return
-        line.text_to_first_voiced_audio_ms = round((audio.arrived_s[voiced] - sent_s) * 1000)
-        media_s = audio.media_s(voiced)
-        for index, arrived_s in enumerate(video.arrived_s):
-            if arrived_s >= sent_s and video.media_s(index) + 0.04 > media_s:
-                line.text_to_first_speaking_frame_ms = round((arrived_s - sent_s) * 1000)
-                return
 
     async def stats(self) -> dict[str, Any]:
         """The server's counters of this session; empty where it has none."""
@@ -434,6 +418,24 @@ class Call:
                 pinged_s = now_s
                 self.send(v.Ping(t=now_s))
             await asyncio.sleep(LISTEN_EVERY_S)
+
+
+def _measure(call: Call, line: Line, sent_s: float, reply_id: str) -> None:
+    """Put into a line how long its voice and its face were waited for."""
+    announced = [at for at, event in call.events if isinstance(event, v.AudioStarted) and event.response_id == reply_id]
+    if not announced:
+        return
+    from_s = max(sent_s, announced[0] - EVENT_LEAD_S)
+    audio, video = call.audio, call.video
+    voiced = next((i for i, at in enumerate(audio.arrived_s) if at >= from_s and audio.level[i] > VOICED_LEVEL), None)
+    if voiced is None:
+        return
+    line.text_to_first_voiced_audio_ms = round((audio.arrived_s[voiced] - sent_s) * 1000)
+    media_s = audio.media_s(voiced)
+    for index, arrived_s in enumerate(video.arrived_s):
+        if arrived_s >= sent_s and video.media_s(index) + 0.04 > media_s:
+            line.text_to_first_speaking_frame_ms = round((arrived_s - sent_s) * 1000)
+            return
 
 
 async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:
