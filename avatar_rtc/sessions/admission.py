@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING, MAX_WAITING_OF_ONE = 128, 64
 """Callers that may wait for a seat: in all, and of one owner."""
 LOOK_EVERY_S = 0.25
-"""Whoever waits looks for a seat so often: none may have been left, and there be more of them all the same."""
+"""One of those who wait looks for seats so often: none may have been left, and there be more of them all the same."""
 
 
 class Admission:
@@ -131,7 +131,8 @@ class Admission:
             self.hand_out()
             while not seat.done() and (left_s := deadline_s - self._clock()) > 0:
                 await asyncio.wait((seat,), timeout=min(left_s, LOOK_EVERY_S))
-                self.hand_out()
+                if ticket is next(iter(self._waiting), None):
+                    self.hand_out()
             if seat.done():
                 return seat.result()
             place = self._queue.place(ticket)
@@ -142,7 +143,7 @@ class Admission:
             if self._waiting.get(ticket, (seat,))[0] is seat:
                 self._queue.leave(ticket)
             if seat.done() and seat.exception() is None:
-                seat.result().end("left")
+                seat.result().end("refused")
             raise
         finally:
             if self._waiting.get(ticket, (None,))[0] is seat:

@@ -17,6 +17,7 @@ class InstantEngine:
         chunk_s: time that a chunk takes.
         transit_s: time that a finished chunk is under way; no cancel reaches it there.
         rtf: the real-time factor that it says it has.
+        spent_s: time of computing that it says a chunk took.
 
     Attributes:
         streams: those that are open.
@@ -25,11 +26,18 @@ class InstantEngine:
     """
 
     def __init__(
-        self, chunk_s: float = 0.0, transit_s: float = 0.0, options: FakeOptions | None = None, rtf: float = 0.0
+        self,
+        chunk_s: float = 0.0,
+        transit_s: float = 0.0,
+        options: FakeOptions | None = None,
+        rtf: float = 0.0,
+        spent_s: float = 0.0,
     ) -> None:
         self.chunk_s = chunk_s
         self.transit_s = transit_s
         self.rtf = rtf
+        self.spent_s = spent_s
+        self.num_chunks = 0
         self.streams: list[InstantStream] = []
         self.opened: list[StreamSettings] = []
         self.refuse_voice: str | None = None
@@ -58,7 +66,15 @@ class InstantEngine:
 
     def stats(self) -> EngineStats:
         state: EngineState = "closed" if self._closed else "ready" if self._up.is_set() else "restarting"
-        return EngineStats(state, "as the test says", rtf_warm_up=self.rtf, rtf_p50=self.rtf, rtf_p95=self.rtf)
+        return EngineStats(
+            state,
+            "as the test says",
+            chunks=self.num_chunks,
+            stage_s={"dit": self.num_chunks * self.spent_s},
+            rtf_warm_up=self.rtf,
+            rtf_p50=self.rtf,
+            rtf_p95=self.rtf,
+        )
 
     def check(self, settings: StreamSettings) -> None:
         if settings.voice == self.refuse_voice:
@@ -92,6 +108,7 @@ class InstantStream:
             await asyncio.sleep(self._engine.chunk_s / 4)
             self._check()
         await asyncio.sleep(self._engine.transit_s)
+        self._engine.num_chunks += 1
         return chunk
 
     async def cancel(self) -> None:

@@ -15,6 +15,8 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from avatar_rtc.client import Call
+from avatar_rtc.errors import CallError
+from avatar_rtc.fake import INFO
 from avatar_rtc.logs import shorten_what_is_no_http
 from avatar_rtc.rtf import in_words
 from signaling.dialects.avatar import dump
@@ -154,6 +156,17 @@ async def test_the_measured_speed_says_how_many_calls_there_are_and_everybody_th
         assert ("notice" in ready) == (rtf > 1)
         assert ready.get("notice", in_words(rtf)) == in_words(rtf) == in_words(server.rtf), "which the console prints"
         await asyncio.gather(*(call.close() for call in calls))
+
+
+async def test_a_call_that_takes_more_than_the_warm_up_has_promised_costs_seats() -> None:
+    async with serving(InstantEngine(rtf=0.1, spent_s=10 * INFO.chunk_duration_s)) as server:
+        assert server.registry.capacity()["seats"] == 6
+        async with calling(server), asyncio.timeout(30):
+            while server.registry.capacity()["seats"] > 1:  # noqa: ASYNC110 - it is learned as time goes by
+                await asyncio.sleep(0.1)
+            with pytest.raises(CallError, match="The only seat is taken"):
+                async with calling(server):
+                    pass
 
 
 async def test_a_client_that_never_connects_gives_its_seat_back() -> None:

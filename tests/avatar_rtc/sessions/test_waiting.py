@@ -120,8 +120,10 @@ async def test_who_goes_away_leaves_the_queue() -> None:
 
 async def test_who_waits_for_a_server_that_shuts_down_is_told() -> None:
     async with serving(limits=ONE_SEAT) as server, calling(server):
-        waiting = asyncio.create_task(Call(server.address, wait_s=LONG_S).connect())
+        call = Call(server.address, wait_s=LONG_S)
+        waiting = asyncio.create_task(call.connect())
         await until(lambda: num_waiting(server) == 1)
         server.registry.drain()
         with pytest.raises(CallError, match=r"shutting down.*draining"):
             await waiting
+        await call.close()
