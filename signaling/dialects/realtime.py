@@ -60,7 +60,7 @@ class RealtimeDialect:
         self._turn_detection: Json | None = None
         self._ids = Ids()
         self._items = Items(self._ids)
-        self._unanswered: list[tuple[str, client.Item]] = []
+        self._unanswered: OrderedDict[str, client.Item] = OrderedDict()
         self._gave_output = False
         self._wanted: OrderedDict[str, Reply] = OrderedDict()
         self._replies: dict[str, Reply] = {}
@@ -121,7 +121,10 @@ class RealtimeDialect:
         elif item.type == "message" and item.text.strip():
             kind = "output_text" if item.role == "assistant" else "input_text"
             told |= {"role": item.role, "content": [{"type": kind, "text": item.text}]}
-            self._unanswered = [*self._unanswered, (told["id"], item)][-MAX_ITEMS:]
+            if item.role == "user":
+                self._unanswered[told["id"]] = item
+                if len(self._unanswered) > MAX_ITEMS:
+                    self._unanswered.popitem(last=False)
         else:
             raise EventError(
                 "unsupported_item",
@@ -138,7 +141,7 @@ class RealtimeDialect:
     def _delete(self, data: Json) -> Message:
         item_id = _parse(client.ItemNamed, data).item_id
         self._items.delete(item_id)
-        self._unanswered = [(other_id, item) for other_id, item in self._unanswered if other_id != item_id]
+        self._unanswered.pop(item_id, None)
         return _answer(self._ids.event("conversation.item.deleted", item_id=item_id))
 
     def _truncate(self, data: Json) -> Message:
@@ -161,12 +164,12 @@ class RealtimeDialect:
         return Message([command])
 
     def _line(self, given: list[client.Item] | None, reply_id: str, event_id: str | None) -> v.Command | None:
-        """What is to be answered, or said: what comes with the request, else what came before it and was not answered."""
+        """What is to be answered, or said: what comes with the request, else what the user has said since the last one."""
         is_answered = self._has_llm and self._mode != "verbatim"
         if given is None:
-            items = [item for _, item in self._unanswered if item.role != "system"]
-            self._unanswered = []
-            items = [item for item in items if item.role == "user"] if is_answered else items[-1:]
+            items = list(self._unanswered.values())
+            self._unanswered.clear()
+            items = items if is_answered else items[-1:]
         else:
             items = [self._referred(item) for item in given]
         asked = "\n".join(item.text for item in items if item.role == "user" and item.text)

@@ -40,15 +40,16 @@ def library(server: Server, key: str = "none") -> AsyncOpenAI:
 
 
 class Browser:
-    """A peer that offers what OpenAI's library for browsers does, and asks for a picture."""
+    """A peer that offers what OpenAI's library for browsers does; with a picture, if so wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, picture: bool) -> None:
         self.peer = RTCPeerConnection()
         self.events: list[dict[str, Any]] = []
         self.tracks: dict[str, MediaStreamTrack] = {}
         self.peer.createDataChannel("oai-events").on("message", lambda line: self.events.append(json.loads(line)))
         self.peer.addTrack(AudioStreamTrack())
-        self.peer.addTransceiver("video", direction="recvonly")
+        if picture:
+            self.peer.addTransceiver("video", direction="recvonly")
         self.peer.on("track", lambda track: self.tracks.update({track.kind: track}))
 
     async def call(self, openai: AsyncOpenAI, **session: Any) -> str:
@@ -69,8 +70,8 @@ class Browser:
 
 
 @asynccontextmanager
-async def in_call(openai: AsyncOpenAI, **session: Any) -> AsyncIterator[tuple[Browser, str]]:
-    browser = Browser()
+async def in_call(openai: AsyncOpenAI, *, picture: bool = True, **session: Any) -> AsyncIterator[tuple[Browser, str]]:
+    browser = Browser(picture=picture)
     try:
         yield browser, await browser.call(openai, **session)
     finally:
@@ -163,7 +164,7 @@ async def test_a_tool_is_called_and_its_output_goes_into_the_answer() -> None:
         async with (
             serving(config=config) as server,
             library(server) as openai,
-            in_call(openai) as (_, call_id),
+            in_call(openai, picture=False) as (browser, call_id),
             openai.realtime.connect(call_id=call_id) as connection,
         ):
             await ask(connection, "Does it rain in Oslo?")
@@ -175,6 +176,7 @@ async def test_a_tool_is_called_and_its_output_goes_into_the_answer() -> None:
             (item,) = (await until(connection, "response.done"))[-1].response.output
             assert item.content[0].transcript == "Let me see. It rains."
             assert model.messages(0)[-1] == ("user", "Does it rain in Oslo?")
+            assert set(browser.tracks) == {"audio"}, "who asks for no picture is answered all the same"
 
 
 async def test_a_client_secret_calls_for_a_browser_and_says_who_is_seen(tmp_path: Path) -> None:

@@ -87,16 +87,16 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def build(site: Path, imports: str = "", agent: str = 'name: "Clara"') -> None:
-    """The page of the docs, which is watched; with another agent, if so wanted."""
+def build(site: Path, script: str) -> None:
+    """A page with this script, which is watched."""
     (site / "index.html").write_text(example("html index.html"))
-    bundle(imports + example("js page").replace('name: "Clara"', agent) + WATCH, site / "page.js")
+    bundle(script + WATCH, site / "page.js")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
-    build(site)
+    build(site, example("js page"))
     (site / "elsewhere.html").write_text(example("html index.html").replace("page.js", "elsewhere.js"))
     bundle(example("js page").replace("location)", "`http://127.0.0.1:${location.port}`)") + WATCH, site / "elsewhere.js")
     return site
@@ -193,11 +193,12 @@ def test_a_page_of_another_origin_calls_and_is_told_why_it_cannot(page: Page, br
         other.evaluate("session.close()")
 
 
-def test_a_tool_of_the_page_is_called_and_the_answer_goes_on(browser: Browser, tmp_path: Path) -> None:
+def test_a_page_chooses_who_is_seen_and_its_tool_is_called(browser: Browser, tmp_path: Path) -> None:
     async def asks_the_page(stream: Stream) -> None:
         await stream.call("weather", {"city": "Oslo"}, "call-1")
 
-    build(tmp_path, TOOL, 'name: "Clara", tools')
+    script = example("js page").replace('name: "Clara"', 'name: "Clara", tools').replace("{ transport }", example("js look"))
+    build(tmp_path, TOOL + script)
     with (
         in_a_thread(model(asks_the_page, "It does.", "You are welcome.")) as asked,
         run_server(
@@ -208,6 +209,11 @@ def test_a_tool_of_the_page_is_called_and_the_answer_goes_on(browser: Browser, t
     ):
         page.goto(server.url)
         call(page)
+        session = wait_for(page, "session.updated")[0]["session"]
+        known = page.request.get(f"{page.url}v1/avatars").json()
+        (scene,) = [avatar["scene"] for avatar in known["avatars"] if avatar["id"] == "adam"]
+        (voice,) = [voice["voice"] for voice in known["voices"] if voice["id"] == "firm-male"]
+        assert (session["avatar"]["scene"], session["audio"]["output"]["voice"]) == (scene, voice)
         say(page, "Does it rain in Oslo?")
         wait_for(page, "response.done", 2)
         say(page, "Thanks.")

@@ -13,7 +13,7 @@ from testkit.clients import NO_CLIENTS, has_clients
 from testkit.threads import in_a_thread
 from testkit.transcription_server import transcription_server
 from tests.e2e.test_answers import model
-from tests.e2e.test_realtime import build, call, said, wait_for
+from tests.e2e.test_realtime import build, call, example, said, wait_for
 
 pytest.importorskip("silero_vad")
 pytestmark = [
@@ -26,7 +26,7 @@ QUESTION = Path(__file__).parents[1] / "data" / "question.wav"
 
 
 def test_what_is_said_is_an_item_of_the_librarys_history_and_answered(tmp_path: Path) -> None:
-    build(tmp_path)
+    build(tmp_path, example("js page"))
     with (
         in_a_thread(transcription_server("What time is it?")) as recogniser,
         in_a_thread(model("It is noon.")) as asked,

@@ -187,6 +187,7 @@ def test_who_makes_up_what_is_said() -> None:
         client.say("One.")
         client.say("Be kind.", role="system")
         client.say("Two.")
+        client.say("Said long ago.", role="assistant")
     (spoken,), (asked,) = verbatim.send("response.create"), llm.send("response.create")
     assert isinstance(spoken, v.ResponseCreate)
     assert spoken.input == "Two."
