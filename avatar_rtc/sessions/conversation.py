@@ -39,6 +39,8 @@ RETELL_S = 0.5
 RETELL_SHARE = 0.2
 """A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
 MAX_REMEMBERED_IDS = 1024
+PAUSE_S = 0.2
+"""A sentence that has ended waits for so long for the next piece of its reply, which may say that it goes on."""
 MAX_WAITING_LINES = 256
 MAX_PUSHED_LINES = 32
 """So many lines of a reply the engine has at once; what comes faster than it is said waits here, where it is counted."""
@@ -234,14 +236,17 @@ class Conversation:
         self._finish_if_played(reply, at)
 
     def expire(self, at: Playhead) -> bool:
-        """Close replies whose last piece has not come for too long. Returns whether there were any: they may have actions."""
-        open_replies = [r for r in self._replies if not r.closed and not r.is_answer]  # whoever makes up an answer ends it
-        late = [r for r in open_replies if at.now_s - r.last_append_s > self._open_reply_timeout_s]
+        """Let no sentence wait for the next piece for too long, and close replies whose last piece has not come for far too long.
+        Returns whether there are actions now."""
+        open_replies = [r for r in self._replies if not r.closed]
+        paused = [r.pause() for r in open_replies if not r.has_paused and at.now_s - r.last_append_s >= PAUSE_S]
+        # Whoever makes up an answer ends it.
+        late = [r for r in open_replies if not r.is_answer and at.now_s - r.last_append_s > self._open_reply_timeout_s]
         for reply in late:
             reply.close()
             self._tell_if_whole(reply)
             self._finish_if_played(reply, at)
-        return bool(late)
+        return bool(late) or any(paused)
 
     def close(self, at: Playhead) -> None:
         """The session ends: so do all replies."""

@@ -78,6 +78,7 @@ class Reply:
         waiting: lines that the engine does not have.
         closed: its last piece has come.
         last_append_s: when its latest piece came.
+        has_paused: nothing has come since for so long that what ended with it was taken for whole.
         num_pushed, num_generated, num_played: lines so far.
         may_grow: further text of it was announced with the latest line.
         error: why a line of it cannot be spoken.
@@ -95,6 +96,7 @@ class Reply:
     num_pushed: int = 0
     num_generated: int = 0
     num_played: int = 0
+    has_paused: bool = False
     may_grow: bool = False
     first_audio_ms: int | None = None
     hearing: Hearing = field(default_factory=Hearing)
@@ -121,8 +123,16 @@ class Reply:
         check_piece(self._text.pending + piece)
         self.waiting.extend(map(Line, self._text.feed(piece)))
         self.last_append_s = now_s
+        self.has_paused = False
         if not more:
             self.close()
+
+    def pause(self) -> bool:
+        """The next piece does not come: a sentence that waits for it is a line, unless it may go on. Returns whether one is."""
+        self.has_paused = True
+        ended = self._text.pause()
+        self.waiting.extend(map(Line, ended))
+        return bool(ended)
 
     def close(self) -> None:
         """Its last piece has come: what is left of its text is a line, too."""

@@ -27,7 +27,12 @@ A sentence is said in one breath, with a pause after it. It ends
 - at `<br>`, and at the end of a paragraph or an item of HTML.
 
 Text that comes in pieces is cut by the same rules, wherever a piece ends, and a sentence is spoken as soon as it is sure to
-have ended.
+have ended. What follows may say that it has not: `3.` may become `3.15`. So the end of what has come waits for the next piece,
+but not for long: where none comes for 0.3 s, a sentence that has ended is spoken. Only what may well go on waits for the next
+piece, or for the end of the reply: a stop right after a digit, after the number of an item, an abbreviation (`Dr.`, `a.m.`,
+`Inc.`), an initial, or a measure (`6 ft.`), a line break after 40 characters and more, and whatever stands in a link, a
+formula or a piece of code that is open still. A small letter that comes too late (`example.` and then `com`) is spoken, after a
+pause that should not be there.
 
 ## What is not spoken
 

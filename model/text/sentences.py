@@ -130,12 +130,16 @@ class TextStream:
         self._text += piece
         return self._take(final=False)
 
+    def pause(self) -> list[str]:
+        """Nothing has come for a while. Returns sentences that end, by all that has come; what plainly may go on waits still."""
+        return self._take(final=False, pauses=True)
+
     def finish(self) -> list[str]:
         """Nothing follows, for now at least. Returns the rest."""
         return self._take(final=True)
 
-    def _take(self, *, final: bool) -> list[str]:
-        scanner = _Scanner(self._text, final=final, silence=self._silence, begins_line=self._begins_line)
+    def _take(self, *, final: bool, pauses: bool = False) -> list[str]:
+        scanner = _Scanner(self._text, final=final, pauses=pauses, silence=self._silence, begins_line=self._begins_line)
         spans = scanner.spans()
         self._silence = None if final else scanner.silence
         given: list[str] = []
@@ -165,12 +169,15 @@ class _Scanner:
 
     Args:
         final: nothing follows the text.
+        pauses: it may be a while until something does.
         silence: what ends the silence in which the text begins, if it does.
         begins_line: whether it begins a line.
     """
 
-    def __init__(self, text: str, *, final: bool, silence: str | None = None, begins_line: bool = True) -> None:
-        self._text, self._final, self._begins_line = text, final, begins_line
+    def __init__(
+        self, text: str, *, final: bool, pauses: bool = False, silence: str | None = None, begins_line: bool = True
+    ) -> None:
+        self._text, self._final, self._pauses, self._begins_line = text, final, pauses, begins_line
         self.silence = silence
         self.done = 0
         """Up to here it is decided."""
@@ -262,7 +269,7 @@ class _Scanner:
             assert run is not None
             found = _END.match(text, at)
             tail = re.compile(rf"[.!?…]+[{_CLOSERS}]*\Z").match(text, at)
-            if tail and not self._final:
+            if tail and not self._final and not self._pauses:
                 return None
             if found is None:
                 return -run.end()
@@ -281,14 +288,13 @@ class _Scanner:
         text = self._text
         space = re.compile(r"\s*").match(text, at)
         assert space is not None
-        if space.end() == len(text) and not self._final:
+        may_go_on = text.count("\n", at, space.end()) <= 1 and (
+            at - start >= 40 or text[:at].rstrip()[-1:] == "," or re.search(r"\w-\Z", text[max(0, at - 3) : at])
+        )
+        if space.end() == len(text) and not self._final and (may_go_on or not self._pauses):
             return None
         rest = text[space.end() : space.end() + 5]
-        is_soft = (
-            text.count("\n", at, space.end()) <= 1
-            and (at - start >= 40 or text[:at].rstrip()[-1:] == "," or re.search(r"\w-\Z", text[max(0, at - 3) : at]))
-            and rest[:1].islower()
-        )
+        is_soft = may_go_on and rest[:1].islower()
         if is_soft and len(rest) < 4 and not self._final:
             return None
         if is_soft and not _LIST_ITEM.match(rest) and speaks(text[start:at]):
@@ -304,17 +310,14 @@ class _Scanner:
         if at_line_end:
             return True
         if openers.end() == len(text):
-            return True if self._final else None
+            return True if self._final or (self._pauses and not self._may_go_on(start, at)) else None
         if text[openers.end()].islower() or text[openers.end()] in "=+":
             return False
         if text[at] != "." or text[at : at + 2] == ".." or found.group().rstrip(_CLOSERS.replace("\\", "")) != ".":
             return True
-        # No number of an item and no abbreviation is longer than this: looking no further back keeps long texts linear.
-        line = max(start, text.rfind("\n", max(start, at - 40), at) + 1)
-        if self._is_line(line) and _NUMBER_OF_ITEM.match(text[line : at + 1]):
+        if self._numbers_item(start, at):
             return False
-        before = re.split(r"\s", text[max(start, at - 40) : at])
-        word = before[-1].lstrip("(\"'“‘[*_")
+        before, word = self._words_before(start, at)
         first = text[openers.end()]
         if word in _NEVER_LAST or (word in _BEFORE_A_NUMBER and (first.isdigit() or first == "#")):
             return False
@@ -342,6 +345,32 @@ class _Scanner:
         if is_hour:
             return re.match(_DAY_NAMES, following.group()) is None
         return len(following.group()) > 1 and following.group().lower() in _STARTERS
+
+    def _may_go_on(self, start: int, at: int) -> bool:
+        """Whether the stop at the end of the text may well end no sentence, as what follows would say: after a number, that of an
+        item, an abbreviation, an initial or a measure."""
+        text = self._text
+        if text[at] != "." or text[at : at + 2] == "..":
+            return False
+        before, word = self._words_before(start, at)
+        if self._numbers_item(start, at) or (word[-1:].isdigit() and not text[-1].isspace()):
+            return True
+        if word in _NEVER_LAST or word in _SOMETIMES_LAST or (word in _BEFORE_A_NUMBER and word.lower() != "no"):
+            return True
+        if word in UNITS and len(before) > 1 and before[-2][-1:].isdigit():
+            return True  # "6 ft." and then "2 in."
+        return word != "I" and re.fullmatch(r"[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]", word) is not None
+
+    def _words_before(self, start: int, at: int) -> tuple[list[str], str]:
+        """The last words before a stop, and the very last without marks in front. No abbreviation is longer than what is
+        looked at, which keeps long texts linear."""
+        before = re.split(r"\s", self._text[max(start, at - 40) : at])
+        return before, before[-1].lstrip("(\"'“‘[*_")
+
+    def _numbers_item(self, start: int, at: int) -> bool:
+        """Whether a stop belongs to the number of an item, which begins a line."""
+        line = max(start, self._text.rfind("\n", max(start, at - 40), at) + 1)
+        return self._is_line(line) and _NUMBER_OF_ITEM.match(self._text[line : at + 1]) is not None
 
     def _is_line(self, at: int) -> bool:
         """Whether a line begins here: after a line break, a tag, or nothing."""

@@ -16,6 +16,11 @@ _DAYS = {
 }  # fmt: skip
 _DAY = "Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun"
 _SUFFIX = "(?:st|nd|rd|th)"
+_BEFORE_A_DATE = (
+    r"(?i:\b(?:due|by|until|till|since|deadline:?|dated?|starting|ending|expires|(?:due|is|was) on|on|"
+    r"(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)(?:\.|,|\.,|[a-z]*day,?)?) )"
+)
+_AFTER_A_DATE = re.compile(rf"{_BEFORE_A_DATE}(?:\d{{1,2}}/\d{{1,2}}(?:,? (?:or|and|and/or|to|through) |, ))+\Z")
 _DASH = r"\s?[-—]\s?"
 
 
@@ -122,13 +127,25 @@ def day_before_its_month(m: re.Match[str]) -> str | None:
 
 
 @RULES.rule(
-    r"(?i:\b(due|by|until|till|since|deadline:?|dated?|starting|ending|expires|(?:due|is|was) on|on|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)(?:\.|,|\.,|[a-z]*day,?)?) )(\d{1,2})/(\d{1,2})(?![\w/%]|[.,]\d)",
+    r"(?<= )(\d{1,2})/(\d{1,2})(?![\w/%]|[.,]\d| of\b)",
+    {
+        "Pay by 3/15 or 4/1.": "Pay by March fifteenth or April first.",
+        "on 5/1, 5/8 and 6/2": "on May first, May eighth and June second",
+    },
+)
+def further_dates_with_a_slash(m: re.Match[str]) -> str | None:
+    """Where a date with a slash follows one that is known to be one, after 'or', 'and', 'to' or a comma, it is a date, too."""
+    return _date("", int(m[1]), int(m[2])) if _AFTER_A_DATE.search(m.string[max(0, m.start() - 80) : m.start()]) else None
+
+
+@RULES.rule(
+    rf"({_BEFORE_A_DATE})(\d{{1,2}})/(\d{{1,2}})(?![\w/%]|[.,]\d)",
     {"Due 7/4. See you on 12/25.": "Due July fourth. See you on December twenty fifth."},
 )
 def month_and_day_with_a_slash(m: re.Match[str]) -> str | None:
     """Two numbers with a slash are a date after 'due', 'on' and the like."""
     date = _date("", int(m[2]), int(m[3]))
-    return date and f"{m[1]} {date}"
+    return date and m[1] + date
 
 
 @RULES.rule(

@@ -292,6 +292,14 @@ async def test_speech_starts_with_the_first_sentence_of_an_open_reply() -> None:
         assert (await wait_done(call, "open")).heard_text == "A sentence. And the beginning of"
 
 
+async def test_a_finished_sentence_is_heard_though_the_next_piece_does_not_come() -> None:
+    async with serving() as server, calling(server) as call:
+        call.send(ResponseCreate(input="Let me look that up.", id="open", mode="append", more=True))
+        await call.wait_for(lambda: len(call.received(TranscriptDelta)) == 5, TIMEOUT_S, "the sentence was not heard")
+        call.send(ResponseCreate(input=" Here it is.", id="open", mode="append"))
+        assert (await wait_done(call, "open")).heard_text == "Let me look that up. Here it is."
+
+
 async def test_bad_input_is_answered_and_the_call_goes_on() -> None:
     async with serving() as server, calling(server) as call:
         frames = {

@@ -31,6 +31,7 @@ from signaling.vocabulary import (
     ResponseCreated,
     ResponseDone,
     TranscriptDelta,
+    UserMessage,
 )
 
 FPS = 25
@@ -221,6 +222,35 @@ def test_pieces_are_said_sentence_by_sentence_and_end_with_the_last() -> None:
         with pytest.raises(EventError) as caught:
             stage.send("", mode="append", **wrong)
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("piece", "after_s", "said"),
+    [
+        ("Let me look that up.", 0.1, []),
+        ("Let me look that up.", 0.3, ["Let me look that up."]),
+        ("Wait. Let me look", 0.0, ["Wait."]),
+        ("It is at 3.", 8.0, []),
+        ("Half a sen", 8.0, []),
+    ],
+)
+@pytest.mark.parametrize("is_answer", [False, True])
+def test_a_finished_sentence_is_not_held_back_for_the_next_piece(
+    piece: str, after_s: float, said: list[str], is_answer: bool
+) -> None:
+    stage = Stage()
+    if is_answer:
+        stage.conversation.answer(UserMessage(text="What is it?", id="r"), stage.at)
+    stage.send(piece, reply_id="r", mode="append", more=True)
+    stage._pass(after_s)
+    has_actions = stage.conversation.expire(stage.at)
+    stage.act()
+    assert [line.text for line in stage.lines] == said
+    assert has_actions == (said == ["Let me look that up."])
+    assert not stage.conversation.expire(stage.at), "once"
+    stage.send(" Here it is.", reply_id="r", mode="append")
+    assert " ".join(line.text for line in stage.lines) == f"{piece} Here it is."
+    assert not stage.done()
 
 
 def test_that_a_reply_is_whole_is_told_also_where_its_last_piece_is_empty_or_does_not_come() -> None:

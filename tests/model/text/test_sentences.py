@@ -93,6 +93,53 @@ def test_a_sentence_is_given_as_soon_as_it_is_sure_to_have_ended() -> None:
     assert stream.finish() == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "given"),
+    [
+        ("Let me look that up.", " Here it is.", ["Let me look that up."]),
+        ("Let me look that up. ", "Here it is.", ["Let me look that up."]),
+        ("One. Two!", " Three.", ["One.", "Two!"]),
+        ("Really?!", " Yes.", ["Really?!"]),
+        ('He said "Stop."', " Then he left.", ['He said "Stop."']),
+        ("Hmm...", " Well.", ["Hmm..."]),
+        ("**Done.**", " Next.", ["**Done.**"]),
+        ("So do I.", " You too?", ["So do I."]),
+        ("I said no.", " Never.", ["I said no."]),
+        ("It was in 1999. ", "Then it ended.", ["It was in 1999."]),
+        ("- 3 eggs\n", "- 2 cups", ["- 3 eggs"]),
+        ("Half a sen", "tence.", []),
+        ("A comma,", " and more.", []),
+        ("Meet me at 3.", "15 p.m. today.", []),
+        ("It is 3.", "5 km.", []),
+        ("Ask Dr.", " Lee.", []),
+        ("Ask Dr. ", "Lee.", []),
+        ("It opens at 9 a.m.", " EST.", []),
+        ("The U.", "S. team won.", []),
+        ("J.", " R. Ito came.", []),
+        ("Take vitamin C.", " Then rest.", []),
+        ("Acme Inc.", " is here.", []),
+        ("In Room No. 4. Or see Fig.", " 5.", ["In Room No. 4."]),
+        ("1.", " Wash.", []),
+        ("He is 6 ft.", " 2 in. tall.", []),
+        ("See [the docs](https://ex.", "org/a. b) now.", []),
+        ("So \\(a.", " b\\) is it.", []),
+        ("A line of forty characters and a few more\n", "that goes on.", []),
+        ("A line of forty characters and a few more\n\n", "Another.", ["A line of forty characters and a few more"]),
+        ("<think>It is so.", " Yes.</think>Hi.", []),
+        ("", "Hi.", []),
+    ],
+)
+def test_a_finished_sentence_does_not_wait_for_the_next_piece_and_what_may_go_on_does(
+    before: str, after: str, given: list[str]
+) -> None:
+    stream = TextStream()
+    said = [*stream.feed(before), *stream.pause()]
+    assert said == given
+    assert stream.pause() == []
+    rest = [*stream.feed(after), *stream.finish()]
+    assert [sentence for line in [*said, *rest] for sentence in spoken(line)] == heard((before, after)), "nothing else changes"
+
+
 def test_what_is_not_spoken_is_not_kept() -> None:
     stream = TextStream()
     stream.feed("Well. <think>")
@@ -117,6 +164,17 @@ def test_pieces_are_spoken_as_the_whole(text: str) -> None:
     assert heard(text) == whole  # character by character
     for cut in range(1, len(text)):
         assert heard((text[:cut], text[cut:])) == whole, cut
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_pauses_anywhere_lose_nothing(text: str) -> None:
+    def letters(given: Iterable[str]) -> str:
+        return "".join(re.findall(r"\w", "".join(given)))
+
+    for cut in range(1, len(text)):
+        stream = TextStream()
+        given = [*stream.feed(text[:cut]), *stream.pause(), *stream.feed(text[cut:]), *stream.pause(), *stream.finish()]
+        assert letters(given) == letters(streamed((text,))), cut
 
 
 PARTS = st.sampled_from(
