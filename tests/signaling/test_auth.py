@@ -44,6 +44,8 @@ async def test_each_route_wants_its_scope() -> None:
         ("call", "POST", "/whep", {"data": "v=0", "headers": SDP}),
         ("call", "POST", "/whep/", {"data": "v=0", "headers": SDP}),
         ("watch", "POST", "/whep?role=watch", {"data": "v=0", "headers": SDP}),
+        ("call", "POST", "/start", {"json": {}}),
+        ("call", "POST", "/api/offer", {"json": {"sdp": "v=0"}}),
         ("speak", "POST", "/v1/sessions/s1/events", {"data": "Hello."}),
         ("watch", "GET", "/v1/sessions", {}),
         ("watch", "GET", "/v1/sessions/s1/stats", {}),

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
+from signaling.auth import Auth
 from signaling.errors import Unavailable, Unprocessable
 from signaling.service import NewSession, Rights
+from tests.signaling.test_auth import SECRET, asking, make_key
 from tests.signaling.test_http import FakeService, check_problem, client, service
 
 __all__ = ["client", "service"]  # fixtures
@@ -57,6 +59,18 @@ async def test_who_comes_back_joins_its_session(client: TestClient[Any, Any], se
     # Three tries of an offer that was refused have no pc_id.
     assert (await client.post("/api/offer", json={**OFFER, "restart_pc": True})).status == 200
     assert len(service.calls) == 3
+
+
+async def test_nobody_comes_back_to_the_session_of_another() -> None:
+    (mine, my_key), (other, other_key) = make_key("mine", "call"), make_key("other", "call")
+    service = FakeService()
+    service.owners["s1"] = "mine"
+    async with asking(Auth([my_key, other_key], secret=SECRET), service) as client:
+        pc_id = (await (await client.post("/api/offer", json=OFFER, headers=mine)).json())["pc_id"]
+        assert service.calls == [("v=0 offer", NewSession("mine"), Rights(True, False, False))]
+        again = {**OFFER, "pc_id": pc_id, "restart_pc": True}
+        await check_problem(await client.post("/api/offer", json=again, headers=other), 404, "unknown_session")
+        assert (await client.post("/api/offer", json=again, headers=mine)).status == 200
 
 
 @pytest.mark.parametrize(
