@@ -52,6 +52,8 @@ MAX_REMOTE_CANDIDATES = 50
 """Twice that are checked with two addresses of ours, which RFC 8445 (section 6.1.2.5) takes for enough."""
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
+MAX_LINEAR_RETRANSMITS = 3
+MAX_THIN_PACKETS = 4
 MAX_STREAM_ID = 65534
 MAX_PACKETS_PER_S = 125
 """Of a microphone: browsers send 50, and 100 where they are set to pieces of 10 ms."""
@@ -111,18 +113,25 @@ def quicken_retransmission(sctp: RTCSctpTransport) -> None:
 
     Each time that nothing is answered the wait doubles (section 6.3.3, rule E2, which aiortc leaves out). Of packets that were
     sent again no round trip is measured, so a wait that has become too short would stay so: all would be sent many times, and
-    on a busy machine that alone keeps round trips long.
+    on a busy machine that alone keeps round trips long. The first few times it does not double while so little is under way as
+    cannot fill a network, as TCP does for thin streams: that is a lost prompt, and a person waits.
     """
     insides: Any = sctp
     insides._rto = INITIAL_RETRANSMIT_S
     update, expire = sctp._update_rto, sctp._t3_expired
+    num_unanswered = 0
 
     def update_rto(round_trip_s: float) -> None:
+        nonlocal num_unanswered
+        num_unanswered = 0
         update(round_trip_s)
         insides._rto = min(insides._rto, max(MIN_RETRANSMIT_S, insides._srtt + 4 * insides._rttvar))
 
     def t3_expired() -> None:
-        insides._rto = min(2 * insides._rto, SCTP_RTO_MAX)
+        nonlocal num_unanswered
+        num_unanswered += 1
+        if num_unanswered > MAX_LINEAR_RETRANSMITS or len(insides._sent_queue) > MAX_THIN_PACKETS:
+            insides._rto = min(2 * insides._rto, SCTP_RTO_MAX)
         expire()
 
     insides._update_rto, insides._t3_expired = update_rto, t3_expired

@@ -41,6 +41,29 @@ async def test_a_lost_message_comes_within_a_fraction_of_a_second() -> None:
         assert time.monotonic() - sent_s - late.total_s(sent_s) < 0.8
 
 
+async def test_the_wait_for_a_lone_message_grows_only_after_some_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiortc_patches, "MAX_THIN_PACKETS", 1000)  # the client's signs of life are under way, too
+    async with serving() as server, calling(server) as call:
+        await call.speak("Round trips are measured.")
+        sctp: Any = call.peer.sctp
+        waits_s, send = list[float](), sctp._send_chunk
+
+        async def lose(chunk: object) -> None:
+            if isinstance(chunk, DataChunk):
+                waits_s.append(sctp._rto)
+
+        sctp._send_chunk = lose
+        call.send(Ping(t=1))
+        async with asyncio.timeout(20):
+            while waits_s.count(waits_s[-1] if waits_s else 0) == len(waits_s):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        sctp._send_chunk = send
+        *same_s, longer_s = waits_s
+        assert len(same_s) >= 1 + aiortc_patches.MAX_LINEAR_RETRANSMITS
+        assert longer_s == pytest.approx(2 * same_s[0])
+        await call.wait_for(lambda: any(pong.t == 1 for pong in call.received(Pong)), 20, "it never came")
+
+
 async def test_a_round_trip_that_has_become_longer_is_waited_for() -> None:
     """Else packets are sent five times each from then on, and on a busy machine that alone keeps the round trip long."""
     async with serving() as server, calling(server) as call:
