@@ -16,6 +16,7 @@ from aiortc import (
     RTCRtpCodecCapability,
 )
 
+from avatar_rtc import resources
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.media.broadcast import Broadcast, Reader
 from avatar_rtc.media.clock import MediaClock
@@ -69,6 +70,7 @@ class SendingPeer(ABC):
         for track in self._tracks.values():
             track.stop()
         await self._peer.close()
+        resources.give_back_memory()
 
     @abstractmethod
     def _on_connected(self) -> None:
