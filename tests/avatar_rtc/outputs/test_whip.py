@@ -127,7 +127,7 @@ async def test_a_push_that_does_not_arrive_says_why(
     monkeypatch: pytest.MonkeyPatch, answer: int | str, states_told: list[str], says: str
 ) -> None:
     monkeypatch.setattr(whip, "FIRST_PAUSE_S", 0.2)
-    monkeypatch.setattr(whip, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(whip, "PATIENCE_S", 3)
     async with receiving() as receiver, serving(whip=HERE) as server, calling(server) as call:
         wanted = push_to(receiver, token="wrong")
         if answer == 503:
@@ -137,7 +137,8 @@ async def test_a_push_that_does_not_arrive_says_why(
         assert (await post(server, call.session_id, wanted))[0] == 201
         (ended,) = await call.wait_for(lambda: call.received(OutputEnded), TIMEOUT_S, "nobody is told")
         told = [event for _, event in call.events if isinstance(event, OutputStarted | OutputUpdated | OutputEnded)]
-        assert [getattr(event, "state", "started") for event in told] == states_told
+        # How often it is tried again in the time that it has is a matter of the machine.
+        assert list(dict.fromkeys(getattr(event, "state", "started") for event in told)) == states_told
         assert says in (ended.message or "")
         assert "secret words" not in str(told), "what a receiver says is told to nobody"
         assert (await call.speak("The call goes on.")).status == "completed"
