@@ -23,7 +23,6 @@ import time
 import wave
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ INTERRUPTION, SHORT_ANSWER = "Excuse me, stop there, please.", "All right."
 ECHO_DB, ECHO_DELAY_S = -20.0, 0.2
 LOUD = 0.02
 """Root mean square of 8 ms, of 1, from which on the avatar is heard."""
+BETWEEN_TURNS_S = 2.0
 PAUSE_S = 0.6
 """Silence between words is shorter."""
 BLOCK_S = 128 / SAMPLE_RATE_HZ
@@ -95,23 +95,8 @@ def spoken(text: str, voice: str) -> np.ndarray:
     return np.asarray(samples[loud[0] : loud[-1] + 1])
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a microphone plays, and when: seconds from its beginning, first and last sound of each turn."""
-
-    samples: np.ndarray
-    turns_s: list[tuple[float, float]]
-
-
-def said(turns: Sequence[tuple[np.ndarray, float]]) -> Said:
-    """Turns, each with so much silence behind it."""
-    pieces, times_s, now = [np.zeros(round(LEAD_S * SAMPLE_RATE_HZ), np.float32)], [], LEAD_S
-    for samples, gap_s in turns:
-        length_s = len(samples) / SAMPLE_RATE_HZ
-        times_s.append((now, now + length_s))
-        pieces += [samples, np.zeros(round(gap_s * SAMPLE_RATE_HZ), np.float32)]
-        now += length_s + gap_s
-    return Said(np.concatenate(pieces), times_s)
+def silence(length_s: float) -> np.ndarray:
+    return np.zeros(round(length_s * SAMPLE_RATE_HZ), np.float32)
 
 
 def write_wav(path: Path, samples: np.ndarray) -> None:
@@ -168,11 +153,12 @@ async def language_model() -> AsyncIterator[ChatServer]:
         yield server
 
 
-def played(script: Said) -> tuple[np.ndarray, float, dict[str, Any], int]:
-    """How loud microphone and avatar were, [T, 2] a block of 8 ms; when the script began, in seconds; counters; turns heard."""
+def played(script: Sequence[np.ndarray], num_turns: int) -> tuple[np.ndarray, list[tuple[float, float]], dict[str, Any], int]:
+    """How loud microphone and avatar were, [T, 2] a block of 8 ms; when turns began and ended; counters; answers asked for."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "microphone.wav"
-        write_wav(path, script.samples)
+        samples = np.concatenate([silence(LEAD_S), *script])
+        write_wav(path, samples)
         with in_a_thread(language_model()) as model, open_browser(*microphone_flags(path)) as browser:
             model_config = {"base_url": model.base_url, "model": "m"}
             with run_server("pocket", llm=model_config, listen={"recognizer": "local"}) as server:
@@ -181,13 +167,28 @@ def played(script: Said) -> tuple[np.ndarray, float, dict[str, Any], int]:
                 call(page)
                 page.evaluate(METER)
                 page.get_by_role("button", name="Talk").click()
-                wait(page, len(script.samples) / SAMPLE_RATE_HZ)
+                wait(page, len(samples) / SAMPLE_RATE_HZ)
                 levels = np.array([[*level, 0.0, 0.0][:2] for level in page.evaluate("window.meter.levels")])
                 session = page.locator("#stage").get_attribute("data-session")
                 counters: dict[str, Any] = page.request.get(f"{server.url}/v1/sessions/{session}/stats").json()
             num_requests = len(model.requests)
-    loud = np.flatnonzero(levels[:, 0] > 0.2 * levels[:, 0].max())
-    return levels, loud[0] * BLOCK_S - script.turns_s[0][0], counters, num_requests
+    return levels, turns_of(levels[:, 0], num_turns), counters, num_requests
+
+
+def turns_of(levels: np.ndarray, count: int) -> list[tuple[float, float]]:
+    """First and last sound of each turn that a microphone of these levels has heard, in seconds.
+
+    On a busy machine Chromium plays a recording with gaps, so the recording's own times do not count.
+
+    Raises:
+        SystemExit: there are more or fewer.
+    """
+    loud = np.flatnonzero(levels > 0.05 * levels.max()) * BLOCK_S
+    first = np.flatnonzero(np.diff(loud, prepend=-np.inf) > BETWEEN_TURNS_S)
+    turns = [(float(part[0]), float(part[-1])) for part in np.split(loud, first[1:])]
+    if len(turns) != count:
+        raise SystemExit(f"the page's microphone has played {len(turns)} of {count} turns: the machine is too busy to measure")
+    return turns
 
 
 def wait(page: Page, length_s: float) -> None:
@@ -208,35 +209,37 @@ def avatar_loud(levels: np.ndarray, from_s: float, to_s: float) -> np.ndarray:
 def measure_answers(count: int) -> dict[str, Any]:
     """End of a question to the first voice of its answer."""
     questions = [q for q in QUESTIONS.read_text().splitlines() if "story" not in q][:count]
-    script = said([(spoken(q, VOICES[index % len(VOICES)]), ANSWER_GAP_S) for index, q in enumerate(questions)])
-    levels, begun_s, counters, num_requests = played(script)
+    turns_said = [spoken(question, VOICES[index % len(VOICES)]) for index, question in enumerate(questions)]
+    script = [piece for said in turns_said for piece in (said, silence(ANSWER_GAP_S))]
+    levels, turns, counters, num_requests = played(script, count)
     waits_s = []
-    for _, end_s in script.turns_s:
-        heard = avatar_loud(levels, begun_s + end_s, begun_s + end_s + ANSWER_GAP_S)
+    for _, end_s in turns:
+        heard = avatar_loud(levels, end_s, end_s + ANSWER_GAP_S)
         if len(heard):
-            waits_s.append(float(heard[0] - begun_s - end_s))
+            waits_s.append(float(heard[0] - end_s))
     return {"asked": count, "requests": num_requests, "underruns": counters["underruns"], **spread(waits_s)}
 
 
 def measure_interruptions(count: int) -> dict[str, Any]:
     """First 0.2 s of somebody's voice to the avatar's silence."""
     question, interruption = spoken("Can you tell me a story about a small dog?", "slt"), spoken(INTERRUPTION, "rms")
-    script = said([(question, TALK_S), (interruption, CUT_GAP_S)] * count)
-    levels, begun_s, counters, _ = played(script)
+    script = [question, silence(TALK_S), interruption, silence(CUT_GAP_S)] * count
+    levels, turns, counters, _ = played(script, 2 * count)
     waits_s, spoke = [], 0
-    for start_s, _ in script.turns_s[1::2]:
-        before = avatar_loud(levels, begun_s + start_s - PAUSE_S, begun_s + start_s)
+    for start_s, _ in turns[1::2]:
+        before = avatar_loud(levels, start_s - PAUSE_S, start_s)
         if not len(before):
             continue  # it did not speak
         spoke += 1
-        heard = [float(before[-1]), *avatar_loud(levels, begun_s + start_s, begun_s + start_s + CUT_GAP_S)]
+        heard = [float(before[-1]), *avatar_loud(levels, start_s, start_s + CUT_GAP_S)]
         last = next((a for a, b in zip(heard, [*heard[1:], float("inf")], strict=True) if b - a > PAUSE_S), heard[-1])
-        waits_s.append(last - begun_s - start_s - 0.2)
+        waits_s.append(last - start_s - 0.2)
     return {"asked": count, "spoke": spoke, "underruns": counters["underruns"], **spread(waits_s)}
 
 
 def spread(waits_s: list[float]) -> dict[str, Any]:
     waits_ms = [wait_s * 1000 for wait_s in waits_s]
+    print(" ".join(f"{wait_ms:.0f}" for wait_ms in waits_ms), "ms", file=sys.stderr)
     shares = {"p50": percentile(waits_ms, 0.5), "p95": percentile(waits_ms, 0.95), "max": max(waits_ms)} if waits_ms else {}
     return {"count": len(waits_ms), **shares}
 
@@ -249,7 +252,7 @@ async def hear_itself(url: str, minutes: float) -> dict[str, Any]:
     microphone = Microphone()
     client = Call(url, microphone=microphone)
     resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
-    microphone.put(np.zeros(round(ECHO_DELAY_S * SAMPLE_RATE_HZ), np.float32))
+    microphone.put(silence(ECHO_DELAY_S))
 
     def on_sound(frame: av.AudioFrame) -> None:
         for piece in resampler.resample(frame):
