@@ -21,6 +21,7 @@ class Mark:
         start_sample, end_sample: place within the chunk's samples; a word that goes on into the next chunk ends there, so
             ``end_sample`` may exceed the chunk's length. Equal for ``start`` and ``end``.
         text: the word as typed, with its punctuation; empty for other kinds.
+        spoken: how it is read, in words, where those are others than what was typed ("nine forty five" of "9:45"); else empty.
     """
 
     reply_id: str
@@ -28,6 +29,7 @@ class Mark:
     start_sample: int
     end_sample: int
     text: str = ""
+    spoken: str = ""
 
 
 @dataclass(frozen=True)

@@ -262,12 +262,18 @@ class AudioStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptDelta:
-    """A word is being played. Times count from the first voiced moment of its reply."""
+    """A word is being played. Times count from the first voiced moment of its reply.
+
+    Attributes:
+        text: as it was written.
+        spoken: how it is read, where that is not as it was written: "nine forty five" of "9:45".
+    """
 
     response_id: str
     text: str
     start_ms: int
     end_ms: int
+    spoken: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

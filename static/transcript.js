@@ -8,7 +8,7 @@ const REFUSED = ["unspeakable_text", "bad_prompt", "empty_text", "invalid_event"
 const KEPT_LINES = 200;
 
 export class Transcript {
-  #lines = new Map(); // reply id -> {element, spoken, isKnown, input, heardChars, number, position}; isKnown: what will be said
+  #lines = new Map(); // reply id -> {element, spoken, isKnown, input, heardChars, read, number, position}; isKnown: what will be said; read: how its words are
   #numCreated = 0; // replies that the server took
   #sending = STATUS_WORDS.sent;
   #say;
@@ -84,8 +84,9 @@ export class Transcript {
   }
 
   /** A word was heard. Of answers, and of replies that others asked for, the text is known only so. */
-  heard({ response_id: id, text }) {
+  heard({ response_id: id, text, spoken }) {
     const line = this.#lineOf(id);
+    this.#showRead(line, text, spoken);
     if (!line.isKnown) {
       line.spoken = `${line.spoken} ${text}`.trim();
       this.#showHeard(line, line.spoken.length);
@@ -129,7 +130,7 @@ export class Transcript {
   /** `spoken` null: it is not known what will be said. `input` null: it was not typed here. `question` null: it answers nothing. */
   #append(id, { spoken, input, question = null }) {
     const element = $("line").content.firstElementChild.cloneNode(true);
-    const line = { element, spoken: spoken ?? "", isKnown: spoken !== null, input, heardChars: 0, number: Infinity, position: 0 };
+    const line = { element, spoken: spoken ?? "", isKnown: spoken !== null, input, heardChars: 0, read: "", number: Infinity, position: 0 };
     const asked = element.querySelector(".question");
     asked.textContent = question;
     asked.hidden = question === null;
@@ -180,6 +181,14 @@ export class Transcript {
     line.heardChars = heardChars;
     line.element.querySelector(".heard").textContent = line.spoken.slice(0, heardChars);
     line.element.querySelector(".unheard").textContent = line.spoken.slice(heardChars);
+  }
+
+  /** Where words are read otherwise than they are written, it is shown how all of it was: numbers, times, abbreviations. */
+  #showRead(line, text, spoken) {
+    line.read = `${line.read} ${spoken ?? text}`.trim();
+    const read = line.element.querySelector(".line-spoken");
+    if (spoken) read.hidden = false;
+    read.textContent = `Spoken: ${line.read}`;
   }
 
   #showNewest() {

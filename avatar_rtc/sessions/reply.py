@@ -58,6 +58,7 @@ class Hearing:
         return TranscriptDelta(
             response_id=reply_id,
             text=reached.mark.text,
+            spoken=reached.mark.spoken or None,
             start_ms=round((reached.media_s - self.start_media_s) * 1000),
             end_ms=round((reached.end_media_s - self.start_media_s) * 1000),
         )

@@ -38,10 +38,12 @@ class SpokenWord:
         text: as typed, with its punctuation, for captions. It may hold spaces: "March 3rd" is read as one, and what is not
             spoken (an emoji, a dash) goes with its neighbour. Empty for the rest of a word that was cut because it is too long.
         phonemes: without the punctuation around it.
+        spoken: in words, where they are others than those typed: "nine forty five" of "9:45"; else empty.
     """
 
     text: str
     phonemes: str
+    spoken: str = ""
 
 
 @dataclass(frozen=True)
@@ -368,6 +370,7 @@ def _joined(pieces: list[_Piece], units: list[tuple[int, int]]) -> tuple[str, li
 def _cut(texts: list[str], pieces: list[_Piece], phonemes: str, owners: list[int], sources: list[int]) -> Iterator[Sentence]:
     """Sentences of at most ``MAX_PHONEMES``, each with its own words."""
     captioned: set[int] = set()
+    readings = _readings(texts, pieces, owners, sources)
     at = told = 0
     while at < len(phonemes):
         end = len(phonemes) if len(phonemes) - at <= MAX_PHONEMES else _cutting_place(phonemes, owners, at)
@@ -385,12 +388,27 @@ def _cut(texts: list[str], pieces: list[_Piece], phonemes: str, owners: list[int
         for number in numbers:
             first = owned.index(number)
             last = len(owned) - owned[::-1].index(number)
-            words.append(SpokenWord("" if number in captioned else texts[number], part[first:last]))
+            caption = ("", "") if number in captioned else (texts[number], readings[number])
+            words.append(SpokenWord(caption[0], part[first:last], caption[1]))
             captioned.add(number)
         place = {number: i for i, number in enumerate(numbers)}
         spoken = "".join(p.text + " " * p.spaced for p in pieces[told : sources[b - 1] + 1])
         told = max(told, sources[b - 1] + 1)
         yield Sentence(tuple(words), part, tuple(place.get(o, NO_WORD) for o in owned), _readable(spoken))
+
+
+def _readings(texts: list[str], pieces: list[_Piece], owners: list[int], sources: list[int]) -> dict[int, str]:
+    """How each unit that is spoken is read, in words; empty where that is what was typed."""
+    said: dict[int, dict[int, None]] = {}
+    for owner, source in zip(owners, sources, strict=True):
+        if owner != NO_WORD:
+            said.setdefault(owner, {})[source] = None
+    readings = {owner: _readable(" ".join(pieces[number].text for number in numbers)) for owner, numbers in said.items()}
+    return {owner: "" if _letters(read) == _letters(texts[owner]) else read for owner, read in readings.items()}
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _readable(spoken: str) -> str:

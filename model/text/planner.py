@@ -26,6 +26,7 @@ Durations = Callable[[str], list[float]]
 class _Word:
     reply_id: str
     text: str
+    spoken: str
     start_s: float
     end_s: float
 
@@ -83,7 +84,8 @@ class Planner:
         ):
             events.append((symbol, at_s, at_s + duration_s))
             if index >= 0:
-                word = spoken.setdefault(index, _Word(reply_id, sentence.words[index].text, at_s, at_s))
+                said = sentence.words[index]
+                word = spoken.setdefault(index, _Word(reply_id, said.text, said.spoken, at_s, at_s))
                 word.end_s = at_s + duration_s
             at_s += duration_s
         words += [w for w in spoken.values() if w.text]
@@ -134,7 +136,7 @@ class Planner:
                 marks.append(Mark(line.reply_id, "start", sample(line.start_s), sample(line.start_s)))
             while line.told < len(line.words) and line.words[line.told].start_s < end_s:
                 word = line.words[line.told]
-                marks.append(Mark(word.reply_id, "word", sample(word.start_s), sample(word.end_s), word.text))
+                marks.append(Mark(word.reply_id, "word", sample(word.start_s), sample(word.end_s), word.text, word.spoken))
                 line.told += 1
             if line.end_s <= end_s and line.last:
                 self._begun.discard(line.reply_id)

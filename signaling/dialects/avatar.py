@@ -51,7 +51,7 @@ EVENTS: dict[str, type[Event]] = {
     "session.closing": v.SessionClosing,
     "error": v.Error,
 }
-_CUTTABLE = ("heard_text", "scene", "voice", "message", "text")
+_CUTTABLE = ("heard_text", "scene", "voice", "message", "text", "spoken")
 """Fields of events that may be cut."""
 
 

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} is missing: git checkout -- model/weights"),
 ]
 
-LINE = "Hello, nice to meet you."
+LINE = "Hello, Mr. Brown, meet me at 9:45."
 
 
 @pytest.fixture
@@ -70,6 +70,7 @@ def test_a_typed_line_is_spoken_by_pocket(page: Page) -> None:
     say(page, LINE)
     expect(page.get_by_label("Captions")).to_have_text(LINE, timeout=60_000)
     expect(page.locator(".line")).to_have_attribute("data-status", "completed", timeout=60_000)
+    expect(page.locator(".line-spoken")).to_have_text("Spoken: Hello, Mister Brown, meet me at nine forty five")
     reply = stats(page)["replies"][0]
     assert reply["textToSoundMs"] > 0, "nothing was heard through the stream's sound"
     num_spoken = num_mouths(page)

@@ -148,6 +148,21 @@ def test_captions_show_what_was_typed(text: str) -> None:
     assert " ".join(captions(text)).split() == text.split()
 
 
+def test_how_words_are_read_is_told_where_that_is_not_as_they_are_written() -> None:
+    words = [
+        word
+        for sentence in pronounce("Dr. Lee's well-known 1st NASA talk, at 9:45 p.m. on March 3rd: 20%!")
+        for word in sentence.words
+    ]
+    assert {word.text: word.spoken for word in words if word.spoken} == {
+        "Dr.": "Doctor",
+        "1st": "first",
+        "9:45 p.m.": "nine forty five P M",
+        "March 3rd:": "March third",
+        "20%!": "twenty percent",
+    }
+
+
 def test_words_read_together_are_one_caption() -> None:
     assert captions("On March 3, 2024 I paid $3.2 billion.") == ["On", "March 3, 2024", "I", "paid", "$3.2 billion."]
 
@@ -155,6 +170,7 @@ def test_words_read_together_are_one_caption() -> None:
 def test_each_phoneme_belongs_to_a_word() -> None:
     (sentence,) = pronounce("Pay $5, Bob.")
     assert [(w.text, w.phonemes) for w in sentence.words] == [("Pay", "pˈA"), ("$5,", "fˈIv dˈɑləɹz"), ("Bob.", "bˈɑb")]
+    assert [w.spoken for w in sentence.words] == ["", "five dollars", ""]
     assert sentence.word_index == (0, 0, 0, -1, 1, 1, 1, 1, -1, 1, 1, 1, 1, 1, 1, 1, -1, -1, 2, 2, 2, 2, -1)
 
 
