@@ -24,7 +24,7 @@ from model.training.config import (
     TrainConfig,
     VideoVAEStage,
 )
-from model.training.discriminators import Critics
+from model.training.discriminators import Critics, picture_critics, wave_critics
 from model.training.distributed import World, dtype_of, spread
 from model.training.hallo_live import HalloLive
 from model.training.optimizers import choose
@@ -33,12 +33,12 @@ from model.training.rewarding import Rewarding
 from model.training.run import Run, check_directory
 from model.training.sampling import sample_all
 from model.training.stage import Stage
-from model.training.stages.audio_vae import CRITICS, AudioVAETraining
+from model.training.stages.audio_vae import AudioVAETraining
 from model.training.stages.dmd import CRITIC, DMD, GENERATOR
 from model.training.stages.durations import PREDICTOR, Durations, open_examples
 from model.training.stages.flow import FlowMatching
 from model.training.stages.ode_init import ODEInit, open_data
-from model.training.stages.vae import VAE
+from model.training.stages.vae import CRITICS, VAE
 from model.training.stages.video_vae import VideoVAETraining
 from model.training.starts import Kind, make_vae, take_vae
 from model.vae.audio import AudioVAE
@@ -150,6 +150,7 @@ class _PocketStages:
                 subject,
                 open_clips(self._data / stage.clips),
                 vae,
+                self._critics(picture_critics),
                 config.seed,
                 world.device,
                 encoder_is_given=given,
@@ -161,9 +162,7 @@ class _PocketStages:
         if self._compiles:
             for part in (audio_vae.decoder, audio_vae.encoder):
                 part.compile(dynamic=False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            critics = self._learning(Critics().to(world.device), CRITICS)
+        critics = self._critics(wave_critics)
         utterances = pickle.loads(wait_for(self._data / "utterances.pkl").read_bytes())
         return AudioVAETraining(stage, subject, utterances, audio_vae, critics, config.seed, world.device, encoder_is_given=given)
 
@@ -190,6 +189,11 @@ class _PocketStages:
             for layer in speaker.dit.layers:
                 layer.compile(dynamic=False)
         return speaker
+
+    def _critics(self, make: Callable[[], Critics]) -> Critics:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._config.seed)
+            return self._learning(make().to(self._world.device), CRITICS)
 
     def _vae(self, kind: Kind) -> tuple[VideoVAE | AudioVAE, bool]:
         """A VAE, and whether its encoder is another's."""

@@ -255,6 +255,8 @@ class VideoVAEStage(VAEStage):
         chroma_weight: of chroma beside luma: an iris is few pixels of little luma, and its colour gets lost.
         motion_weight: of what moves, while the encoder learns; ``motion_weight_after`` afterwards: by then the latents tell what
             moves, and sharpness counts for more.
+        adversarial_weight: of critics of pieces of pictures, once the encoder is frozen; 0: there is nothing to be heard of them.
+        features_weight: of the distance between what critics see in decoded and in true pictures, where they are heard.
     """
 
     kind: Literal["video_vae"]
@@ -268,6 +270,8 @@ class VideoVAEStage(VAEStage):
     chroma_weight: float = Field(default=3.0, gt=0)
     motion_weight: float = Field(default=30.0, ge=0)
     motion_weight_after: float = Field(default=10.0, ge=0)
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    features_weight: float = Field(default=1.0, ge=0)
 
 
 class AudioVAEStage(VAEStage):
@@ -456,7 +460,7 @@ LEARNERS = {
     "ode_init": {"student"},
     "dmd": {"generator", "critic"},
     "flow": {"student"},
-    "video_vae": {"vae"},
+    "video_vae": {"vae", "critics"},
     "audio_vae": {"vae", "critics"},
     "durations": {"predictor"},
 }

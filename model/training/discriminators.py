@@ -1,4 +1,5 @@
 """Critics of a waveform: over periods (HiFi-GAN, arXiv 2010.05646) and over spectra at several resolutions (arXiv 2106.07889).
+Critics of pictures: over patches (arXiv 1611.07004) at two scales.
 
 Each returns a map of scores and its inner features, for feature matching.
 """
@@ -6,6 +7,7 @@ Each returns a map of scores and its inner features, for feature matching.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -65,21 +67,60 @@ class SpectrumCritic(nn.Module):
         return self.head(x), features
 
 
-class Critics(nn.Module):
-    """All critics together."""
+class PatchCritic(nn.Module):
+    """Sees patches of packed pictures, 28 values wide each way: [N, 6, h, w] -> scores.
 
-    def __init__(self) -> None:
+    Args:
+        shrink: pictures are that much smaller before.
+    """
+
+    def __init__(self, shrink: int, widths: tuple[int, ...] = (32, 64, 128, 128)) -> None:
         super().__init__()
-        self.all = nn.ModuleList(
-            [PeriodCritic(p) for p in (2, 3, 5, 7, 11)] + [SpectrumCritic(n) for n in (256, 512, 1024, 2048)]
+        self.shrink = shrink
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, kernel, stride=stride, padding=1))
+            for (a, b), (kernel, stride) in zip(itertools.pairwise((6, *widths)), ((3, 1), (4, 2), (4, 2), (3, 1)), strict=True)
         )
+        self.head = weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, wave: Tensor) -> list[Verdict]:
-        return [critic(wave) for critic in self.all]
+    def forward(self, packed: Tensor) -> Verdict:
+        x = F.avg_pool2d(packed, self.shrink) if self.shrink > 1 else packed
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return self.head(x), features
+
+
+class Critics(nn.Module):
+    """Several critics of the same."""
+
+    def __init__(self, critics: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.all = nn.ModuleList(critics)
+
+    def forward(self, seen: Tensor) -> list[Verdict]:
+        return [critic(seen) for critic in self.all]
+
+    def judge_still(self, seen: Tensor) -> list[Verdict]:
+        """Verdicts whose gradients reach what is seen and not the critics."""
+        still = {name: p.detach() for name, p in self.named_parameters()}
+        verdicts: list[Verdict] = torch.func.functional_call(self, still, (seen,))
+        return verdicts
+
+
+def wave_critics() -> Critics:
+    """Of waves [B, S]."""
+    return Critics([*(PeriodCritic(p) for p in (2, 3, 5, 7, 11)), *(SpectrumCritic(n) for n in (256, 512, 1024, 2048))])
+
+
+def picture_critics() -> Critics:
+    """Of packed pictures [N, 6, h, w]."""
+    return Critics(PatchCritic(shrink) for shrink in (1, 2))
 
 
 def critic_loss(real: list[Verdict], fake: list[Verdict]) -> Tensor:
-    """Least squares: true waves score 1, others 0."""
+    """Least squares: what is true scores 1, the rest 0."""
     losses = [(1 - r[0].float()).square().mean() + f[0].float().square().mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
 

@@ -20,11 +20,10 @@ from model.training.pitch import track_pitch
 from model.training.pocket import Pocket
 from model.training.randomness import generator, normals, pick, uniforms
 from model.training.stage import Drawn, Loss
-from model.training.stages.vae import VAE, VAETraining
+from model.training.stages.vae import CRITICS, VAE, VAETraining
 from model.vae.audio import AudioVAE, mel_filterbank
 from model.vae.causal import Memory
 
-CRITICS = "critics"
 PITCH_WEIGHT, VOICING_WEIGHT, DIVERGENCE_WEIGHT, ADVERSARIAL_WEIGHT = 2.0, 0.3, 1e-4, 0.5
 _UNIT = 480
 """Samples whose place is drawn together."""
@@ -149,7 +148,7 @@ class AudioVAETraining(VAETraining):
             with self._subject.computing():
                 with torch.no_grad():
                     verdict = self._critics(true)
-                adversarial, matching = generator_losses(verdict, _judged_by_still(self._critics, fake))
+                adversarial, matching = generator_losses(verdict, self._critics.judge_still(fake))
             total = total + ADVERSARIAL_WEIGHT * adversarial + matching
             figures |= {"adversarial": adversarial, "matching": matching}
         return Loss(total, figures)
@@ -189,9 +188,3 @@ class AudioVAETraining(VAETraining):
             means.append(self.vae.posterior(self.batches.draw(chance, rate_hz))[0].float())
         values = torch.cat(means).transpose(0, 1).flatten(1)
         return values.mean(1), values.std(1)
-
-
-def _judged_by_still(critics: Critics, wave: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-    """A verdict whose gradients reach the wave and not the critics."""
-    still = {name: p.detach() for name, p in critics.named_parameters()}
-    return torch.func.functional_call(critics, still, (wave,))

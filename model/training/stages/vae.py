@@ -17,7 +17,7 @@ from model.training.starts import ENCODER_FILE, encoder_tensors
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
 
-VAE = "vae"
+VAE, CRITICS = "vae", "critics"
 FROZEN = 1
 """The phase in which the encoder is, and latents stay what they are."""
 

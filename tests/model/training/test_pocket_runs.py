@@ -19,7 +19,7 @@ from model.errors import CheckpointError, ConfigError
 from model.training.assemble import assemble
 from model.training.config import load_train_config
 from model.training.run import Run
-from model.training.stages.vae import FROZEN, VAETraining
+from model.training.stages.vae import CRITICS, FROZEN, VAE, VAETraining
 from model.training.starts import ENCODER_FILE, encoder_file, make_vae, take_vae
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
@@ -28,6 +28,7 @@ from tests.support.training_runs import CONFIGS
 
 SEEN_TWICE = ("video_vae", "audio_vae")
 """Stages with two phases."""
+AGAINST_CRITICS = ("stage.adversarial_weight=0.1",)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,9 @@ def frozen(name: str) -> tuple[str, ...]:
 
 
 def cases() -> list[object]:
-    """Each stage, those with two phases in both."""
-    both = [pytest.param(name, (), id=f"{name}, encoder learns") for name in SEEN_TWICE]
+    """Each stage, those with two phases in both, and the video VAE's against critics too."""
+    critics = pytest.param("video_vae", (*frozen("video_vae"), *AGAINST_CRITICS), id="video_vae against critics")
+    both = [critics, *(pytest.param(name, (), id=f"{name}, encoder learns") for name in SEEN_TWICE)]
     return [*both, *(pytest.param(name, frozen(name), id=name) for name in STAGES)]
 
 
@@ -174,6 +176,22 @@ def test_a_vae_begins_with_a_checkpoints_encoder(directory: Path, tmp_path: Path
     assert load_file(tmp_path / ENCODER_FILE).keys() == {k for k in before if k.startswith(("encoder.", "latent_"))}
 
 
+def test_critics_of_pictures_learn_once_the_encoder_is_frozen(directory: Path, tmp_path: Path) -> None:
+    assert not begin("video_vae", directory, tmp_path / "learning", *AGAINST_CRITICS).stage.learns(CRITICS)
+    run = begin("video_vae", directory, tmp_path, *frozen("video_vae"), *AGAINST_CRITICS, "schedule={}")
+    run.stage.begin(FROZEN)
+    critics, vae = run.learners
+    first, *_, last = (run.one_step(True) for _ in range(8))
+    assert last["critics/loss"] < first["critics/loss"] / 2
+    assert last["vae/adversarial"] > first["vae/adversarial"] / 2
+    drawn = run._draw(vae, 0)
+    for learner in run.learners:
+        learner.zero(stay=False)
+    run.stage.loss(VAE, drawn).total.backward()
+    assert all(p.grad is None for p in critics.parameters.values()), "what teaches the decoder teaches no critic"
+    assert all(p.grad is not None for name, p in vae.parameters.items() if name.startswith("decoder."))
+
+
 def test_a_checkpoint_without_its_encoder_is_named(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "start").symlink_to(directory / "start")
     with pytest.raises(CheckpointError, match=r"audio\.safetensors is missing"):
@@ -243,6 +261,7 @@ def test_a_cooldown_without_minutes_is_refused(capsys: pytest.CaptureFixture[str
         ("base", "stage.kind=dmd", "stage.guidance"),
         ("base", "subject.block=3", "subject.block: unknown key"),
         ("video_vae", "stage.encoder_minutes=-1", "stage.encoder_minutes"),
+        ("video_vae", "stage.adversarial_weight=-1", "stage.adversarial_weight"),
         ("durations", "stage.kokoro_model=kokoro.onnx", "kokoro_model and kokoro_voices go together"),
     ],
 )
@@ -274,7 +293,7 @@ def test_trajectories_hold_states_at_the_levels_of_the_passes(directory: Path) -
 def test_a_frozen_decoder_is_measured(directory: Path, tmp_path: Path) -> None:
     outcome = begin("video_vae", directory, tmp_path, "max_steps=1", *frozen("video_vae")).train()
     movement = {"mouth motion correlation", "mouth motion energy"}
-    assert {"luma PSNR dB", "mouth L1", "eye chroma L1"} | movement == outcome.measured.keys()
+    assert {"luma PSNR dB", "mouth L1", "eye chroma L1"} | movement | {"face sharpness"} == outcome.measured.keys()
     assert '"luma PSNR dB"' in (tmp_path / "journal.jsonl").read_text()
 
 

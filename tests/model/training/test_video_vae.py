@@ -72,8 +72,21 @@ def test_the_measure_of_a_perfect_decoder_and_of_one_that_holds_still(batches: F
     assert perfect["mouth motion correlation"] == pytest.approx(1, abs=1e-3)
     assert perfect["mouth motion energy"] == pytest.approx(1, abs=1e-3)
     assert perfect["mouth L1"] == 0
+    assert perfect["face sharpness"] == pytest.approx(1)
     vae.still = True
-    assert measure_pictures(vae, pictures[0], pictures[2])["mouth motion energy"] == pytest.approx(0, abs=1e-9)
+    still = measure_pictures(vae, pictures[0], pictures[2])
+    assert still["mouth motion energy"] == pytest.approx(0, abs=1e-9)
+    assert still["face sharpness"] == pytest.approx(0.5, abs=0.02), "the mean of four pictures of noise is half as rough"
+
+
+def test_critics_see_the_same_place_of_both_pictures(batches: FrameBatches) -> None:
+    chance = torch.rand(4, 6, generator=torch.Generator().manual_seed(1))
+    packed, _, parts = batches.draw(torch.zeros(4, dtype=torch.long), chance[:, 0], 8)
+    corner = batches.corners(parts, chance)
+    pieces = batches.draw_pieces(torch.zeros(4, dtype=torch.long), chance, 8)
+    size = PIECE_CELLS * SPATIAL_STRIDE // 2
+    for i, (row, column) in enumerate(corner.tolist()):
+        torch.testing.assert_close(pieces[0][i], packed[i, :, :, row : row + size, column : column + size], rtol=0, atol=0)
 
 
 def test_the_encoder_enlarges_what_happens_between_pictures() -> None:
