@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,11 @@ from model.dit.rope import Rope, RotaryTable
 from model.geometry import patch_shape
 
 
-@dataclass(frozen=True)
-class TextMemory:
+class TextMemory(NamedTuple):
     """Text as each layer sees it; computed once a block, not once a pass.
+
+    A tuple, like :class:`Flow`: what spreads a network over processes looks for tensors in those, and not in every PyTorch in
+    other classes.
 
     Attributes:
         video, audio: one KeyValue a layer.
@@ -74,8 +77,7 @@ class TextMemory:
                 x.copy_(y, non_blocking=True)
 
 
-@dataclass(frozen=True)
-class Flow:
+class Flow(NamedTuple):
     """Predicted velocity ``noise - clean``, video [B, C, F, h, w] and audio [B, L, C]; what layers remember of the tokens."""
 
     video: Tensor

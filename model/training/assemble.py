@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from model.weight_files import SCALE, fill, in_8_bits, read_tensors
 
 IN_8_BITS = ("dit", "text")
 """Parts whose matrices are. The VAEs are small, and what they lose is seen and heard at once."""
+AUDIO_TOWER = re.compile(r"dit\.(layers\.\d+\.audio|audio_ends)\.")
 
 
 def write(path: Path, module: nn.Module) -> None:
@@ -48,9 +50,19 @@ def write(path: Path, module: nn.Module) -> None:
 
 
 def assemble(
-    config_file: Path, transformer: Path, video_vae: Path, audio_vae: Path, durations: Path | None, checkpoint: Path
+    config_file: Path,
+    transformer: Path,
+    video_vae: Path,
+    audio_vae: Path,
+    checkpoint: Path,
+    *,
+    audio_tower: Path | None = None,
+    durations: Path | None = None,
 ) -> str:
     """Write the checkpoint; what is to be said of it in a line.
+
+    Args:
+        audio_tower: whose it is, in place of the transformer's own: a stage may have helped one tower and harmed the other.
 
     Raises:
         CheckpointError: a part is missing, or does not fit the config.
@@ -58,6 +70,8 @@ def assemble(
     config = load_yaml(config_file, ModelConfig)
     speaker = Speaker(config)
     tensors, path = read_speaker(transformer)
+    if audio_tower is not None:
+        tensors |= {name: x for name, x in read_speaker(audio_tower)[0].items() if AUDIO_TOWER.match(name)}
     fill(speaker, tensors, path, dtype=torch.float32)
     if durations is not None:
         path = exported(durations, "predictor")
@@ -93,10 +107,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/model/pocket.yaml"))
     for name, of in (("transformer", "base, stage 1 or 2"), ("video-vae", "the video VAE"), ("audio-vae", "the audio VAE")):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help=f"a run of {of}, or a checkpoint")
+    parser.add_argument(
+        "--audio-tower", type=Path, metavar="DIR", help="a run or checkpoint whose audio tower it is (default: the transformer's)"
+    )
     parser.add_argument("--durations", type=Path, metavar="DIR", help="a run of the durations (default: the transformer's)")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="to write; files in it are replaced")
     a = parser.parse_args()
-    print(assemble(a.config, a.transformer, a.video_vae, a.audio_vae, a.durations, a.checkpoint))
+    towers = {"audio_tower": a.audio_tower, "durations": a.durations}
+    print(assemble(a.config, a.transformer, a.video_vae, a.audio_vae, a.checkpoint, **towers))
 
 
 if __name__ == "__main__":
