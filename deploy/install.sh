@@ -3,6 +3,7 @@
 #
 #   deploy/install.sh                      PyTorch's build for CPUs
 #   TORCH_INDEX= deploy/install.sh         that for GPUs: 6.0 GB in place of 1.4
+#   EXTRAS=listen deploy/install.sh        also what hears callers; hallo-live, cluster and others by commas
 #
 # The program goes to /opt/avatar-rtc, its config to /etc/avatar-rtc.yaml, where one stays that is there already. Where systemd runs,
 # the service is made known to it, and not started.
@@ -31,7 +32,7 @@ $pip --no-deps --retries 1 ${index:+--extra-index-url "$index"} torch==2.13.0
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 tar -c -C "$source" --exclude=./.git --exclude=./.venv . | tar -x -C "$copy"
-$pip "$copy"
+$pip "$copy${EXTRAS:+[$EXTRAS]}"
 $pip --force-reinstall --no-deps "$copy" # an update may have the version that was there
 
 ln -sf "$prefix/bin/avatar-rtc" /usr/local/bin/avatar-rtc
