@@ -212,10 +212,10 @@ class ListenConfig(_Strict):
         model, api_key_env: of that server; null sends no key.
         timeout_s: of one request to it.
         language: that is spoken, as a code; null lets the recogniser guess.
-        partials: what was said so far is recognised while it goes on, and in pauses. Takes several requests a turn, and sooner an
-            answer.
+        partials: what was said so far is recognised while it goes on, and in pauses, in which the language model is asked, too.
+            Takes several requests a turn, and sooner an answer.
         barge_in: what silences the avatar: a ``voice``, recognised ``words``, or nothing (``off``); then the answer waits.
-        end_of_turn_ms: so much silence ends what somebody says.
+        end_of_turn_ms: so much silence ends what somebody says; twice as much where it ends in the middle of a sentence.
     """
 
     recognizer: str = Field(default="local", pattern=r"^(local|https?://[^/\s]+\S*)$")

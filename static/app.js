@@ -164,7 +164,9 @@ const on = {
   },
   "conversation.item.added": (message) => transcript.asked(message),
   "response.created": (message) => transcript.created(message),
+  "output_audio_buffer.cleared": () => playback.hush(),
   "output_audio_buffer.started"(message, at) {
+    playback.unhush();
     latency.started(message.response_id, at);
     captions.clear();
     transcript.started(message);

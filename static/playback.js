@@ -4,11 +4,13 @@ import { $ } from "./dom.js";
 import { recall, remember } from "./storage.js";
 
 const SOUND_PERIOD_MS = 20;
+const HUSH_MS = 500; // what was cut off has left the browser's buffer by then
 
 export class Playback {
   #video = $("video");
   #context = null;
   #meter = null;
+  #hushed = null; // timer
   #onFrame;
   #onSound;
 
@@ -58,6 +60,23 @@ export class Playback {
 
   clear() {
     this.#video.srcObject = null;
+  }
+
+  /** The voice was cut off: what of it waits in the browser's buffer is not played either. */
+  hush() {
+    clearTimeout(this.#hushed);
+    this.#hearTracks(false);
+    this.#hushed = setTimeout(() => this.unhush(), HUSH_MS);
+  }
+
+  /** Somebody speaks anew. */
+  unhush() {
+    clearTimeout(this.#hushed);
+    this.#hearTracks(true);
+  }
+
+  #hearTracks(enabled) {
+    for (const track of this.#video.srcObject?.getAudioTracks() ?? []) track.enabled = enabled;
   }
 
   /** Begin to measure the sound of what is shown. Takes a tenth of a second: better after the first picture. */

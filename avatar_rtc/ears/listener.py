@@ -19,13 +19,26 @@ from avatar_rtc.ears.voice_activity import BLOCK_MS, VoiceActivity
 from avatar_rtc.logs import SessionLog
 from signaling.vocabulary import InputTranscript, InputTranscriptFailed, InputTranscriptUpdated, SpeechStarted, SpeechStopped
 
-Heard = SpeechStarted | SpeechStopped | InputTranscriptUpdated | InputTranscript | InputTranscriptFailed
+
+@dataclass(frozen=True)
+class Paused:
+    """Somebody pauses, perhaps for good: so far a turn has these words."""
+
+    item_id: str
+    text: str
+
+
+Heard = SpeechStarted | SpeechStopped | InputTranscriptUpdated | InputTranscript | InputTranscriptFailed | Paused
 IsEcho = Callable[[np.ndarray], bool]
 """Whether the latest blocks of a microphone, float32 [S] at 16 kHz, end with nothing but the avatar's own voice."""
 
 PARTIAL_EVERY_MS = 500
 SETTLED_MS = 160
 """After so much silence a turn may be over: what was said is recognised now, so that its words are there when it is."""
+SHARE = 2
+"""A recogniser is asked for words on the way half of the time at most: where it computes, a face is made, too."""
+GOES_ON = ("...", "…", ",", ";", ":", "-", "–", "—")
+"""So ends what is no whole sentence. A full stop or a question mark says little: recognisers end most pauses with one."""
 MAX_WAITING_TURNS = 3
 
 
@@ -35,7 +48,7 @@ class _Turn:
 
     Attributes:
         num_voiced: blocks up to the end of its speech so far.
-        num_asked: blocks that it had when it was last recognised.
+        num_asked: blocks that it had when it was last recognised; before that, those before its speech.
         num_recognized: ``num_voiced`` then.
         text, error: what came of that.
         is_over: nothing is added any more.
@@ -49,6 +62,21 @@ class _Turn:
     text: str = ""
     error: RecognitionError | None = None
     is_over: bool = False
+
+    @property
+    def num_silent(self) -> int:
+        """Blocks since the end of its speech so far."""
+        return len(self.blocks) - self.num_voiced
+
+    @property
+    def is_current(self) -> bool:
+        """Whether ``text`` is all that was said so far."""
+        return self.num_recognized >= self.num_voiced
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it plainly goes on."""
+        return self.is_current and self.text.endswith(GOES_ON)
 
 
 class Listener:
@@ -94,10 +122,11 @@ class Listener:
         probability = self._voice.probability(block)
         if probability >= STILL_VOICED and self._is_echo(np.concatenate(self._latest)):
             probability = 0.0
-        change = self._detector.hear(probability)
+        change = self._detector.hear(probability, is_unfinished=self._turn is not None and self._turn.is_unfinished)
         if isinstance(change, Started):
             num_blocks = self._detector.num_blocks - change.block
-            self._turn = _Turn(f"item-{secrets.token_hex(4)}", list(self._latest)[-num_blocks:])
+            num_before = num_blocks - self._detector.num_voiced
+            self._turn = _Turn(f"item-{secrets.token_hex(4)}", list(self._latest)[-num_blocks:], num_asked=num_before)
             self._tell(SpeechStarted(item_id=self._turn.item_id, audio_start_ms=change.block * BLOCK_MS))
         elif self._turn is not None:
             self._turn.blocks.append(block)
@@ -131,16 +160,16 @@ class Listener:
         if self._waiting:
             return self._waiting[0]
         turn = self._turn
-        if turn is None or not self._takes_partials or turn.num_voiced <= turn.num_recognized:
+        if turn is None or not self._takes_partials or turn.is_current:
             return None
-        # A recogniser that does not keep up is asked as often as it can answer.
-        has_grown = (len(turn.blocks) - turn.num_asked) * BLOCK_MS >= max(PARTIAL_EVERY_MS, self._took_s * 1000)
-        has_paused = (len(turn.blocks) - turn.num_voiced) * BLOCK_MS >= SETTLED_MS
-        return turn if has_grown or has_paused else None
+        if turn.num_silent:
+            return turn if turn.num_silent * BLOCK_MS >= SETTLED_MS else None  # else it would be busy when it counts
+        every_ms = max(PARTIAL_EVERY_MS, SHARE * self._took_s * 1000)
+        return turn if (len(turn.blocks) - turn.num_asked) * BLOCK_MS >= every_ms else None
 
     async def _recognize(self, turn: _Turn) -> None:
         """Recognise what is new of a turn, and tell it."""
-        if turn.num_voiced > turn.num_recognized:
+        if not turn.is_current:
             turn.num_asked, num_voiced = len(turn.blocks), turn.num_voiced
             begun_s = time.monotonic()
             text, turn.error = await self._words_of(np.concatenate(turn.blocks))
@@ -149,7 +178,9 @@ class Listener:
             if text not in ("", turn.text) and not turn.is_over:
                 self._tell(InputTranscriptUpdated(item_id=turn.item_id, text=text))
             turn.text = text
-        if turn.is_over and turn.num_recognized >= turn.num_voiced:
+            if text and turn is self._turn and turn.num_silent and turn.is_current and not turn.is_unfinished:
+                self._tell(Paused(turn.item_id, text))
+        if turn.is_over and turn.is_current:
             self._waiting.remove(turn)
             self._tell(InputTranscript(item_id=turn.item_id, text=turn.text) if turn.error is None else _failed(turn, turn.error))
 

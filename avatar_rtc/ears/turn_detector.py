@@ -15,6 +15,8 @@ MAX_GAP_MS = 130
 """Silence that does not end what may become a turn: a plosive."""
 PRE_ROLL_MS = 300
 """So much before the first voiced block belongs to a turn: what was too soft to be noticed."""
+UNFINISHED = 2
+"""So many times as much silence ends what is no whole sentence."""
 MAX_TURN_MS = 30_000
 """A turn ends then, whatever is said: it is as much as recognisers take at once."""
 
@@ -44,41 +46,47 @@ class TurnDetector:
         num_blocks: told so far.
         in_turn: somebody speaks, or pauses.
         end_of_speech: index behind the last voiced block.
+        num_voiced: blocks of speech in the turn, or in what may become one.
     """
 
     def __init__(self, block_ms: int, end_of_turn_ms: int) -> None:
         self.num_blocks = 0
         self.in_turn = False
         self.end_of_speech = 0
+        self.num_voiced = 0
         self._min_voiced = ceil(MIN_SPEECH_MS / block_ms)
         self._max_gap = MAX_GAP_MS // block_ms
         self._pre_roll = ceil(PRE_ROLL_MS / block_ms)
         self._end_of_turn = ceil(end_of_turn_ms / block_ms)
         self._max_turn = MAX_TURN_MS // block_ms
         self._start = 0
-        self._num_voiced = 0
 
     @property
     def num_silent(self) -> int:
         """Blocks since the last voiced one."""
         return self.num_blocks - self.end_of_speech
 
-    def hear(self, probability: float) -> Started | Stopped | None:
-        """The next block is speech with this probability. Returns what has changed."""
+    def hear(self, probability: float, *, is_unfinished: bool = False) -> Started | Stopped | None:
+        """The next block is speech with this probability. Returns what has changed.
+
+        Args:
+            is_unfinished: what was said so far ends in the middle of a sentence.
+        """
         self.num_blocks += 1
         if probability >= (STILL_VOICED if self.in_turn else VOICED):
-            if not self.in_turn and self._num_voiced == 0:
+            if not self.in_turn and self.num_voiced == 0:
                 self._start = max(self.end_of_speech, self.num_blocks - 1 - self._pre_roll)
-            self._num_voiced += 1
+            self.num_voiced += 1
             self.end_of_speech = self.num_blocks
         if self.in_turn:
-            if self.num_silent < self._end_of_turn and self.num_blocks - self._start < self._max_turn:
+            end_of_turn = self._end_of_turn * (UNFINISHED if is_unfinished else 1)
+            if self.num_silent < end_of_turn and self.num_blocks - self._start < self._max_turn:
                 return None
-            self.in_turn, self._num_voiced = False, 0
+            self.in_turn, self.num_voiced = False, 0
             return Stopped(self.end_of_speech)
         if self.num_silent > self._max_gap:
-            self._num_voiced = 0
-        if self._num_voiced < self._min_voiced:
+            self.num_voiced = 0
+        if self.num_voiced < self._min_voiced:
             return None
         self.in_turn = True
         return Started(self._start)

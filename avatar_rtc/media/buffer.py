@@ -78,6 +78,7 @@ class _QueuedChunk:
     gate: Gate | None = None
     muted: bool = False
     is_cut: bool = False
+    is_jump: bool = False
 
 
 class _Loop:
@@ -107,6 +108,10 @@ class _Loop:
         if self._num_faded == DISSOLVE_FRAMES:
             self._faded = None
         return shown
+
+    def leave(self, last_frame: np.ndarray) -> None:
+        """What is shown next does not follow on the last picture, and fades in."""
+        self._faded, self._num_faded = last_frame, 0
 
     def next(self, last_frame: np.ndarray) -> np.ndarray:
         """Nothing new is there. Returns the next picture of the loop; the last one again where nobody listened."""
@@ -144,7 +149,7 @@ class PlayBuffer:
         self._last_frame: np.ndarray | None = None
         self._loop = _Loop()
         self._in_line = False
-        self._is_cut = False
+        self._is_cut = self._is_jump = False
         self._dry = False
         self.num_decided = 0
         self.num_held_frames = 0
@@ -206,14 +211,18 @@ class PlayBuffer:
                 own: deque[Mark] = deque()
                 while marks and (is_last or marks[0].start_sample - (marks[0].kind == "end") < end * self.slot_samples):
                     own.append(marks.popleft())
-                self._queue.append(_QueuedChunk(chunk, samples, own, first, end, gate, muted, self._is_cut))
-                self._is_cut = False
+                self._queue.append(_QueuedChunk(chunk, samples, own, first, end, gate, muted, self._is_cut, self._is_jump))
+                self._is_cut = self._is_jump = False
         if muted:
             self._trim(self._kept_after_cancel_frames)
 
     def cut(self) -> None:
         """What is put in from now on shows somebody else, or another place: it does not fade in."""
         self._is_cut = True
+
+    def shorten(self, kept_s: float) -> None:
+        """Of a face that listens, leave out what lies beyond ``kept_s``: somebody waits for what comes then."""
+        self._trim(round(kept_s * self.info.fps), only_listening=True)
 
     def release(self) -> None:
         """Play what is buffered without waiting for more."""
@@ -290,7 +299,10 @@ class PlayBuffer:
         self._dry = False
         queued.gate = None
         if queued.is_cut:
-            self._loop, queued.is_cut = _Loop(), False
+            self._loop = _Loop()
+        elif queued.is_jump:
+            self._loop.leave(self._last_frame)
+        queued.is_cut = queued.is_jump = False
         first = queued.next_frame * self.slot_samples
         end = first + self.slot_samples
         queued.next_frame += 1
@@ -310,12 +322,16 @@ class PlayBuffer:
     def _media_s(self, sample_in_slot: int) -> float:
         return self.num_decided / self.info.fps + sample_in_slot / self.info.sample_rate_hz
 
-    def _trim(self, max_frames: int) -> None:
+    def _trim(self, max_frames: int, *, only_listening: bool = False) -> None:
         excess = self.buffered_frames - max_frames
         while excess > 0 and self._queue:
             queued = self._queue[-1]
+            if only_listening and (queued.chunk.speaking or queued.marks):
+                return
             cut = min(excess, queued.num_frames - queued.next_frame)
             queued.num_frames -= cut
             excess -= cut
+            self._is_jump = self._is_jump or only_listening
             if queued.num_frames == queued.next_frame:
+                self._is_cut = self._is_cut or queued.is_cut
                 self._queue.pop()

@@ -59,6 +59,16 @@ class Lines:
             if line.gate is not None:
                 line.gate.needed_s = self._policy.needed_s(self._left_s(line))
 
+    def hasten(self, behind_s: float) -> None:
+        """While a line is made before which nothing is said, leave out what the face would only listen for.
+
+        Args:
+            behind_s: what is due and was not taken.
+        """
+        line = next(iter(self._lines.values()), None)
+        if line is not None and line.made_s is None and not self._policy.is_behind(line.length_s):
+            self._buffer.shorten(behind_s + self._policy.hurried_s)
+
     def spare_s(self) -> float:
         """How long from now the next chunk is asked for; at 0 or below, now. What a line lacks is made without a rest."""
         wanted_s = 0.0

@@ -68,7 +68,7 @@ class Playout:
         video_delay_s: pictures are given so much late, with their right time stamps; for measuring what receivers make of it.
 
     Attributes:
-        lines: what the engine was given; whoever pushes or takes back a line tells them.
+        lines: what the engine was given; whoever takes back a line tells them.
         num_sent, num_dropped: pictures given, and left out.
     """
 
@@ -125,6 +125,7 @@ class Playout:
             # A chunk that was asked for before an interruption may still speak for what was interrupted.
             known = any(self._is_wanted(mark.reply_id) for mark in chunk.marks)
             self.lines.put(chunk, muted=chunk.speaking and interruptions != self._num_interruptions and not known)
+            self.lines.hasten(self._behind_s())
             self._filled.set()
             yield Pulled(chunk, took_s, buffered_s, rtf)
 
@@ -138,6 +139,12 @@ class Playout:
             # Not waited for: whoever cancels this at that moment would not be heard.
             sleeping.cancel()
             trimmed.cancel()
+
+    def push(self, line_id: str, length_s: float) -> None:
+        """The engine has taken a line, behind all others; see :meth:`avatar_rtc.media.lines.Lines.push`."""
+        self.lines.push(line_id, length_s)
+        self.lines.hasten(self._behind_s())
+        self._trimmed.set()
 
     def silence(self) -> None:
         """Fade out now what is buffered; nothing that was asked for before is heard."""

@@ -45,6 +45,11 @@ class PullPolicy:
         self._needed_s = min(max(needed_s, self._needed_s * DECAY), self._most_s)
         return self.rtf.add(took_s, media_s)
 
+    @property
+    def hurried_s(self) -> float:
+        """How much is left while a line is awaited and nothing is said: what a chunk takes, at least half of what is usual."""
+        return max(self._low_water_s / 2, self._needed_s)
+
     def on_line(self) -> None:
         """A line was given to the engine, or taken back: a block may be made once more, and takes longer than the others do."""
         self.rtf.skip()

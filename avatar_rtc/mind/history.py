@@ -13,11 +13,12 @@ class History:
 
     Args:
         max_chars: the oldest are forgotten where all have more characters; never those since the user's latest.
+        messages: so far.
     """
 
-    def __init__(self, max_chars: int) -> None:
+    def __init__(self, max_chars: int, messages: Sequence[Message] = ()) -> None:
         self._max_chars = max_chars
-        self._messages: list[Message] = []
+        self._messages = list(messages)
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -28,6 +29,12 @@ class History:
         """The user says something. Where nothing was answered to what came before, it is one message with that."""
         self._say("user", text)
         self._forget_oldest()
+
+    def with_user(self, text: str) -> Sequence[Message]:
+        """What ``messages`` are if the user says this next."""
+        history = History(self._max_chars, self._messages)
+        history.add_user(text)
+        return history.messages
 
     def add_tool_use(self, use: ToolUse) -> None:
         """Tools were called for the turn that goes on."""

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from avatar_rtc.config import LlmConfig
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.history import History
-from avatar_rtc.mind.source import ReplySource, SourceError, ToolCall, ToolUse
+from avatar_rtc.mind.source import Message, ReplySource, SourceError, ToolCall, ToolUse
 from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone
 
 MAX_TOOL_USES = 8
@@ -50,6 +50,41 @@ class _Turn:
     text: str
 
 
+class _Early:
+    """An answer that is asked for before it is sure what was asked.
+
+    Attributes:
+        messages: what it answers.
+    """
+
+    def __init__(self, source: ReplySource, messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self._pieces: asyncio.Queue[str | ToolCall | None] = asyncio.Queue()
+        self._asking = asyncio.create_task(self._ask(source))
+        self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody else asks
+
+    async def _ask(self, source: ReplySource) -> None:
+        try:
+            async with contextlib.aclosing(source.reply(self.messages)) as pieces:
+                async for piece in pieces:
+                    self._pieces.put_nowait(piece)
+        finally:
+            self._pieces.put_nowait(None)
+
+    async def pieces(self) -> AsyncGenerator[str | ToolCall]:
+        """As a source gives them; raises as it does."""
+        try:
+            while (piece := await self._pieces.get()) is not None:
+                yield piece
+            await self._asking
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up; idempotent."""
+        self._asking.cancel()
+
+
 class Mind:
     """The turns of one session, one after the other: one request at a time.
 
@@ -66,6 +101,7 @@ class Mind:
         self._waiting: deque[_Turn] = deque()
         self._running: tuple[_Turn, asyncio.Task[None]] | None = None
         self._outputs: dict[str, asyncio.Future[str]] = {}
+        self._early: _Early | None = None
         self._changed = asyncio.Event()
 
     def check(self, text: str) -> None:
@@ -75,6 +111,19 @@ class Mind:
                 "message_too_large",
                 f"The message has {len(text)} characters; the limit is {self._config.max_history_chars}. Say less at once.",
             )
+
+    def expect(self, text: str) -> None:
+        """The user will perhaps ask this next: the source is asked already, so that the answer comes sooner if it is so.
+
+        Args:
+            text: empty: nothing is expected any more.
+        """
+        messages = self._history.with_user(text)
+        if self._early is not None and (not text or self._early.messages != messages):
+            self._early.close()
+            self._early = None
+        if text and self._early is None and len(text) <= self._config.max_history_chars:
+            self._early = _Early(self._source, messages)
 
     def ask(self, reply_id: str, text: str) -> None:
         """The user says something. The answer goes into the reply of this id, when it is its turn."""
@@ -102,20 +151,25 @@ class Mind:
 
     async def run(self) -> None:
         """Answer until it is cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            while self._waiting and self._speaker.is_next(self._waiting[0].reply_id):
-                turn = self._waiting.popleft()
-                self._history.add_user(turn.text)
-                answering = asyncio.create_task(self._answer(turn))
-                self._running = turn, answering
-                try:
-                    await asyncio.wait((answering,))
-                finally:
-                    self._running = None
-                    answering.cancel()
-                    await asyncio.wait((answering,))
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                while self._waiting and self._speaker.is_next(self._waiting[0].reply_id):
+                    await self._take(self._waiting.popleft())
+        finally:
+            self.expect("")
+
+    async def _take(self, turn: _Turn) -> None:
+        self._history.add_user(turn.text)
+        answering = asyncio.create_task(self._answer(turn))
+        self._running = turn, answering
+        try:
+            await asyncio.wait((answering,))
+        finally:
+            self._running = None
+            answering.cancel()
+            await asyncio.wait((answering,))
 
     async def _answer(self, turn: _Turn) -> None:
         error: SourceError | None = None
@@ -139,7 +193,7 @@ class Mind:
         for _ in range(MAX_TOOL_USES + 1):
             calls: list[ToolCall] = []
             said_before = len(answer)
-            async with contextlib.aclosing(self._source.reply(self._history.messages)) as pieces:
+            async with contextlib.aclosing(self._pieces_of(self._history.messages)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, ToolCall):
                         calls.append(piece)
@@ -157,6 +211,15 @@ class Mind:
             outputs = await self._call(turn, calls)
             self._history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
         raise SourceError("llm_broken", f"The language model called tools more than {MAX_TOOL_USES} times for one answer.")
+
+    def _pieces_of(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolCall]:
+        """The reply to a conversation, which is on its way where it was expected."""
+        early, self._early = self._early, None
+        if early is not None and early.messages == messages:
+            return early.pieces()
+        if early is not None:
+            early.close()
+        return self._source.reply(messages)
 
     def _num_chars_left(self, answer: str, piece: str) -> int:
         """How much of a piece an answer still takes: to its limit, and from there to the end of a sentence, if it is near."""

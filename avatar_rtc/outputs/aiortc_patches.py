@@ -3,7 +3,7 @@ on modules.
 
 Of transports: bounded gathering, a port range, bounded candidates, signs of life, quick retransmission, and messages that neither
 raise nor get lost.
-Of receivers: bounded sound.
+Of receivers: bounded sound, which is heard as it comes.
 Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
 sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
 Ours say which media time belongs to which RTP time stamp.
@@ -34,6 +34,7 @@ from aiortc import (
     RTCSctpTransport,
 )
 from aiortc.codecs.base import Encoder
+from aiortc.jitterbuffer import MAX_MISORDER, JitterFrame
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, SCTP_RTO_MAX, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
 from aiortc.rtp import RtcpSrPacket
@@ -362,6 +363,29 @@ def bound_receiving(receiver: RTCRtpReceiver) -> None:
             await handle(packet, arrival_time_ms)
 
     insides._handle_rtp_packet = handle_rtp_packet
+
+
+class _NoDelay:
+    """In the place of aiortc's buffer of received sound, which holds four pieces (80 ms) back and steadies nothing by it; where
+    one is lost it loses four more, and holds 14 back (0.28 s) for good. Each piece goes on as it comes, in order: one that comes
+    behind a later one is left out, like one that is lost. A recogniser does not mind, and whoever speaks waits for less."""
+
+    def __init__(self) -> None:
+        self._latest: int | None = None
+
+    def add(self, packet: Any) -> tuple[bool, JitterFrame | None]:
+        number: int = packet.sequence_number
+        is_late = self._latest is not None and (self._latest - number) % (1 << 16) < MAX_MISORDER
+        if is_late or not packet._data:
+            return False, None
+        self._latest = number
+        return False, JitterFrame(packet._data, packet.timestamp)
+
+
+def hear_at_once(receiver: RTCRtpReceiver) -> None:
+    """Decode each piece of sound as it comes."""
+    insides: Any = receiver
+    insides._RTCRtpReceiver__jitter_buffer = _NoDelay()
 
 
 def learn_clock(receiver: RTCRtpReceiver, clock_hz: int, on_clock: Callable[[float], None]) -> None:

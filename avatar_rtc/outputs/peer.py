@@ -90,6 +90,7 @@ class SendingPeer(ABC):
         transceiver.setCodecPreferences(list(codecs))
         if receives:
             patches.bound_receiving(transceiver.receiver)
+            patches.hear_at_once(transceiver.receiver)
 
     def _read(self) -> list[str]:
         """Give each track what it sends, now that codecs are agreed upon, and before anything is sent. Returns their names."""

@@ -60,6 +60,12 @@ class Answering:
         self.mind.check(message.text)
         self.mind.ask(self._conversation.answer(message, at, item_id), message.text)
 
+    def expect(self, text: str) -> None:
+        """The user will perhaps say this; see :meth:`avatar_rtc.mind.mind.Mind.expect`. What is heard meanwhile counts, too, so
+        as long as something is said nothing is expected."""
+        if self._mind is not None:
+            self._mind.expect("" if self._conversation.is_busy else text)
+
     def heard(self, done: ResponseDone) -> None:
         """A reply has ended, whoever wanted it."""
         if self._mind is not None:

@@ -9,7 +9,7 @@ from aiortc import MediaStreamTrack
 
 from avatar_rtc.ears.ears import Ears
 from avatar_rtc.ears.echo import is_echo
-from avatar_rtc.ears.listener import Heard
+from avatar_rtc.ears.listener import Heard, Paused
 from avatar_rtc.ears.microphone import blocks_of
 from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
@@ -63,7 +63,11 @@ class Listening:
 
     def _hear(self, heard: Heard) -> None:
         assert self._ears is not None
+        if isinstance(heard, Paused):
+            return self._performance.expect_spoken(heard.text)
         self._events.append(heard)
+        if isinstance(heard, InputTranscriptUpdated):
+            self._performance.expect_spoken("")  # it goes on
         barge_in = self._ears.config.barge_in
         begins = {"voice": SpeechStarted, "words": InputTranscriptUpdated}.get(barge_in)
         if begins is not None and isinstance(heard, begins) and heard.item_id != self._interrupting:

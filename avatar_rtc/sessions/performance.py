@@ -139,6 +139,10 @@ class Performance:
         """Somebody speaks: nothing is said any more."""
         self.turns.take_soon(lambda: self._carry_out(ResponseCancel()))
 
+    def expect_spoken(self, text: str) -> None:
+        """The user has said so much into a microphone, and may go on; see :meth:`avatar_rtc.mind.mind.Mind.expect`."""
+        self._answering.expect(text)
+
     def answer_spoken(self, text: str, item_id: str, mode: Literal["replace", "queue"]) -> None:
         """The user has said something into a microphone, in a turn of this id."""
         message = UserMessage(text=text, mode=mode)
@@ -225,7 +229,7 @@ class Performance:
         try:
             if push.scene is not None or push.voice is not None:
                 await self._change_settings(push.scene, push.voice, push.event_id)
-            self.playout.lines.push(push.line_id, await stream.push(push.line_id, push.text))
+            self.playout.push(push.line_id, await stream.push(push.line_id, push.text))
             self._tell_wait()
         except ModelError as error:
             self._conversation.refused(push, error, self._playhead())

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from avatar_rtc.config import ListenConfig
-from avatar_rtc.ears.listener import Heard, Listener
+from avatar_rtc.ears.listener import Heard, Listener, Paused
 from avatar_rtc.ears.recognizer import RecognitionError
 from avatar_rtc.ears.voice_activity import BLOCK_SAMPLES, VoiceActivity
 from avatar_rtc.logs import SessionLog
@@ -94,12 +95,12 @@ async def test_words_come_while_somebody_speaks_and_are_whole_when_the_turn_ends
         SpeechStarted(item_id=item_id, audio_start_ms=20 * 32),  # 0.3 s before it was loud
         InputTranscriptUpdated(item_id=item_id, text="words 1"),
         InputTranscriptUpdated(item_id=item_id, text="words 2"),
-        InputTranscriptUpdated(item_id=item_id, text="words 3"),
+        Paused(item_id, "words 2"),
         SpeechStopped(item_id=item_id, audio_end_ms=56 * 32),
-        InputTranscript(item_id=item_id, text="words 3"),
+        InputTranscript(item_id=item_id, text="words 2"),
     ]
-    # The last time in the pause: when the turn is over its words are there.
-    assert recogniser.asked == [16, 32, 10 + 26 + 5]
+    # After half a second of speech, and in the pause: when the turn is over its words are there.
+    assert recogniser.asked == [10 + 16, 10 + 26 + 5]
 
 
 async def test_who_goes_on_after_a_pause_is_recognised_again() -> None:
@@ -108,6 +109,19 @@ async def test_who_goes_on_after_a_pause_is_recognised_again() -> None:
         await microphone.hear(*[LOUD] * 20, *[SILENT] * 10, *[LOUD] * 3, *[SILENT] * 20)
     assert [event.text for event in microphone.told_of(InputTranscript)] == [f"words {len(recogniser.asked)}"]
     assert recogniser.asked[-1] == 33 + 5
+
+
+@pytest.mark.parametrize(("text", "end_ms"), [("I would like to...", 1024), ("Well,", 1024), ("That is all.", 512), ("Yes", 512)])
+async def test_who_pauses_in_the_middle_of_a_sentence_has_twice_as_long(text: str, end_ms: int) -> None:
+    async def hears(number: int) -> str:
+        return text
+
+    async with listening(Recogniser(hears)) as microphone:
+        await microphone.hear(*[LOUD] * 10, *[SILENT] * (end_ms // 32 - 1))
+        assert not microphone.told_of(SpeechStopped)
+        await microphone.hear(SILENT)
+        assert microphone.told_of(SpeechStopped)
+    assert bool(microphone.told_of(Paused)) is (end_ms == 512), "nobody need think of an answer to half a sentence"
 
 
 async def test_without_partials_each_turn_is_recognised_once() -> None:

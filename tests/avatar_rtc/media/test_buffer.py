@@ -79,6 +79,22 @@ def test_a_face_that_listened_goes_on_back_and_forth_and_fades_into_what_comes()
     assert shown(buffer, range(25, 33)) == [20, 36, 52, 68, 85, 86, 87, 88]
 
 
+def test_of_a_face_that_listens_what_is_not_needed_is_left_out_and_what_comes_fades_in() -> None:
+    buffer, played = make_buffer()
+    buffer.put(numbered_chunk(0, marks=(mark("r", "end", 3),), speaking=True))
+    buffer.put(numbered_chunk(1))
+    buffer.shorten(0.4)
+    assert buffer.buffered_frames == 10
+    buffer.shorten(0.04)
+    assert buffer.buffered_frames == 8, "nothing of a line"
+    buffer.put(numbered_chunk(10))
+    assert shown(buffer, range(8)) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [p.mark.kind for p in played] == ["end"]
+    # From 8 to 81 and on, in fifths.
+    assert shown(buffer, range(8, 16)) == [23, 38, 53, 69, 85, 86, 87, 88]
+    assert buffer.num_underruns == 0
+
+
 def test_another_look_does_not_fade_in() -> None:
     buffer, _ = make_buffer()
     buffer.put(numbered_chunk(0))

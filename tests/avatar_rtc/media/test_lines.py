@@ -15,7 +15,7 @@ from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.clock import MediaClock
 from avatar_rtc.media.playout import Playout
-from avatar_rtc.media.pull_policy import PullPolicy
+from avatar_rtc.media.pull_policy import MARGIN_S, PullPolicy
 from avatar_rtc.rtf import RtfMeter, in_words
 from model.chunk import StreamInfo, StreamSettings
 from tests.support.clock import SimulatedClock
@@ -95,7 +95,7 @@ async def hear(
     async def push() -> None:
         await clock.sleep(PUSHED_S)
         for index, text in enumerate(lines):
-            playout.lines.push(f"line {index}", stream.push(f"line {index}", text))
+            playout.push(f"line {index}", stream.push(f"line {index}", text))
         heard.told_s = playout.lines.wait_s()
 
     async def show() -> None:
@@ -189,9 +189,19 @@ async def test_a_line_that_runs_dry_after_all_does_so_once() -> None:
 
 async def test_nothing_waits_where_the_engine_keeps_up() -> None:
     heard = await hear(0.6)
-    assert heard.lines[0].start_s < PUSHED_S + 2 * LOW_WATER_S + BEFORE_VOICE_S
     assert heard.told_s is None
     assert heard.num_held == 0
+    check_no_drift(heard)
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.3, 0.6])
+async def test_a_face_that_listens_does_so_no_longer_than_a_line_takes_to_be_made(factor: float) -> None:
+    heard = await hear(factor)
+    took_s = factor * INFO.chunk_duration_s
+    # One chunk may be in work, which has read its text; before the next one the face listens for as long as that takes.
+    assert heard.lines[0].start_s < PUSHED_S + took_s + max(LOW_WATER_S / 2, took_s + MARGIN_S) + BEFORE_VOICE_S
+    assert heard.num_held == 0
+    assert heard.lines[0].end_s - heard.lines[0].start_s == pytest.approx(LINE_S)
     check_no_drift(heard)
 
 

@@ -144,6 +144,39 @@ async def test_turns_wait_for_each_other_and_who_is_stopped_before_its_turn_is_n
         assert at.server.messages() == [("user", "Question a.\nQuestion c.")]  # nothing was heard between them
 
 
+async def test_an_answer_that_was_expected_is_on_its_way_and_one_that_nobody_wants_is_given_up() -> None:
+    async def endless(stream: Stream) -> None:
+        await stream.say("One two three four. " * 10_000, words_per_s=1000)
+
+    async with scene() as at:
+        at.server.then(endless, "It is noon.", "Nobody hears this.", "I said noon.")
+        at.mind.expect("What time")
+        await at.server.until(lambda: at.server.num_open == 1)
+        at.mind.expect("What time is it?")
+        await at.server.until(lambda: at.server.num_abandoned == 1 and len(at.server.requests) == 2)
+        assert at.speaker.said == {}, "nothing is said before it is asked"
+        assert await at.ask("What time is it?") == "It is noon."
+        assert len(at.server.requests) == 2
+        at.heard("It is noon.")
+        assert at.server.messages() == [("user", "What time is it?")]
+
+        at.mind.expect("And now?")
+        await at.server.until(lambda: len(at.server.requests) == 3)
+        assert await at.ask("And now, sorry?", "s") == "I said noon."
+        assert at.server.messages()[-1] == ("user", "And now, sorry?")
+
+
+async def test_what_goes_wrong_with_an_answer_that_was_expected_is_said_when_it_is_asked() -> None:
+    async with scene() as at:
+        at.server.then(500)
+        at.mind.expect("Hello?")
+        await at.server.until(lambda: len(at.server.requests) == 1)
+        await at.ask("Hello?")
+        (error,) = at.speaker.ends["r"]
+        assert error is not None
+        assert error.code == "llm_unreachable"
+
+
 async def broken_off(stream: Stream) -> None:
     await stream.send(content="I think that")
     stream.break_off()

@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import aioice.ice
 import pytest
+from aiortc import RTCPeerConnection
+from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcsctptransport import CookieAckChunk, DataChunk
 
 from avatar_rtc.outputs import aiortc_patches
@@ -158,3 +161,22 @@ async def test_sound_that_comes_faster_than_it_lasts_is_lost_before_it_is_decode
             await flooded._handle_rtp_packet(None, 0)
     assert steady.num_packets == 500
     assert flooded.num_packets <= 10 * aiortc_patches.MAX_PACKETS_PER_S + aiortc_patches.BURST_PACKETS
+
+
+async def test_sound_is_decoded_as_it_comes_whatever_is_lost() -> None:
+    peer = RTCPeerConnection()
+    receiver: Any = peer.addTransceiver("audio").receiver
+    assert isinstance(receiver._RTCRtpReceiver__jitter_buffer, JitterBuffer)
+    aiortc_patches.hear_at_once(receiver)
+    buffer: Any = receiver._RTCRtpReceiver__jitter_buffer
+
+    def heard(*numbers: int, data: bytes = b"piece") -> list[int]:
+        """Those of the packets with these numbers that are decoded, each when it comes."""
+        packets = [SimpleNamespace(sequence_number=number, timestamp=number, _data=data) for number in numbers]
+        return [frame.timestamp for packet in packets if (frame := buffer.add(packet)[1]) is not None]
+
+    assert heard(65_534, 65_535, 0, 1) == [65_534, 65_535, 0, 1]
+    assert heard(4, 3, 4, 5) == [4, 5], "neither the past nor the same again"
+    assert heard(6, data=b"") == [], "nothing is in it"
+    assert heard(40_000, 30_000, 30_001) == [40_000, 30_000, 30_001], "whoever sends has begun anew"
+    await peer.close()

@@ -101,6 +101,20 @@ async def test_what_is_said_is_answered_by_a_language_model_which_is_told_what_w
             assert model.messages() == [("user", "What time is it?")]
 
 
+async def test_a_language_model_is_asked_in_a_pause_and_heard_when_the_turn_is_over() -> None:
+    async with chat_server() as model:
+        model.then("It is noon.")
+        llm = LlmConfig(base_url=model.base_url, model="m")
+        async with hearing("What time is it?", llm=llm, end_of_turn_ms=3000) as (_, call, microphone, _):
+            asking = asyncio.create_task(ask(microphone))
+            await model.until(lambda: model.requests)
+            assert not call.received(SpeechStopped)
+            assert not call.received(ResponseCreated)
+            await asking
+            assert (await first(call, ResponseDone)).heard_text == "It is noon."
+            assert len(model.requests) == 1
+
+
 @pytest.mark.parametrize("barge_in", ["voice", "words"])
 async def test_the_avatar_falls_silent_when_somebody_speaks(barge_in: str) -> None:
     async with hearing("Excuse me.", barge_in=barge_in) as (_, call, microphone, _):
