@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -105,6 +106,7 @@ class Server:
         except BaseException:
             await self.close()
             raise
+        gc.freeze()  # what is here stays, so looking for garbage after each call passes over it
 
     @property
     def rtf(self) -> float:
@@ -136,6 +138,7 @@ class Server:
             await self._source.close()
         if self._ears is not None:
             await self._ears.close()
+        gc.unfreeze()
 
 
 async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) -> None:

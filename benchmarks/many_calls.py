@@ -172,8 +172,7 @@ async def _held(server: Server, ports: tuple[int, int]) -> dict[str, Any]:
     async with asyncio.timeout(60):
         while server.registry.num_sessions:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.1)
-    await asyncio.sleep(0.5)
-    gc.collect()
+    await asyncio.sleep(resources.GIVE_BACK_AFTER_S + 0.5)
     pid = os.getpid()
     own_mb, *_ = memory_mb(pid)
     return {

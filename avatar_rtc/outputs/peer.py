@@ -70,7 +70,7 @@ class SendingPeer(ABC):
         for track in self._tracks.values():
             track.stop()
         await self._peer.close()
-        resources.give_back_memory()
+        resources.give_back_memory_soon()
 
     @abstractmethod
     def _on_connected(self) -> None:

@@ -371,6 +371,7 @@ class Registry:
             if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
             self._admission.freed(session)
+            resources.give_back_memory_soon()
 
         life.add_done_callback(free_seat)
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import socket
+import weakref
 from urllib.parse import urljoin
 
 import aiohttp
@@ -290,5 +291,20 @@ async def test_the_encoders_of_a_call_end_with_it_and_their_threads() -> None:
                 async with calling(server):
                     assert num_encoders() == before + 2
                 assert num_encoders() == before
+        finally:
+            gc.enable()
+
+
+async def test_nothing_of_a_call_stays_until_python_looks_for_garbage() -> None:
+    async with serving() as server:
+        gc.disable()
+        try:
+            async with calling(server):
+                (session,) = server.registry.live
+                parts = [weakref.ref(part) for part in (session, *session.audience.viewers.values())]
+                del session
+            async with asyncio.timeout(20):
+                while any(part() is not None for part in parts):  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.1)
         finally:
             gc.enable()
