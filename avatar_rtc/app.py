@@ -8,8 +8,6 @@ import logging
 import signal
 from collections.abc import Callable
 
-from aiohttp import web
-
 from avatar_rtc import systemd
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.ears.ears import Ears
@@ -19,17 +17,18 @@ from avatar_rtc.keys import make_auth
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.models import model_loader
+from avatar_rtc.sessions.moving import NodeRegistry
 from avatar_rtc.sessions.registry import Registry
+from avatar_rtc.site import Site
 from signaling.connections import Connections
 from signaling.http import make_app
+from signaling.nodes import Behind
 from signaling.rate import RateLimit
 
 logger = logging.getLogger(__name__)
 
 CLOSING_S = 15.0
 """For what comes after the last call: HTTP and the engine end."""
-LINGERING_S = 2.0
-"""So long the rest of a body that was refused is read, so that its sender sees why, and so long the end waits for requests."""
 
 
 def make_engine(config: ServerConfig) -> Engine:
@@ -54,6 +53,9 @@ def make_source(config: ServerConfig) -> ReplySource | None:
 class Server:
     """Engine, registry and HTTP.
 
+    Args:
+        behind: it is a node of a cluster.
+
     Attributes:
         address: such as ``http://127.0.0.1:8080``; known once ``start`` listens.
 
@@ -62,28 +64,28 @@ class Server:
         ModuleNotFoundError: what ``llm`` or ``listen`` of the config needs is not installed.
     """
 
-    def __init__(self, config: ServerConfig, engine: Engine) -> None:
+    def __init__(self, config: ServerConfig, engine: Engine, behind: Behind | None = None) -> None:
         self.address = ""
+        self._at = (config.http.host, config.http.port) if behind is None else (behind.host, 0)
         self._source = make_source(config)
         self._ears = None if config.listen is None else Ears(config.listen)
-        self.registry = Registry(config, engine, Metrics(), self._source, self._ears)
+        parts = config, engine, Metrics(), self._source, self._ears
+        self.registry = Registry(*parts) if behind is None else NodeRegistry(*parts, node=behind.node)
         config.ice.wire_servers()  # a secret that is missing is noticed now
         self._config = config
         self._engine = engine
         http = config.http
-        self._connections = Connections()
+        connections = Connections()
         app = make_app(
             self.registry,
             static_dir=http.static_dir,
             allowed_origins=http.allowed_origins,
-            connections=self._connections,
+            connections=connections,
             auth=make_auth(config),
             rate_limit=RateLimit(config.limits.requests_per_minute),
+            behind=behind,
         )
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=LINGERING_S, lingering_time=LINGERING_S, auto_decompress=False
-        )
-        self._watch: asyncio.Task[None] | None = None
+        self._site = Site(app, connections)
 
     async def start(self) -> None:
         """Listen, then start the engine: a port that is taken is noticed before minutes of loading.
@@ -92,16 +94,8 @@ class Server:
             OSError: the port cannot be used.
             avatar_rtc.engine.api.EngineFailure, model.errors.ModelError: the engine does not start.
         """
-        http = self._config.http
-        await self._runner.setup()
-        assert self._runner.server is not None
-        self._watch = asyncio.create_task(self._connections.watch(self._runner.server))
         try:
-            site = web.TCPSite(self._runner, http.host, http.port)
-            await site.start()
-            port = self._runner.addresses[0][1]
-            host = "127.0.0.1" if http.host in ("0.0.0.0", "::", "") else http.host
-            self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            self.address = await self._site.start(*self._at)
             await self._engine.start()
         except BaseException:
             await self.close()
@@ -130,9 +124,7 @@ class Server:
     async def close(self) -> None:
         """Sessions first, then HTTP, then the engine. Idempotent."""
         await self.registry.close()
-        if self._watch is not None:
-            self._watch.cancel()
-        await self._runner.cleanup()
+        await self._site.close()
         await self._engine.close()
         if self._source is not None:
             await self._source.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 from avatar_rtc import resources
 
 DEFAULT_PORT = 8080
+RAY_PORT = 6379
 SCOPES = ("call", "speak", "watch", "record", "admin")
 
 EXAMPLES = """
 examples:
   avatar-rtc serve                                        a server on http://127.0.0.1:8080; open the page and press Call
+  avatar-rtc cluster up                                   the same on many machines
   avatar-rtc say http://127.0.0.1:8080 "Hello."           call that server, say a line, report what was heard
   avatar-rtc load http://127.0.0.1:8080 --calls 4         many callers at once, and what their calls were like
   avatar-rtc generate "Hello, nice to meet you." -o hello.mp4
@@ -33,6 +36,20 @@ examples:
   avatar-rtc serve --config hallo_live_1gpu               a config that comes with the program
   avatar-rtc serve --listen                               one can talk to it (pip install 'avatar-rtc[listen]')
   avatar-rtc serve --engine fake                          numbered frames and beeps instead of the network
+"""
+CLUSTER_EXAMPLES = f"""
+examples:
+  avatar-rtc cluster up --config avatar.yaml              the first machine; it prints where others join
+  avatar-rtc cluster up --config avatar.yaml --address 10.0.0.1:{RAY_PORT}
+                                                          each further one
+  avatar-rtc cluster up --address auto                    on a machine whose Ray runs already, as on Kubernetes
+  avatar-rtc cluster up --engine fake --name b --port 8081 --address 127.0.0.1:{RAY_PORT}
+                                                          one more node on the same machine, to try it
+
+Every machine has a node, which takes calls as 'avatar-rtc serve' does, and a front door, which leads callers to any of the nodes:
+put a balancer before the doors. SIGTERM empties this machine, and the others go on. docs/deployment.md has the rest.
+
+Whoever reaches Ray's ports can run programs on all of these machines: keep them within a network of your own.
 """
 SAY_EXAMPLES = """
 examples:
@@ -169,9 +186,11 @@ AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def joined(arguments: Sequence[str]) -> Sequence[str]:
-    """``train sample-ode`` is one word to the parser, so that it has options and a help of its own."""
+    """``train sample-ode``, or ``cluster up``, is one word to the parser, so that it has options and a help of its own."""
     if arguments[:1] and arguments[0] == "train" and arguments[1:2] and arguments[1] in TRAIN_DATA:
         return [f"train {arguments[1]}", *arguments[2:]]
+    if tuple(arguments[:2]) == ("cluster", "up"):
+        return ["cluster up", *arguments[2:]]
     return arguments
 
 
@@ -180,6 +199,12 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is no port: take one from 1 to 65535, or 0 for any that is free")
     return port
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: take up to 40 small letters, digits and dashes")
+    return text
 
 
 def _config(text: str) -> Path:
@@ -257,14 +282,34 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         added.set_defaults(carry_out=commands[name])
         return added
 
+    def add_serving(serve: argparse.ArgumentParser) -> None:
+        serve.add_argument("--config", type=_config, metavar="FILE", help=f"server config: {config_help} (default: pocket)")
+        serve.add_argument("--host", help="address to listen on (default: the config's, 127.0.0.1)")
+        serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
+        serve.add_argument(
+            "--auth", metavar="FILE", help="a file of API keys, or none to let everybody call (default: the config's)"
+        )
+        serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
+        serve.add_argument("--listen", action="store_true", help="hear who speaks, on this machine, if the config has no listen")
+
     config_help = f"a file, or one that comes with the program ({', '.join(resources.server_configs())})"
     serve = command("serve", "Serve the page and its calls until Ctrl-C.", SERVE_EXAMPLES)
-    serve.add_argument("--config", type=_config, metavar="FILE", help=f"server config: {config_help} (default: pocket)")
-    serve.add_argument("--host", help="address to listen on (default: the config's, 127.0.0.1)")
-    serve.add_argument("--port", type=_port, help=f"port to listen on, 0 for any (default: the config's, {DEFAULT_PORT})")
-    serve.add_argument("--auth", metavar="FILE", help="a file of API keys, or none to let everybody call (default: the config's)")
-    serve.add_argument("--engine", choices=("pocket", "fake"), help="what is served (default: the config's, pocket)")
-    serve.add_argument("--listen", action="store_true", help="hear who speaks, on this machine, if the config has no listen")
+    add_serving(serve)
+
+    cluster = command("cluster up", "Serve on many machines: begin a cluster, or join one.", CLUSTER_EXAMPLES)
+    add_serving(cluster)
+    cluster.add_argument(
+        "--address", metavar="HOST:PORT", help="the cluster to join; auto: that of this machine's Ray (default: begin one)"
+    )
+    cluster.add_argument("--name", type=_name, help="of this node, other than those of the others (default: this machine's)")
+    cluster.add_argument("--ip", metavar="ADDRESS", help="of this machine, as the others reach it (default: Ray finds out)")
+    cluster.add_argument(
+        "--ray-port",
+        type=_port,
+        default=RAY_PORT,
+        metavar="PORT",
+        help=f"where others join a cluster that begins (default: {RAY_PORT})",
+    )
 
     say = command("say", "Call a server, say lines one after the other, and report what was seen and heard.", SAY_EXAMPLES)
     say.add_argument("url", metavar="URL", help="the server's address, such as http://127.0.0.1:8080")

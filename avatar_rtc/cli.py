@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import functools
 import json
@@ -11,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +23,7 @@ from model.errors import ModelError
 from model.stream import Model
 
 if TYPE_CHECKING:
-    from avatar_rtc.config import EngineConfig
+    from avatar_rtc.config import EngineConfig, ServerConfig
 
 
 class UsageError(Exception):
@@ -74,12 +75,10 @@ def _explain(error: Exception) -> tuple[int, str]:
     return 1, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)"
 
 
-def _serve(options: argparse.Namespace) -> int:
-    from avatar_rtc.app import serve
+def _server_config(options: argparse.Namespace) -> ServerConfig:
+    """The config of a server, with what the command says in its place."""
     from avatar_rtc.config import AuthConfig, ListenConfig, load_config
-    from avatar_rtc.logs import set_up_logs
 
-    set_up_logs()
     config = load_config(options.config or resources.server_config("pocket"))
     http = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     config = config.model_copy(update={"http": config.http.model_copy(update=http)})
@@ -90,13 +89,47 @@ def _serve(options: argparse.Namespace) -> int:
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"model": options.engine})})
     if options.listen and config.listen is None:
         config = config.model_copy(update={"listen": ListenConfig()})
+    return config
+
+
+@contextlib.contextmanager
+def _port_of(config: ServerConfig) -> Iterator[None]:
+    """A port that is taken is something that one can mend."""
     try:
-        asyncio.run(serve(config, on_ready=_say_ready))
+        yield
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         host, port = config.http.host, config.http.port
         raise UsageError(f"port {port} of {host} is taken: end the program that has it, or choose another with --port") from None
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from avatar_rtc.app import serve
+    from avatar_rtc.logs import set_up_logs
+
+    set_up_logs()
+    config = _server_config(options)
+    with _port_of(config):
+        asyncio.run(serve(config, on_ready=_say_ready))
+    return 0
+
+
+def _cluster_up(options: argparse.Namespace) -> int:
+    from avatar_rtc.cluster.rays import Place, default_name
+    from avatar_rtc.cluster.up import up
+    from avatar_rtc.logs import set_up_logs
+
+    set_up_logs()
+    config = _server_config(options)
+
+    def say_ready(address: str, rtf: float, join: str) -> None:
+        print(f"other machines join with: {join}", flush=True)
+        _say_ready(address, rtf)
+
+    place = Place(options.address, options.name or default_name(), options.ip, options.ray_port)
+    with _port_of(config):
+        up(config, place, say_ready)
     return 0
 
 
@@ -309,6 +342,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Command] = {
     "serve": _serve,
+    "cluster up": _cluster_up,
     "say": _say,
     "load": _load,
     "generate": _generate,

@@ -102,8 +102,7 @@ class Call:
         self._wait_s = wait_s
         self.url = url if url.endswith("/") else url + "/"
         self.resource = ""
-        self.session_id = ""
-        self.etag = ""
+        self.session_id = self.etag = self._query = ""
         self.events: list[tuple[float, v.Event]] = []
         self.audio = _Arrivals(48_000)
         self.video = _Arrivals(90_000)
@@ -122,8 +121,7 @@ class Call:
         self._new_peer()
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._start_s = 0.0
-        self._heard_s = 0.0
+        self._start_s = self._heard_s = 0.0
         self.lost = self._goodbye = ""
 
     def _new_peer(self) -> None:
@@ -136,11 +134,20 @@ class Call:
         Raises:
             CallError: it is over, or cannot be reached.
         """
+        await self._change_peer()
+        await self.connect(f"?session={self.session_id}&after={self.last_seq}")
+
+    async def call_again(self) -> None:
+        """Begin a new session, as the first one was begun. Raises as ``connect``."""
+        self.session_id, self.last_seq = "", 0
+        await self._change_peer()
+        await self.connect(self._query)
+
+    async def _change_peer(self) -> None:
         old, self.lost, self._goodbye = self.peer, "", ""
         self.audio, self.video = _Arrivals(48_000), _Arrivals(90_000)
         self._new_peer()
         await old.close()
-        await self.connect(f"?session={self.session_id}&after={self.last_seq}")
 
     async def connect(self, query: str = "") -> None:
         """Join.
@@ -149,6 +156,8 @@ class Call:
             NotReadyError: there is no server yet, or its engine is starting.
             CallError: the server cannot be reached or refuses, or no media come.
         """
+        if not self.session_id:
+            self._query = query
         if self._http is None:
             self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
         peer = self.peer
@@ -418,6 +427,23 @@ class Call:
                 pinged_s = now_s
                 self.send(v.Ping(t=now_s))
             await asyncio.sleep(LISTEN_EVERY_S)
+
+
+async def come_back(call: Call) -> bool:
+    """Resume a call, or begin a new session where its own is over, or lost with its node. Returns whether it is the same.
+
+    Raises:
+        CallError: neither is possible now.
+    """
+    if call.session_id:
+        try:
+            await call.resume()
+            return True
+        except CallError as error:
+            if error.code not in ("unknown_session", "node_lost"):
+                raise
+    await call.call_again()
+    return False
 
 
 def _measure(call: Call, line: Line, sent_s: float, reply_id: str) -> None:

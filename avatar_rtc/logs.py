@@ -15,7 +15,7 @@ class SessionLog(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(logging.getLogger("avatar_rtc.session"), {})
-        self._prefix = session_id[:8]
+        self._prefix = session_id.rpartition(".")[2][:8]
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return f"{self._prefix} {msg}", kwargs

@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 _LATENCY_S = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _SHORT_S = (0.02, 0.04, 0.08, 0.12, 0.2, 0.3, 0.4, 0.52, 0.75, 1.0, 2.0)
 _RTT_S = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_OWN_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.05, 0.1, 0.5)
 _RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 _SHARE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -54,6 +55,18 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """Body and content type of ``/metrics``."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class DoorMetrics:
+    """What a front door of a cluster counts."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.nodes = Gauge("avatar_rtc_door_nodes", "Nodes that this front door knows.", registry=registry)
+        self.retries = Counter("avatar_rtc_door_retries", "Seats that were asked for once more, elsewhere.", registry=registry)
+        self.own_s = Histogram(
+            "avatar_rtc_door_own_seconds", "Of a join, without the node's part.", registry=registry, buckets=_OWN_S
+        )
 
 
 class SessionCounters:

@@ -68,6 +68,29 @@ class UnknownSession(SignalingError):
         super().__init__(detail)
 
 
+class NodeLost(SignalingError):
+    """The machine that had the session has gone, and the session with it."""
+
+    status, code, title = 404, "node_lost", "The session is lost"
+
+    def __init__(self, detail: str = "The node that had this session does not answer any more. Call again.") -> None:
+        super().__init__(detail)
+
+
+class SessionMoves(SignalingError):
+    """The session goes on at another node; front doors know what to do.
+
+    Args:
+        node: where it is; None while it is nowhere.
+    """
+
+    status, code, title = 503, "session_moves", "The session moves"
+
+    def __init__(self, node: str | None) -> None:
+        super().__init__("The session goes on at another node. Try again in 1 s.", headers={"Retry-After": "1"})
+        self.members = {} if node is None else {"node": node}
+
+
 class NotFound(SignalingError):
     status, code, title = 404, "not_found", "Nothing here"
 

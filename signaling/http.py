@@ -29,6 +29,7 @@ from signaling.errors import (
     WrongType,
 )
 from signaling.ice import parse_fragment
+from signaling.nodes import Behind
 from signaling.outputs import OutputBody, OutputRoutes, with_urls
 from signaling.rate import RateLimit
 from signaling.realtime import PATH as REALTIME_PATH
@@ -70,6 +71,7 @@ def make_app(
     connections: Connections,
     auth: Auth,
     rate_limit: RateLimit,
+    behind: Behind | None = None,
 ) -> web.Application:
     """The web application.
 
@@ -79,10 +81,13 @@ def make_app(
         connections: is told which of them are being answered.
         auth: says who asks, and what they may.
         rate_limit: how often they may.
+        behind: front doors ask, for whoever asks them.
     """
     routes = _Routes(service, auth)
-    guards = (_problems, auth.middleware(service.owner), rate_limit.middleware())
-    app = web.Application(middlewares=[connections.middleware(), _cors(allowed_origins), *guards], client_max_size=MAX_BODY_BYTES)
+    guards = [] if behind is None else [behind.middleware()]
+    guards += [auth.middleware(service.owner), rate_limit.middleware()]
+    outer = (connections.middleware(), cors(allowed_origins), problems)
+    app = web.Application(middlewares=[*outer, *guards], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
             *(web.post(path, routes.watch) for path in ("/whep/", "/whep")),
@@ -297,7 +302,7 @@ def _problem_response(problem: dict[str, object], status: int) -> web.Response:
 
 
 @web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error as a problem. This is the one place of the wire that catches everything."""
     try:
         return await handler(request)
@@ -326,9 +331,11 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     return response
 
 
-def _cors(allowed_origins: Collection[str]) -> Middleware:
+def cors(allowed_origins: Collection[str]) -> Middleware:
+    """Lets pages of these origins call; ``*`` those of all."""
+
     @web.middleware
-    async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def allow(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and ("*" in allowed_origins or origin in allowed_origins):
@@ -339,4 +346,4 @@ def _cors(allowed_origins: Collection[str]) -> Middleware:
             response.headers[hdrs.VARY] = "Origin"
         return response
 
-    return cors
+    return allow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
 from typing import Literal, TypeVar
 
@@ -73,7 +72,7 @@ class RtviRoutes:
     async def start(self, request: web.Request) -> web.Response:
         """Takes no seat: only the offer does, so that nothing is held for who does not call. But says whether there is one: of an
         offer that is refused, the client shows the status alone."""
-        started, wanted = secrets.token_hex(16), (await _read(request, _Start)).body
+        started, wanted = self._service.new_id(), (await _read(request, _Start)).body
         if waiting.wait_of(request) is None:
             self._service.check_call(_session(request, wanted))
         _remember(self._started, started, wanted)

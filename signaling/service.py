@@ -101,6 +101,9 @@ class SessionService(Protocol):
         Here and in what follows the id of one of its viewers names a session, too: a client may know its ``Location`` only.
         """
 
+    def new_id(self) -> str:
+        """A name that nobody can guess, for what is found again by it; in a cluster it leads to this node."""
+
     def check_call(self, wanted: NewSession) -> None:
         """Raises what ``call`` would now, before there is an offer: no seat, or nothing that could be shown."""
 

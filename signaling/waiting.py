@@ -35,10 +35,10 @@ async def call(
     if wait_s is None:
         return await service.call(offer, wanted, rights, dialect)
     wanted = dataclasses.replace(wanted, wait_s=wait_s, ticket=request.query.get("ticket"))
-    return await _while_connected(request, service.call(offer, wanted, rights, dialect))
+    return await while_connected(request, service.call(offer, wanted, rights, dialect))
 
 
-async def _while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """Await something that may take long; it is cancelled when the client has gone, which aiohttp does not do by itself."""
     task = asyncio.ensure_future(work)
     try:

@@ -202,6 +202,7 @@ export class AvatarConnection extends EventTarget {
     const end = performance.now() + this.#session.graceMs;
     this.#setState("resuming", { reason: "lost", message: "Connection lost. Reconnecting …" });
     this.#former = this.#drop();
+    let why = "It was lost for too long";
     while (performance.now() < end && !signal.aborted) {
       try {
         await this.#open(signal);
@@ -212,13 +213,14 @@ export class AvatarConnection extends EventTarget {
       } catch (error) {
         const problem = callErrorOf(error);
         this.#drop()?.close();
+        if (problem.reason === "node_lost") why = "The server that had it is gone";
         if (problem.status === 404) break;
         if (!problem.retry) return problem;
         await pause(RESUME_PAUSE_MS, signal);
       }
     }
     if (this.watching) return sessionOver("It is over.");
-    return new CallError("too_late", "It was lost for too long; the conversation begins anew.", { retry: true });
+    return new CallError("too_late", `${why}; the conversation begins anew.`, { retry: true });
   }
 
   #end(state, problem) {

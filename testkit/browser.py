@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +101,19 @@ def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any
     Raises:
         RuntimeError: it did not start; the message holds what it said.
     """
+    with run_command(("serve", "--engine", engine), port, sections) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_command(
+    words: Sequence[str], port: int, sections: Mapping[str, dict[str, Any]], stop_s: float = 10.0
+) -> Iterator[RunningServer]:
+    """The same with the words of a command that serves, to which the config is added.
+
+    Args:
+        stop_s: so long it may take to end.
+    """
     shipped = resources.server_config("pocket")
     config: dict[str, Any] = yaml.safe_load(shipped.read_text())
     config["http"] |= {"host": "127.0.0.1", "port": port, "static_dir": str(resources.static_dir())}
@@ -110,7 +123,7 @@ def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any
         path = Path(directory) / "server.yaml"
         path.write_text(yaml.safe_dump(config))
         log_path = Path(directory) / "server.log"
-        command = [str(Path(sys.executable).parent / "avatar-rtc"), "serve", "--config", str(path), "--engine", engine]
+        command = [str(Path(sys.executable).parent / "avatar-rtc"), *words, "--config", str(path)]
         with log_path.open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
             try:
@@ -119,7 +132,7 @@ def run_server(engine: str = "fake", /, port: int = 0, **sections: dict[str, Any
                 if process.poll() is None:
                     process.send_signal(signal.SIGINT)
                     try:
-                        process.wait(10)
+                        process.wait(stop_s)
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()

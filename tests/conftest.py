@@ -25,6 +25,7 @@ if NUM_WORKERS > 1:  # before torch and numpy are imported: workers share the co
 TESTS = Path(__file__).parent
 ALONE = (
     "tests/e2e/",
+    "tests/avatar_rtc/cluster/test_ray.py",
     "tests/avatar_rtc/test_hallo_live_call.py",
     "tests/avatar_rtc/outputs/test_recording.py",
     "tests/avatar_rtc/outputs/test_whip.py",

@@ -25,6 +25,10 @@ class History:
         """From the oldest on; neither side speaks twice in a row."""
         return tuple(self._messages)
 
+    def recall(self, messages: Sequence[Message]) -> None:
+        """Go on after messages of before."""
+        self._messages = list(messages)
+
     def add_user(self, text: str) -> None:
         """The user says something. Where nothing was answered to what came before, it is one message with that."""
         self._say("user", text)

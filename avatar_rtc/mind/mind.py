@@ -90,6 +90,9 @@ class Mind:
 
     Args:
         config: limits.
+
+    Attributes:
+        history: of the conversation.
     """
 
     def __init__(self, source: ReplySource, config: LlmConfig, speaker: Speaker, log: SessionLog) -> None:
@@ -97,7 +100,7 @@ class Mind:
         self._config = config
         self._speaker = speaker
         self._log = log
-        self._history = History(config.max_history_chars)
+        self.history = History(config.max_history_chars)
         self._waiting: deque[_Turn] = deque()
         self._running: tuple[_Turn, asyncio.Task[None]] | None = None
         self._outputs: dict[str, asyncio.Future[str]] = {}
@@ -118,7 +121,7 @@ class Mind:
         Args:
             text: empty: nothing is expected any more.
         """
-        messages = self._history.with_user(text)
+        messages = self.history.with_user(text)
         if self._early is not None and (not text or self._early.messages != messages):
             self._early.close()
             self._early = None
@@ -146,7 +149,7 @@ class Mind:
         self._waiting = deque(turn for turn in self._waiting if turn.reply_id != done.response_id)
         if self._running is not None and self._running[0].reply_id == done.response_id:
             self._running[1].cancel()
-        self._history.add_heard(done.heard_text)
+        self.history.add_heard(done.heard_text)
         self._changed.set()
 
     async def run(self) -> None:
@@ -161,7 +164,7 @@ class Mind:
             self.expect("")
 
     async def _take(self, turn: _Turn) -> None:
-        self._history.add_user(turn.text)
+        self.history.add_user(turn.text)
         answering = asyncio.create_task(self._answer(turn))
         self._running = turn, answering
         try:
@@ -183,7 +186,7 @@ class Mind:
             self._log.exception("an answer failed")
             error = SourceError("llm_broken", "The server failed to answer; its log says why.", type(raised).__name__)
         finally:
-            self._history.end_turn()
+            self.history.end_turn()
         if error is not None:
             self._log.warning("%s: %s", error.code, error.detail)
         await self._speaker.finish(turn.reply_id, error)
@@ -193,7 +196,7 @@ class Mind:
         for _ in range(MAX_TOOL_USES + 1):
             calls: list[ToolCall] = []
             said_before = len(answer)
-            async with contextlib.aclosing(self._pieces_of(self._history.messages)) as pieces:
+            async with contextlib.aclosing(self._pieces_of(self.history.messages)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, ToolCall):
                         calls.append(piece)
@@ -209,7 +212,7 @@ class Mind:
                 return
             await self._speaker.flush(turn.reply_id)
             outputs = await self._call(turn, calls)
-            self._history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
+            self.history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
         raise SourceError("llm_broken", f"The language model called tools more than {MAX_TOOL_USES} times for one answer.")
 
     def _pieces_of(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolCall]:

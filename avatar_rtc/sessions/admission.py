@@ -12,7 +12,7 @@ from avatar_rtc.config import LimitsConfig
 from avatar_rtc.engine.api import Engine
 from avatar_rtc.sessions.capacity import Capacity, Totals
 from avatar_rtc.sessions.queue import CallLengths, Queue, Ticket
-from avatar_rtc.sessions.session import Session
+from avatar_rtc.sessions.session import MOVED, Session
 from signaling.errors import Unavailable
 from signaling.service import NewSession
 
@@ -29,6 +29,7 @@ class Admission:
 
     Args:
         seated: the sessions that have a seat.
+        new_id: makes names for tickets.
         clock: seconds, monotonic.
     """
 
@@ -37,6 +38,7 @@ class Admission:
         limits: LimitsConfig,
         engine: Engine,
         seated: Callable[[], Collection[Session]],
+        new_id: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
@@ -44,7 +46,7 @@ class Admission:
         self._seated = seated
         self._clock = clock
         self._capacity = Capacity()
-        self._queue = Queue(MAX_WAITING, MAX_WAITING_OF_ONE)
+        self._queue = Queue(MAX_WAITING, MAX_WAITING_OF_ONE, new_id)
         self._lengths = CallLengths()
         # What each ticket gets for which a request waits: a seat, as soon as it is called.
         self._waiting: dict[Ticket, tuple[asyncio.Future[Session], Callable[[], Session]]] = {}
@@ -159,7 +161,7 @@ class Admission:
 
     def freed(self, session: Session) -> None:
         """A session has ended, and no longer has its seat."""
-        if session.reason != "refused":
+        if session.reason not in ("refused", MOVED):
             self._lengths.add(session.age_s)
         self.hand_out()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from avatar_rtc.config import LlmConfig
 from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.mind import Mind
-from avatar_rtc.mind.source import ReplySource, SourceError, ToolCall
+from avatar_rtc.mind.source import Message, ReplySource, SourceError, ToolCall
 from avatar_rtc.sessions.conversation import Conversation, Playhead
 from avatar_rtc.sessions.reply import Reply
 from signaling.vocabulary import EventError, FunctionCall, ResponseCreate, ResponseDone, UserMessage
@@ -48,6 +48,16 @@ class Answering:
         if self._mind is None:
             raise EventError("no_llm", "This server has no language model. Set llm in its config, or use response.create.")
         return self._mind
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """What the mind is told of the conversation."""
+        return () if self._mind is None else self._mind.history.messages
+
+    def recall(self, messages: Sequence[Message]) -> None:
+        """The conversation was somewhere else before."""
+        if self._mind is not None:
+            self._mind.history.recall(messages)
 
     def ask(self, message: UserMessage, at: Playhead, item_id: str | None = None) -> None:
         """The user says something: a reply is opened, and filled when it is its turn. Raises ``EventError``.

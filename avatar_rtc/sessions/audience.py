@@ -10,6 +10,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.outputs.webrtc import Departure, Host, Viewer
+from signaling.dialects.avatar import AvatarDialect
 from signaling.dialects.dialect import Dialect
 from signaling.service import Rights
 
@@ -65,6 +66,12 @@ class Audience:
         return any(viewer.channels.is_open for viewer in self.viewers.values())
 
     @property
+    def can_come_back(self) -> bool:
+        """Whether all of them know how to resume: those with a data channel that speaks our own dialect do."""
+        viewers = self.viewers.values()
+        return all(viewer.channels.is_open and isinstance(viewer.dialect, AvatarDialect) for viewer in viewers)
+
+    @property
     def unheard_s(self) -> float:
         """How long nothing has come from any of those that are shown the stream; 0 if none is."""
         return min((viewer.silent_s for viewer in self.viewers.values() if viewer.is_shown), default=0.0)
@@ -89,7 +96,7 @@ class Audience:
         """Hang a viewer up. Returns what does so; None if it has gone already."""
         if self.viewers.pop(viewer.viewer_id, None) is None:
             return None
-        self._log.info("viewer %.8s: %s", viewer.viewer_id, reason)
+        self._log.info("viewer %.8s: %s", viewer.viewer_id.rpartition(".")[2], reason)
         self._on_left(viewer, reason)
         closing = asyncio.create_task(self._guarded("viewer", viewer.close()))
         self._leaving.add(closing)

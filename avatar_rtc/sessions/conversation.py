@@ -6,14 +6,13 @@ carries the actions out in their order, and tells what became of them. Each meth
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from avatar_rtc.media.buffer import MarkReached
-from avatar_rtc.sessions.reply import Reply, check_piece, lines_of_prompt
+from avatar_rtc.sessions.reply import Reply, ReplyIds, check_piece, lines_of_prompt
 from model.errors import ModelError
 from signaling.vocabulary import (
     AudioCleared,
@@ -38,7 +37,6 @@ PTS_CLOCK_HZ = 90_000
 RETELL_S = 0.5
 RETELL_SHARE = 0.2
 """A wait is told again if it turned out to be off by so much, and by such a share of what is left of it."""
-MAX_REMEMBERED_IDS = 1024
 PAUSE_S = 0.2
 """A sentence that has ended waits for so long for the next piece of its reply, which may say that it goes on."""
 MAX_WAITING_LINES = 256
@@ -107,6 +105,7 @@ class Conversation:
     Attributes:
         state: what the avatar does.
         num_replies: accepted so far.
+        ids: of replies.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class Conversation:
         self._lines_of = partial(lines_of_prompt, voices=voices, is_long=is_long)
         self._replies: deque[Reply] = deque()
         self._by_line: dict[str, Reply] = {}
-        self._used_ids: OrderedDict[str, None] = OrderedDict()
+        self.ids = ReplyIds()
         self._events: list[Event] = []
         self._forgotten: list[str] = []
         self._must_silence = False
@@ -137,6 +136,15 @@ class Conversation:
     def is_busy(self) -> bool:
         """Whether something is said, or waits to be."""
         return bool(self._replies)
+
+    @property
+    def replies(self) -> Sequence[Reply]:
+        """Those that are said, or wait."""
+        return tuple(self._replies)
+
+    def recall(self, replies: Iterable[Reply]) -> None:
+        """These were accepted elsewhere, and are still to be said."""
+        self._replies.extend(replies)
 
     # What comes out.
 
@@ -164,12 +172,8 @@ class Conversation:
         reply = next((r for r in self._replies if not r.generated), None)
         if not can_push or reply is None or not reply.waiting or reply.num_pushed - reply.num_generated >= MAX_PUSHED_LINES:
             return None
-        line = reply.waiting.popleft()
-        line_id = f"{reply.reply_id}#{reply.num_pushed}"
+        line_id, line = reply.give()
         self._by_line[line_id] = reply
-        reply.pushed = True
-        reply.num_pushed += 1
-        reply.may_grow = not reply.closed or bool(reply.waiting)
         self._events.append(OutputText(response_id=reply.reply_id, text=line.text, more=reply.may_grow))
         return Push(line_id, line.text, line.scene, line.voice, line.event_id)
 
@@ -229,8 +233,7 @@ class Conversation:
         """The engine cannot speak a line: it is left out; a reply without any line that can be spoken is failed."""
         reply = self._by_line.pop(push.line_id)
         self._forgotten.append(push.line_id)
-        reply.num_pushed -= 1
-        reply.error = error
+        reply.refuse(push.line_id, error)
         if reply is not self._current:
             self._events.append(Error(code=error.code, message=str(error), event_id=push.event_id))
         self._finish_if_played(reply, at)
@@ -315,7 +318,7 @@ class Conversation:
         lines = [] if command.more else self._lines_of(command.input, command.event_id)
         if command.mode != "replace" and len(self._replies) > self._max_queued_replies:
             raise EventError("queue_full", f"{len(self._replies)} replies wait already. Wait for one to end, or use replace.")
-        reply_id = self._new_id(command.id)
+        reply_id = self.ids.new(command.id)
         if command.mode == "replace":
             self._stop(list(self._replies), at)
         reply = Reply(reply_id, at.now_s, at.underruns, at.now_s, is_answer=said is not None and said.is_answered)
@@ -341,7 +344,7 @@ class Conversation:
         else:
             reply = next((r for r in self._replies if not r.closed), None)
         if reply is None:
-            if command.id in self._used_ids:
+            if command.id in self.ids:
                 raise EventError("reply_closed", f"Reply {command.id!r} has ended. Start another one.")
             if not command.input.strip() and not command.more:
                 raise EventError("unknown_reply", "There is no open reply to end. Start one with text.")
@@ -375,7 +378,7 @@ class Conversation:
         reply = next((r for r in self._replies if r.reply_id == command.id), None)
         if reply is not None:
             self._stop([reply], at)
-        elif command.id not in self._used_ids:  # else it ended by itself meanwhile
+        elif command.id not in self.ids:  # else it ended by itself meanwhile
             raise EventError("unknown_reply", f"There is no reply {command.id!r}. Leave out the id to stop everything.")
 
     def _stop(self, replies: list[Reply], at: Playhead) -> None:
@@ -385,15 +388,6 @@ class Conversation:
             self._must_silence = True
         for reply in replies:
             self._finish(reply, at, "cancelled")
-
-    def _new_id(self, wanted: str | None) -> str:
-        if wanted in self._used_ids:
-            raise EventError("duplicate_reply", f"The id {wanted!r} was used before. Give each reply its own.")
-        reply_id = wanted or f"reply-{secrets.token_hex(4)}"
-        self._used_ids[reply_id] = None
-        if len(self._used_ids) > MAX_REMEMBERED_IDS:
-            self._used_ids.popitem(last=False)
-        return reply_id
 
     def _forget(self, line_id: str) -> None:
         del self._by_line[line_id]

@@ -58,6 +58,8 @@ class Performance:
         settings: who is seen and heard now.
         playout: gives what is due to whoever encodes it.
         turns: where commands wait to be carried out.
+        conversation: what is said.
+        answering: what is made up to be said.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Performance:
         self._log = log
         media, limits = config.media, config.limits
         self._voices = {voice.id: voice.voice for voice in config.voices}
-        self._conversation = Conversation(
+        self.conversation = Conversation(
             engine.info.fps,
             max_queued_replies=limits.max_queued_replies,
             open_reply_timeout_s=limits.open_reply_timeout_s,
@@ -90,26 +92,37 @@ class Performance:
             low_water_s=media.low_water_ms / 1000,
             rtf=engine.stats().rtf_p50,
             on_mark=self._on_mark,
-            is_wanted=self._conversation.knows,
+            is_wanted=self.conversation.knows,
             video_delay_s=media.video_delay_ms / 1000,
         )
         self.turns = Turns(self._carry_out, log)
-        self._answering = Answering(self._conversation, events, self._in_turn, log, source, config.llm)
+        self.answering = Answering(self.conversation, events, self._in_turn, log, source, config.llm)
         self._stream: EngineStream | None = None
 
     @property
     def state(self) -> State:
         """What the avatar does."""
-        return self._conversation.state
+        return self.conversation.state
 
     @property
     def is_busy(self) -> bool:
         """Whether something is said, or waits to be."""
-        return self._conversation.is_busy
+        return self.conversation.is_busy
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is said, and nothing waits to be done."""
+        return self.conversation.state == "listening" and not self.conversation.is_busy and not self.turns.are_waiting
+
+    @property
+    def is_between(self) -> bool:
+        """Whether something waits to be said, and all of it could be said elsewhere."""
+        replies = self.conversation.replies
+        return bool(replies) and all(reply.may_move for reply in replies) and not self.turns.are_waiting
 
     @property
     def num_replies(self) -> int:
-        return self._conversation.num_replies
+        return self.conversation.num_replies
 
     # Commands.
 
@@ -122,11 +135,11 @@ class Performance:
     async def _act(self, command: Command) -> None:
         match command:
             case ResponseCreate() | ResponseCancel():
-                await self._change(lambda at: self._conversation.receive(command, at))
+                await self._change(lambda at: self.conversation.receive(command, at))
             case UserMessage():
-                await self._change(lambda at: self._answering.ask(command, at))
+                await self._change(lambda at: self.answering.ask(command, at))
             case FunctionCallOutput():
-                self._answering.mind.take_output(command)
+                self.answering.mind.take_output(command)
             case SessionUpdate():
                 await self._update(command)
             case ClientStats():
@@ -141,7 +154,7 @@ class Performance:
 
     def expect_spoken(self, text: str) -> None:
         """The user has said so much into a microphone, and may go on; see :meth:`avatar_rtc.mind.mind.Mind.expect`."""
-        self._answering.expect(text)
+        self.answering.expect(text)
 
     def answer_spoken(self, text: str, item_id: str, mode: Literal["replace", "queue"]) -> None:
         """The user has said something into a microphone, in a turn of this id."""
@@ -149,7 +162,7 @@ class Performance:
 
         async def answer() -> None:
             try:
-                await self._change(lambda at: self._answering.ask(message, at, item_id))
+                await self._change(lambda at: self.answering.ask(message, at, item_id))
             except EventError as error:
                 self._events.append(InputTranscriptFailed(item_id=item_id, code=error.code, message=error.message))
             finally:
@@ -161,7 +174,7 @@ class Performance:
         """Change the conversation, and carry out what follows. Raises ``EventError`` as both do."""
         change(self._playhead())
         await self._execute()
-        self._conversation.settle()
+        self.conversation.settle()
 
     async def _in_turn(self, change: Change) -> None:
         """The same when it is its turn among the commands."""
@@ -205,7 +218,7 @@ class Performance:
 
     async def _execute(self) -> None:
         """Carry out what the conversation wants now."""
-        while (action := self._conversation.next_action(can_push=self._stream is not None)) is not None:
+        while (action := self.conversation.next_action(can_push=self._stream is not None)) is not None:
             self._tell()
             stream = self._stream
             try:
@@ -232,7 +245,7 @@ class Performance:
             self.playout.push(push.line_id, await stream.push(push.line_id, push.text))
             self._tell_wait()
         except ModelError as error:
-            self._conversation.refused(push, error, self._playhead())
+            self.conversation.refused(push, error, self._playhead())
 
     # Life.
 
@@ -241,19 +254,24 @@ class Performance:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._feed())
             group.create_task(self.turns.run())
-            group.create_task(self._answering.run())
+            group.create_task(self.answering.run())
 
-    async def close(self) -> None:
-        """End all replies and the stream. To be called when ``run`` has ended."""
-        self._conversation.close(self._playhead())
-        self._tell()
+    async def close(self, *, goes_on: bool = False) -> None:
+        """End all replies and the stream. To be called when ``run`` has ended.
+
+        Args:
+            goes_on: the replies do not end: they are said elsewhere.
+        """
+        if not goes_on:
+            self.conversation.close(self._playhead())
+            self._tell()
         self.turns.close()
         if self._stream is not None:
             await self._stream.close()
 
     def expire(self) -> None:
         """To be called now and then: what waits for too long is closed."""
-        if self._conversation.expire(self._playhead()):
+        if self.conversation.expire(self._playhead()):
             self.turns.take_soon(self._execute)
         self._tell()
 
@@ -298,10 +316,10 @@ class Performance:
         if pulled.rtf is not None:
             self._metrics.rtf.observe(pulled.rtf)
         self._metrics.buffer_s.observe(self.playout.buffer.buffered_s)
-        self._conversation.came()
+        self.conversation.came()
         ended = [mark.reply_id for mark in pulled.chunk.marks if mark.kind == "end"]
         for line_id in ended:
-            self._conversation.generated(line_id)
+            self.conversation.generated(line_id)
         if ended:
             self.turns.take_soon(self._execute)
         self._tell_wait()
@@ -315,14 +333,14 @@ class Performance:
         self._metrics.engine_failures.inc()
         self._log.warning("engine failed: %s", failure)
         self.playout.silence()
-        self._conversation.stream_lost(self._playhead())
+        self.conversation.stream_lost(self._playhead())
         self._tell()
 
     def _on_mark(self, played: MarkReached) -> None:
         """A moment of a line is being played."""
         if played.mark.kind == "end":
             self.playout.lines.forget(played.mark.reply_id)  # whether the next one waits is asked below
-        self._conversation.reached(played, self._playhead())
+        self.conversation.reached(played, self._playhead())
         if played.mark.kind == "end":
             self._tell_wait()
         self._tell()
@@ -338,16 +356,16 @@ class Performance:
         )
 
     def _tell_wait(self) -> None:
-        self._conversation.waits(self.playout.lines.wait_s(), self.playout.clock.now())
+        self.conversation.waits(self.playout.lines.wait_s(), self.playout.clock.now())
 
     def _tell(self) -> None:
         """Hand on what the conversation has to say."""
-        for line_id in self._conversation.take_forgotten():
+        for line_id in self.conversation.take_forgotten():
             self.playout.lines.forget(line_id)
-        for event in self._conversation.take_events():
+        for event in self.conversation.take_events():
             self._events.append(event)
             if isinstance(event, ResponseDone):
-                self._answering.heard(event)
+                self.answering.heard(event)
                 self._metrics.replies.labels(event.status).inc()
                 first_ms = event.timings.first_audio_ms
                 if first_ms is not None:

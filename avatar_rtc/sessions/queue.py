@@ -13,8 +13,9 @@ import random
 import secrets
 import statistics
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 RETURN_S = 2.0
 """A seat waits for so long for somebody who is between two requests."""
@@ -25,6 +26,9 @@ NUM_REMEMBERED = 64
 NUM_KNOWN = 3
 """Before so many have ended, nobody is told how long it takes."""
 NUM_DRAWS = 32
+
+
+_random_id = partial(secrets.token_hex, 16)
 
 
 @dataclass(eq=False)
@@ -38,7 +42,7 @@ class Ticket:
     """
 
     owner: str
-    ticket_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    ticket_id: str
     away_s: float | None = None
 
 
@@ -48,11 +52,13 @@ class Queue:
     Args:
         max_length: so many may wait.
         max_of_one: and so many of one owner, so that there is room for others.
+        new_id: makes names for tickets.
     """
 
-    def __init__(self, max_length: int, max_of_one: int) -> None:
+    def __init__(self, max_length: int, max_of_one: int, new_id: Callable[[], str] = _random_id) -> None:
         self._max_length = max_length
         self._max_of_one = max_of_one
+        self._new_id = new_id
         self._waiting: dict[str, list[Ticket]] = {}  # by owner; whose turn is next comes first
 
     def __len__(self) -> int:
@@ -66,7 +72,7 @@ class Queue:
         if ticket is None:
             if len(self) >= self._max_length or len(tickets) >= self._max_of_one:
                 return None
-            ticket = Ticket(owner)
+            ticket = Ticket(owner, self._new_id())
             self._waiting.setdefault(owner, []).append(ticket)
         ticket.away_s = None
         return ticket

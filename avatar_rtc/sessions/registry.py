@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from signaling.errors import (
     Unprocessable,
 )
 from signaling.ice import IceFragment, IceServer
+from signaling.nodes import new_id
 from signaling.service import Answer, NewOutput, NewSession, Rights
 from signaling.vocabulary import Command, Event
 
@@ -55,6 +55,7 @@ class Registry:
     Args:
         source: makes up what is answered in all of them.
         ears: hear what is said in all of them.
+        node: of a cluster, whose name this is.
     """
 
     def __init__(
@@ -64,8 +65,11 @@ class Registry:
         metrics: Metrics,
         source: ReplySource | None = None,
         ears: Ears | None = None,
+        *,
+        node: str = "",
     ) -> None:
         self._config = config
+        self._node = node
         self._engine = engine
         self._metrics = metrics
         self._source = source
@@ -76,7 +80,7 @@ class Registry:
         self._viewers: OrderedDict[str, tuple[str, bool]] = OrderedDict()
         self._ended: OrderedDict[str, str] = OrderedDict()  # and whose they were
         self._lives: set[asyncio.Task[None]] = set()
-        self._admission = Admission(config.limits, engine, self._sessions.values)
+        self._admission = Admission(config.limits, engine, self._sessions.values, self.new_id)
         self._limit: asyncio.TimerHandle | None = None
         self._encoding = ThreadPoolExecutor(max_workers=max(4, resources.num_cores()), thread_name_prefix="encode")
 
@@ -98,13 +102,16 @@ class Registry:
         session = self._sessions.get(session_id)
         return self._ended.get(session_id) if session is None else session.owner
 
+    def new_id(self) -> str:
+        return new_id(self._node)
+
     def check_call(self, wanted: NewSession) -> None:
         self._presets.settings(wanted)
         self._admission.check()
 
     async def call(self, offer: str, wanted: NewSession, rights: Rights, dialect: Dialect) -> Answer:
         session = await self._admit(wanted, is_named=False)
-        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=None), offer)
+        return await self._connect(session, session.viewer(self.new_id(), rights, dialect, after=None), offer)
 
     async def join(self, session_id: str, offer: str, rights: Rights, dialect: Dialect, *, after: int | None) -> Answer:
         session = self._session(session_id)
@@ -114,7 +121,7 @@ class Registry:
                 code="full",
                 retry_after_s=self._config.limits.retry_after_s,
             )
-        return await self._connect(session, session.viewer(secrets.token_hex(16), rights, dialect, after=after), offer)
+        return await self._connect(session, session.viewer(self.new_id(), rights, dialect, after=after), offer)
 
     async def _connect(self, session: Session, viewer: Viewer, offer: str) -> Answer:
         try:
@@ -342,7 +349,7 @@ class Registry:
 
     def _make(self, settings: StreamSettings, wanted: NewSession, is_named: bool) -> Session:
         session = Session(
-            secrets.token_hex(16),
+            self.new_id(),
             self._config,
             self._engine,
             settings,
@@ -361,7 +368,7 @@ class Registry:
         return session
 
     def _start(self, session: Session) -> None:
-        life = asyncio.create_task(session.run(), name=f"session {session.session_id[:8]}")
+        life = asyncio.create_task(session.run(), name=f"session {session.session_id}")
         self._lives.add(life)
 
         def free_seat(done: asyncio.Task[None]) -> None:

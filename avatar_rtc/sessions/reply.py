@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from avatar_rtc.media.buffer import MarkReached
@@ -13,6 +14,7 @@ from model.text.prompt import MAX_PROMPT_CHARS, parse_prompt
 from model.text.sentences import TextStream
 from signaling.vocabulary import EventError, TranscriptDelta
 
+MAX_REMEMBERED_IDS = 1024
 WORDS_PER_S = 2.5
 """Usual speech, by which it is guessed how long a reply will last that the engine does not have yet."""
 
@@ -25,6 +27,33 @@ class Line:
     scene: str | None = None
     voice: str | None = None
     event_id: str | None = None
+
+
+class ReplyIds:
+    """The ids of replies, which are used once: the latest are remembered."""
+
+    def __init__(self) -> None:
+        self._used: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, reply_id: object) -> bool:
+        return reply_id in self._used
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._used)
+
+    def recall(self, reply_ids: Iterable[str]) -> None:
+        """These were used elsewhere."""
+        self._used.update(dict.fromkeys(reply_ids))
+
+    def new(self, wanted: str | None) -> str:
+        """The id that is wanted, or one of ours. Raises ``EventError`` for one that was used."""
+        if wanted in self._used:
+            raise EventError("duplicate_reply", f"The id {wanted!r} was used before. Give each reply its own.")
+        reply_id = wanted or f"reply-{secrets.token_hex(4)}"
+        self._used[reply_id] = None
+        if len(self._used) > MAX_REMEMBERED_IDS:
+            self._used.popitem(last=False)
+        return reply_id
 
 
 @dataclass
@@ -85,6 +114,7 @@ class Reply:
         error: why a line of it cannot be spoken.
         is_answer: it is made up here, for what the user has said.
         failure: code and message, where it has failed although it is spoken to its end.
+        given: lines that the engine has, or had, by their ids.
     """
 
     reply_id: str
@@ -104,6 +134,7 @@ class Reply:
     error: ModelError | None = None
     is_answer: bool = False
     failure: tuple[str, str] | None = None
+    given: dict[str, Line] = field(default_factory=dict)
     _text: TextStream = field(default_factory=TextStream, init=False)
 
     @property
@@ -114,6 +145,26 @@ class Reply:
     @property
     def played(self) -> bool:
         return self.closed and not self.waiting and self.num_played >= self.num_pushed
+
+    @property
+    def may_move(self) -> bool:
+        """Whether all of it could be said elsewhere: it is whole, and nothing of it was heard."""
+        return self.closed and not self.is_answer and self.failure is None and self.hearing.start_media_s is None
+
+    def give(self) -> tuple[str, Line]:
+        """The line that goes to the engine next, after its id."""
+        line_id, line = f"{self.reply_id}#{self.num_pushed}", self.waiting.popleft()
+        self.given[line_id] = line
+        self.pushed = True
+        self.num_pushed += 1
+        self.may_grow = not self.closed or bool(self.waiting)
+        return line_id, line
+
+    def refuse(self, line_id: str, error: ModelError) -> None:
+        """The engine cannot speak a line: it is left out."""
+        del self.given[line_id]
+        self.num_pushed -= 1
+        self.error = error
 
     def append(self, piece: str, now_s: float, *, more: bool) -> None:
         """A further piece of its text; whole sentences of it become lines that wait.

@@ -52,6 +52,9 @@ UNHEARD_AFTER_S = 1.2
 CLOSING_NOTICE_S = 0.2
 CLOSE_STEP_TIMEOUT_S = 3.0
 
+MOVED = "moved"
+"""Why a session ends here that goes on elsewhere."""
+
 Phase = Literal["waiting", "live", "held", "ended"]
 
 
@@ -234,7 +237,16 @@ class Session:
         """
         await self.performance.turns.handle(command)
 
+    @property
+    def may_move(self) -> bool:
+        """Whether it could go on elsewhere: it is a call, it goes to nobody but its viewers, and they would follow."""
+        is_call = self.phase in ("live", "held") and not self.reason and not self._is_named
+        return is_call and not self.outputs.are_running and self.audience.can_come_back
+
     def on_message(self, viewer: Viewer, frame: str | bytes) -> None:
+        if self.reason == MOVED:
+            return  # whoever sends it sends it again, to where it goes
+
         def on_outcome(outcome: EventError | None) -> None:
             if outcome is not None:
                 viewer.channels.send(outcome.as_event())
@@ -327,8 +339,8 @@ class Session:
         self.end("cancelled")
         self.phase = "ended"
         await self._guarded("listening", self._listening.close())
-        await self._guarded("performance", self.performance.close())
-        if self.audience.is_told:
+        await self._guarded("performance", self.performance.close(goes_on=self.reason == MOVED))
+        if self.audience.is_told and self.reason != MOVED:
             self.events.append(SessionClosing(reason=self.reason, in_ms=int(CLOSING_NOTICE_S * 1000)))
             await self._guarded("notice", asyncio.sleep(CLOSING_NOTICE_S))
         await self.audience.close()

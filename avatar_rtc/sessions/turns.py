@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from avatar_rtc.logs import SessionLog
@@ -15,6 +15,10 @@ MAX_WAITING_COMMANDS = 256
 
 OnOutcome = Callable[[EventError | None], None]
 """Hears how something ended: None if it was carried out."""
+
+
+Outcome = tuple[str, tuple[str, str] | None]
+"""The ``event_id`` of a command that was carried out; code and message where it could not be."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Turns:
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._outcomes: OrderedDict[str, EventError | None] = OrderedDict()
         self._is_over = False
+        self._is_busy = False
 
     def submit(self, command: Command, on_outcome: OnOutcome) -> None:
         """Let a command wait for its turn; bounded.
@@ -79,6 +84,22 @@ class Turns:
 
         self._jobs.put_nowait(_Job(job, lambda outcome: None))
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether there is something that has not been done."""
+        return self._is_busy or not self._jobs.empty()
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """What became of the latest commands that have an ``event_id``."""
+        outcomes = self._outcomes.items()
+        return [(event_id, None if error is None else (error.code, error.message)) for event_id, error in outcomes]
+
+    def recall(self, outcomes: Iterable[Outcome]) -> None:
+        """These were carried out elsewhere."""
+        for event_id, error in outcomes:
+            self._outcomes[event_id] = None if error is None else EventError(*error, event_id)
+
     def surprised(self, event_id: str | None) -> EventError:
         """A command has met an error of ours, which is being handled: whoever sent it hears so, and the session goes on."""
         self._log.exception("an event failed")
@@ -88,10 +109,12 @@ class Turns:
         """Do what waits, one after the other, until it is cancelled."""
         while True:
             job = await self._jobs.get()
+            self._is_busy = True
             outcome: EventError | None = session_over()  # also when it ends in the middle: nobody waits for ever
             try:
                 outcome = await job.act()
             finally:
+                self._is_busy = False
                 job.on_outcome(outcome)
 
     def close(self) -> None:

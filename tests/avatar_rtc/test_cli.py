@@ -21,7 +21,7 @@ from avatar_rtc.fake import read_beeps, read_counter
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = ("serve", "say", "load", "generate", "download", "doctor", "config", "train", "keys", "evaluate", "pronounce")
-DATA_COMMANDS = tuple(("train", word) for word in TRAIN_DATA)
+TWO_WORDS = (("cluster", "up"), *(("train", word) for word in TRAIN_DATA))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -34,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS), *DATA_COMMANDS])
+@pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS), *TWO_WORDS])
 def test_help_teaches_by_examples(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, out, _ = run(capsys, *arguments, "--help")
     assert code == 0
@@ -66,7 +66,7 @@ def documented_commands() -> list[str]:
     texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     texts += [text for name, text in vars(cli).items() if name.endswith("_EXAMPLES") or name == "EXAMPLES"]
     commands = re.findall(
-        rf"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:{'|'.join(COMMANDS)}) ?.*)$",
+        rf"^ *(?:ExecStart=)?(?:/\S*/)?(avatar-rtc (?:{'|'.join(COMMANDS)}|cluster) ?.*)$",
         re.sub(r" *\\\n *", " ", "\n".join(texts)),
         re.MULTILINE,
     )
@@ -77,7 +77,7 @@ def documented_commands() -> list[str]:
 @pytest.mark.parametrize("command", documented_commands())
 def test_what_the_documents_show_can_be_typed(command: str) -> None:
     options = make_parser(cli.COMMANDS).parse_args(joined(shlex.split(command)[1:]))
-    assert options.command.split()[0] in COMMANDS
+    assert options.command.split()[0] in (*COMMANDS, "cluster")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ class FakeService:
 
     def owner(self, session_id: str) -> str | None:
         return self.owners.get(session_id)
+
+    def new_id(self) -> str:
+        return secrets.token_hex(16)
 
     def check_call(self, wanted: NewSession) -> None:
         self._check()
