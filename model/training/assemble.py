@@ -28,7 +28,9 @@ from model.description import RANGES
 from model.errors import CheckpointError
 from model.training import ranges
 from model.training.pocket import Speaker
-from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
+from model.training.starts import STATISTICS, Kind, encoder_file, exported, make_vae, read_speaker, take_vae
+from model.vae.audio import AudioVAE
+from model.vae.video import VideoVAE
 from model.weight_files import SCALE, fill, in_8_bits, read_tensors
 
 IN_8_BITS = ("dit", "text")
@@ -57,12 +59,15 @@ def assemble(
     checkpoint: Path,
     *,
     audio_tower: Path | None = None,
+    softer: tuple[Path, float] | None = None,
     durations: Path | None = None,
 ) -> str:
     """Write the checkpoint; what is to be said of it in a line.
 
     Args:
         audio_tower: whose it is, in place of the transformer's own: a stage may have helped one tower and harmed the other.
+        softer: a video VAE with the same latents, and its share of the decoder's weights. Between a decoder that went on against
+            critics and the one that it began with lies one as sharp as needed, with less of what critics make up.
 
     Raises:
         CheckpointError: a part is missing, or does not fit the config.
@@ -83,6 +88,8 @@ def assemble(
         vae = make_vae(config, kind)
         if not take_vae(vae, place, kind):
             raise CheckpointError(f"{place}: its {kind} decoder has other sizes than {config_file} asks for")
+        if kind == "video" and softer is not None:
+            _soften(vae, make_vae(config, kind), *softer)
         encoders[kind] = nn.ModuleDict({"encoder": vae.encoder})
         del vae.encoder
         parts[f"{kind}_vae"] = vae
@@ -102,6 +109,21 @@ def assemble(
     return f"{weights.config.name}: {size:,} bytes, digest {weights.digest[:12]}"
 
 
+def _soften(vae: VideoVAE | AudioVAE, other: VideoVAE | AudioVAE, place: Path, share: float) -> None:
+    """Move a video VAE's weights towards another's.
+
+    Raises:
+        CheckpointError: the other has other latents, or another decoder.
+    """
+    if not take_vae(other, place, "video") or any(
+        not torch.equal(x, other.state_dict()[name]) for name, x in vae.state_dict().items() if name in STATISTICS
+    ):
+        raise CheckpointError(f"{place}: its video VAE has other latents, or a decoder of other sizes")
+    with torch.no_grad():
+        for mine, theirs in zip(vae.parameters(), other.parameters(), strict=True):
+            mine.lerp_(theirs, share)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/model/pocket.yaml"))
@@ -110,11 +132,30 @@ def main() -> None:
     parser.add_argument(
         "--audio-tower", type=Path, metavar="DIR", help="a run or checkpoint whose audio tower it is (default: the transformer's)"
     )
+    parser.add_argument(
+        "--softer",
+        nargs=2,
+        metavar=("DIR", "SHARE"),
+        help="a video VAE with the same latents, and its share of the decoder's weights",
+    )
     parser.add_argument("--durations", type=Path, metavar="DIR", help="a run of the durations (default: the transformer's)")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="to write; files in it are replaced")
     a = parser.parse_args()
-    towers = {"audio_tower": a.audio_tower, "durations": a.durations}
-    print(assemble(a.config, a.transformer, a.video_vae, a.audio_vae, a.checkpoint, **towers))
+    try:
+        softer = None if a.softer is None else (Path(a.softer[0]), float(a.softer[1]))
+    except ValueError:
+        parser.error(f"--softer: {a.softer[1]!r} is no number: write a share such as 0.25")
+    done = assemble(
+        a.config,
+        a.transformer,
+        a.video_vae,
+        a.audio_vae,
+        a.checkpoint,
+        audio_tower=a.audio_tower,
+        softer=softer,
+        durations=a.durations,
+    )
+    print(done)
 
 
 if __name__ == "__main__":

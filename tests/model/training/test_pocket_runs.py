@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from model.training.assemble import AUDIO_TOWER, assemble
 from model.training.config import load_train_config
 from model.training.run import Run
 from model.training.stages.vae import CRITICS, FROZEN, VAE, VAETraining
-from model.training.starts import ENCODER_FILE, encoder_file, make_vae, take_vae
+from model.training.starts import ENCODER_FILE, STATISTICS, encoder_file, make_vae, take_vae
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
 from tests.support.pocket_runs import STAGES, begin, sample_trajectories, small, write_pocket
@@ -230,21 +231,24 @@ def test_from_vaes_to_a_checkpoint_that_speaks(directory: Path, tmp_path: Path) 
         assert error <= predictor[key].abs().amax() / (254 if x.ndim > 1 else 256)
     stream = open_pocket(weights).open(StreamSettings("A woman in an office.", "a warm voice", seed=1))
     assert next_chunk(stream).samples.any()
-    # And parts of it from the checkpoint that is there, but one tower from the stage before.
-    there = tmp_path / "checkpoint"
-    assemble(directory / "model.yaml", there, there, there, tmp_path / "again", audio_tower=tmp_path / "base")
-    again, before = (
-        read_weights(tmp_path / "again"),
-        load_file(tmp_path / "base" / "weights" / "step_000002" / "student_ema.safetensors"),
-    )
-    parts = (("dit", again.dit, weights.dit), ("text", again.text, weights.text), ("vae", again.video_vae, weights.video_vae))
-    for part, mine, theirs in parts:
+    # And parts of it from the checkpoint that is there, but one tower from the stage before, and a decoder moved towards another.
+    there, twice, last = (tmp_path / name for name in ("checkpoint", "twice", "again"))
+    shutil.copytree(there, twice)
+    shutil.copytree(encoder_file(there, "video").parent, encoder_file(twice, "video").parent)
+    decoder = load_file(twice / "video_vae.safetensors")
+    save_file({name: x if name in STATISTICS else 2 * x for name, x in decoder.items()}, twice / "video_vae.safetensors")
+    assemble(directory / "model.yaml", there, there, there, last, audio_tower=tmp_path / "base", softer=(twice, 0.5))
+    again, before = read_weights(last), load_file(tmp_path / "base" / "weights" / "step_000002" / "student_ema.safetensors")
+    for part, mine, theirs in (("dit", again.dit, weights.dit), ("text", again.text, weights.text)):
         for key, x in mine.state_dict().items():
             if AUDIO_TOWER.match(f"{part}.{key}"):
                 true = before[f"{part}.{key}"]
                 assert (x - true).abs().amax() <= true.abs().amax() / (254 if x.ndim > 1 else 256), key
             else:
                 torch.testing.assert_close(x, theirs.state_dict()[key], msg=key)
+    for key, x in again.video_vae.state_dict().items():
+        share = 1.0 if key in STATISTICS else 1.5
+        torch.testing.assert_close(x, share * weights.video_vae.state_dict()[key], rtol=1 / 256, atol=0, msg=key)
 
 
 def test_learning_rates_fall_over_the_end_of_a_piece(directory: Path, tmp_path: Path) -> None:
