@@ -13,7 +13,7 @@ _BESIDE = _PACKAGE.parent
 _FILES = _PACKAGE if (_PACKAGE / "static").is_dir() else _BESIDE
 
 GIVE_BACK_AFTER_S = 1.0
-_giving_back: asyncio.TimerHandle | None = None
+_giving_back: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 """The heap is the process's, and so is this."""
 
 
@@ -75,8 +75,9 @@ def give_back_memory_soon() -> None:
     """
     global _giving_back
     loop = asyncio.get_running_loop()
-    if _giving_back is None or _giving_back.when() < loop.time() + GIVE_BACK_AFTER_S / 2:
-        _giving_back = loop.call_later(GIVE_BACK_AFTER_S, _give_back_memory)
+    is_due = _giving_back is not None and _giving_back[0] is loop and _giving_back[1].when() > loop.time() + GIVE_BACK_AFTER_S / 2
+    if not is_due:
+        _giving_back = loop, loop.call_later(GIVE_BACK_AFTER_S, _give_back_memory)
 
 
 def _give_back_memory() -> None:

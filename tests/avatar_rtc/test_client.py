@@ -21,6 +21,7 @@ import pytest
 from avatar_rtc import client
 from avatar_rtc.errors import CallError
 from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from avatar_rtc.media.buffer import DISSOLVE_FRAMES
 from avatar_rtc.say import say
 from testkit.browser import run_server
 from tests.avatar_rtc.test_recording import playable_s
@@ -68,10 +69,12 @@ async def test_say_records_both_tracks_in_sync_and_reports(tmp_path: Path) -> No
         sound = np.concatenate([frame.to_ndarray()[0] for frame in film.decode(audio=0)]) * 32767
     counters = [read_counter(picture) or 0 for _, picture in pictures]
     # A machine with other things to do may drop a picture, and says so; those that come have their own time.
-    steps = np.diff(counters)
-    assert steps.min() >= 1, "each picture once, in order"
-    assert (steps - 1).sum() <= float(counted[1])
-    assert np.diff([time_s for time_s, _ in pictures]) == pytest.approx(0.04 * steps, abs=0.002)
+    steps, gaps = np.diff(counters), np.diff([time_s for time_s, _ in pictures]) / 0.04
+    assert gaps == pytest.approx(gaps.round(), abs=0.05)
+    assert (gaps.round() - 1).sum() <= float(counted[1])
+    assert steps.min() >= 0, "in order"
+    # Each once; but a face that listens is cut short for a line that is waited for, and what follows fades in.
+    assert (steps != gaps.round()).sum() <= 2 * (DISSOLVE_FRAMES + 1)
     assert pictures[-1][0] + 0.04 == pytest.approx(len(sound) / 48_000, abs=0.039)
     flashes_s = [time_s for time_s, picture in pictures if read_flash(picture)]
     beeps_s = read_beeps(sound, 48_000)
