@@ -38,6 +38,7 @@ PAUSE_S = (0.5, 2.0)
 LINE_WORDS = (2, 5)
 PATIENCE_S = 20.0
 RETRY_S = 0.2
+LOST_S = 5.0
 
 
 @dataclass
@@ -94,7 +95,8 @@ async def one_caller(machines: Machines, account: Account, over: asyncio.Event, 
         while not over.is_set():
             words = chance.sample(WORDS.split(), chance.randint(*LINE_WORDS))
             account.words_sent += len(words)
-            account.words_heard += len((await _said(call, " ".join(words), machines, account, chance)).split())
+            heard = await _said(call, " ".join(words), machines, account, chance)
+            account.words_heard += len(heard.split())
             await asyncio.sleep(chance.uniform(*PAUSE_S))
     except CallError as error:
         account.broken.append(str(error))
@@ -108,13 +110,16 @@ async def _said(call: Call, text: str, machines: Machines, account: Account, cha
         try:
             return (await call.speak(text)).heard_text
         except CallError:
+            with contextlib.suppress(CallError):  # the channel may be closed a moment before the connection is
+                await call.wait_for(lambda: False, LOST_S, "it goes on")
             if not call.lost:
                 raise
         lost_s = time.monotonic()
         while True:
             call.url = chance.choice(list(machines.urls.values())) + "/"
             try:
-                account.begun_anew += not await come_back(call)
+                is_same = await come_back(call)
+                account.begun_anew += not is_same
                 break
             except CallError:
                 if time.monotonic() > lost_s + PATIENCE_S:

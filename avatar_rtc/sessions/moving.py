@@ -152,6 +152,8 @@ class NodeRegistry(Registry):
             self.keep(Memory.of(session))
             session.performance.playout.hold()  # nothing more of it is heard here
             session.end(MOVED)
+            for viewer in list(session.audience.viewers.values()):
+                session.audience.leave(viewer, "deleted")  # first, so that they come back at once
 
     def release(self, session_id: str) -> Memory | None:
         """Hand a session out that may go elsewhere; None: there is none, or it was handed out."""
