@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 from collections.abc import Callable
 
 from avatar_rtc import systemd
@@ -19,6 +18,7 @@ from avatar_rtc.mind.source import ReplySource
 from avatar_rtc.models import model_loader
 from avatar_rtc.sessions.moving import NodeRegistry
 from avatar_rtc.sessions.registry import Registry
+from avatar_rtc.shutdown import Shutdown
 from avatar_rtc.site import Site
 from signaling.connections import Connections
 from signaling.http import make_app
@@ -140,32 +140,18 @@ async def serve(config: ServerConfig, on_ready: Callable[[str, float], None]) ->
     Args:
         on_ready: told the address, and the engine's real-time factor, when calls can be taken.
     """
-    leave, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
+    shutdown = Shutdown()
     server = Server(config, make_engine(config))
-    starting = asyncio.current_task()
-    assert starting is not None
-    started = False
-
-    def on_signal(number: signal.Signals) -> None:
-        if number == signal.SIGINT or leave.is_set() or not started:
-            hurry.set()
-        leave.set()
-        if not started:
-            starting.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
     try:
         await server.start()
-        started = True
+        shutdown.has_started = True
         systemd.notify("READY=1")
         on_ready(server.address, server.rtf)
-        await leave.wait()
-        if not hurry.is_set():
-            await server.drain(hurry)
+        await shutdown.leave.wait()
+        if not shutdown.hurry.is_set():
+            await server.drain(shutdown.hurry)
     except asyncio.CancelledError:
-        if not hurry.is_set():
+        if not shutdown.hurry.is_set():
             raise
     finally:
         systemd.notify("STOPPING=1")

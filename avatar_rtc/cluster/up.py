@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import EngineFailure
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.keys import make_auth
+from avatar_rtc.shutdown import Shutdown
 from avatar_rtc.site import Site
 from signaling.connections import Connections
 
@@ -53,21 +53,7 @@ def up(config: ServerConfig, place: Place, on_ready: OnReady) -> None:
 
 
 async def _serve(config: ServerConfig, place: Place, on_ready: Callable[[str, float], None]) -> None:
-    leave, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    starting = asyncio.current_task()
-    assert starting is not None
-    started = False
-
-    def on_signal(number: signal.Signals) -> None:
-        if number == signal.SIGINT or leave.is_set() or not started:
-            hurry.set()
-        leave.set()
-        if not started:
-            starting.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+    shutdown = Shutdown()
     table, connections = NodeTable(), Connections()
     nodes = RayNodes(table, place.name)
     door = Door(table, config.http.allowed_origins, connections, nodes.tell)
@@ -80,15 +66,15 @@ async def _serve(config: ServerConfig, place: Place, on_ready: Callable[[str, fl
         rtf = await _answer(node.ready.remote())
         watch = asyncio.create_task(nodes.watch())
         table.heard(await _answer(node.state.remote()))
-        started = True
+        shutdown.has_started = True
         systemd.notify("READY=1")
         on_ready(address, rtf)
-        await leave.wait()
-        if not hurry.is_set():
+        await shutdown.leave.wait()
+        if not shutdown.hurry.is_set():
             door.is_leaving = True
-            await _drain(node, config.limits.drain_s, hurry, lambda: table.num_free_beside(place.name))
+            await _drain(node, config.limits.drain_s, shutdown.hurry, lambda: table.num_free_beside(place.name))
     except asyncio.CancelledError:
-        if not hurry.is_set():
+        if not shutdown.hurry.is_set():
             raise
     finally:
         systemd.notify("STOPPING=1")
