@@ -10,6 +10,7 @@ begun is brought to its end, whatever happens to the line, so nothing jumps.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,11 +27,17 @@ SCALES = np.array((0.15, 0.06, 0.05, 2.6, 1.5, 0.5, 0.5, 0.25, 0.15, 0.3, 0.3, 0
 LOOK_AHEAD_S = 1.0
 SMILES = {"calm": 0.12, "cheerful": 0.6}
 """How much a face smiles at rest, by mood."""
+_CHEERFUL = re.compile(r"\b(cheerful|smil\w+)\b", re.IGNORECASE)
 
 SILENT = frozenset(' .,!?;:—…"()“”_$')
 """Symbols that make no sound."""
 _STRESS = "ˈ"
 _SPEECH_RAMP_S = 0.25
+
+
+def resting_smile(scene: str) -> float:
+    """How much a face smiles at rest that is described so, 0..1: who is not said to be cheerful, or to smile, is calm."""
+    return SMILES["cheerful" if _CHEERFUL.search(scene) else "calm"]
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,12 @@ class Liveliness:
 
     Args:
         rng: for everything that sounds do not decide.
-        smile: how much the face smiles at rest, 0..1.
+        smile: how much the face smiles at rest, 0..1; may change.
         fps: pictures a second.
     """
 
     def __init__(self, rng: np.random.Generator, smile: float, fps: int) -> None:
-        self._rng, self._smile, self._fps = rng, smile, fps
+        self._rng, self.smile, self._fps = rng, smile, fps
         self._frame = 0
         self._yaw, self._pitch, self._roll = Sway(rng, 0.10), Sway(rng, 0.05), Sway(rng, 0.035)
         self._shift_x, self._shift_y = Sway(rng, 2.6), Sway(rng, 1.2)
@@ -136,7 +143,7 @@ class Liveliness:
             blink = np.maximum(blink, np.interp(times - blink_s, (-0.10, -0.01, 0.03, 0.12, 0.22), (0.0, 1.0, 1.0, 0.35, 0.0)))
         brow = self._brow.at(times) + 0.08 * speaking + brow
         tilt = self._tilt.at(times)
-        smile = self._smile * (1 - 0.35 * speaking) + self._smile_sway.at(times) + smiling
+        smile = self.smile * (1 - 0.35 * speaking) + self._smile_sway.at(times) + smiling
         columns = {
             "yaw": self._yaw.at(times) + posture[:, 0],
             "pitch": self._pitch.at(times) - 0.05 * nod,

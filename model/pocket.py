@@ -26,7 +26,7 @@ from model.dit.history import HIDDEN, Array, History
 from model.dit.positions import Ladder
 from model.errors import PromptError
 from model.graph_cache import Report, cached_graphs, chosen_arithmetic
-from model.liveliness import LOOK_AHEAD_S, SMILES, Liveliness, per_latent
+from model.liveliness import LOOK_AHEAD_S, Liveliness, per_latent, resting_smile
 from model.noise import Noise
 from model.runtime import IN_WORDS, OpenVINORuntime, Runtime
 from model.text.phonemes import IDS, PAUSE_ID
@@ -100,8 +100,7 @@ class PocketStream:
         self._model = model
         self._planner = Planner(self._durations)
         self._index = 0
-        smile = next((smile for mood, smile in SMILES.items() if mood in settings.scene.lower()), SMILES["calm"])
-        self._liveliness = Liveliness(np.random.default_rng(settings.seed), smile, model.info.fps)
+        self._liveliness = Liveliness(np.random.default_rng(settings.seed), resting_smile(settings.scene), model.info.fps)
         self._begin_look(settings)
 
     def _begin_look(self, settings: StreamSettings) -> None:
@@ -116,6 +115,7 @@ class PocketStream:
         caption = model.description.tokenizer(settings.scene, settings.voice)
         self._settings = settings
         self._noise = Noise(settings.seed)
+        self._liveliness.smile = resting_smile(settings.scene)
         (self._summary,) = model.run("caption", caption[np.newaxis])
         self._history = History(model.description.history_shape, model.run.memory("pass"))
         self._video_memory, self._audio_memory = model.first_video_memory, model.first_audio_memory

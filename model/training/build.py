@@ -22,6 +22,7 @@ from model.training.config import (
     HalloLiveSubject,
     ODEInitStage,
     TrainConfig,
+    VAEStage,
     VideoVAEStage,
 )
 from model.training.discriminators import Critics, picture_critics, wave_critics
@@ -196,16 +197,20 @@ class _PocketStages:
             return self._learning(make().to(self._world.device), CRITICS)
 
     def _vae(self, kind: Kind) -> tuple[VideoVAE | AudioVAE, bool]:
-        """A VAE, and whether its encoder is another's."""
+        """A VAE, and whether its encoder is another's and stays so."""
         assert not isinstance(self._config.subject, HalloLiveSubject)
         start = self._config.subject.starts.vae
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._config.seed)
             vae = make_vae(self._subject.model, kind)
+        stage = self._config.stage
+        assert isinstance(stage, VAEStage)
+        stays = start is not None and stage.keep_encoder
         if start is not None:
             fits = take_vae(vae, start, kind)
-            self._report(f"the encoder is that of {start}; the decoder {'too' if fits else 'has other sizes and begins anew'}")
-        return self._learning(vae.to(self._world.device), VAE), start is not None
+            encoder = "is that of" if stays else "goes on from that of"
+            self._report(f"the encoder {encoder} {start}; the decoder {'too' if fits else 'has other sizes and begins anew'}")
+        return self._learning(vae.to(self._world.device), VAE), stays
 
 
 def open_pocket(config: TrainConfig, device: torch.device) -> Pocket:

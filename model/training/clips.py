@@ -26,7 +26,7 @@ from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE, pack_i420
 
 CAPTIONS_PER_CLIP = 12
-MOUTH_CELLS, EYE_CELLS = 3.0, 2.0
+MOUTH_CELLS, EYE_CELLS = 3.0, 4.0
 """Cells of a mouth count so much more than others, those of eyes so much."""
 
 

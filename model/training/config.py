@@ -235,11 +235,14 @@ class VAEStage(Strict):
 
     Attributes:
         encoder_minutes: the encoder learns so long, over all pieces. Then it is frozen, and stages that wait for it may begin.
+        keep_encoder: one that ``subject.starts.vae`` gives is frozen from the first step, so that latents stay what they are; if
+            not, it goes on learning, and a transformer has to follow.
         latent_noise: decoders learn from latents with up to so much noise afterwards, as a transformer's output has it.
         frozen_rate: share of the learning rates from then on.
     """
 
     encoder_minutes: float = Field(ge=0)
+    keep_encoder: bool = True
     latent_noise: float = Field(ge=0)
     frozen_rate: float = Field(default=0.5, gt=0)
 
@@ -253,6 +256,7 @@ class VideoVAEStage(VAEStage):
         mouth_weight, eye_weight: how much more these count than the rest.
         face_weight: the same of all around both, on top: thin glasses, wrinkles and moustaches are there.
         chroma_weight: of chroma beside luma: an iris is few pixels of little luma, and its colour gets lost.
+        eye_chroma_weight: how much more chroma counts around the eyes, on top.
         motion_weight: of what moves, while the encoder learns; ``motion_weight_after`` afterwards: by then the latents tell what
             moves, and sharpness counts for more.
         adversarial_weight: of critics of pieces of pictures, once the encoder is frozen; 0: there is nothing to be heard of them.
@@ -268,6 +272,7 @@ class VideoVAEStage(VAEStage):
     eye_weight: float = Field(default=4.0, ge=0)
     face_weight: float = Field(default=1.0, ge=0)
     chroma_weight: float = Field(default=3.0, gt=0)
+    eye_chroma_weight: float = Field(default=0.0, ge=0)
     motion_weight: float = Field(default=30.0, ge=0)
     motion_weight_after: float = Field(default=10.0, ge=0)
     adversarial_weight: float = Field(default=0.0, ge=0)

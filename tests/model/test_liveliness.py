@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.liveliness import CONTROLS, SCALES, Liveliness, TimedPhoneme, per_latent
+from model.data.captions import caption
+from model.data.face import Look
+from model.liveliness import CONTROLS, SCALES, SMILES, Liveliness, TimedPhoneme, per_latent, resting_smile
 
 FPS = 25
 COLUMN = {name: i for i, name in enumerate(CONTROLS)}
@@ -86,3 +88,23 @@ def test_values_come_a_latent_in_units_of_their_scale() -> None:
     latents = per_latent(rows, 4)
     assert latents.shape == (8, 4 * len(CONTROLS))
     np.testing.assert_allclose(latents[1].reshape(4, -1) * SCALES, rows[4:8], rtol=1e-6)
+
+
+def test_whoever_a_caption_calls_cheerful_in_whatever_words_smiles() -> None:
+    """As the face was drawn that the network learned it with."""
+    moods = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        look = Look.sample(rng)
+        text = caption(look, rng, keep=1.0)
+        assert resting_smile(text) == SMILES[look.mood], text
+        moods.add(look.mood)
+    assert moods == set(SMILES)
+    assert resting_smile("Someone who Smiles.") > resting_smile("A woman in a kitchen.")
+
+
+def test_a_smile_at_rest_may_change() -> None:
+    face = Liveliness(np.random.default_rng(0), SMILES["calm"], 25)
+    calm = face.advance(250, [])[:, CONTROLS.index("smile")].mean()
+    face.smile = SMILES["cheerful"]
+    assert face.advance(250, [])[:, CONTROLS.index("smile")].mean() > calm + 0.3

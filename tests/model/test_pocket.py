@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,9 @@ def test_an_update_changes_the_look_from_the_next_block_on(pocket: Pocket) -> No
     assert not same(changed, next_chunk(undisturbed))
     assert changed.index == 2
     assert stream._history._num_committed == 0, "nothing of the old look is left"
+    calm = stream._liveliness.smile
+    stream.update(replace(WOMAN, scene=f"{WOMAN.scene} She is smiling warmly."))
+    assert stream._liveliness.smile > calm
 
 
 def test_an_update_does_not_lose_what_is_to_be_said(pocket: Pocket) -> None:

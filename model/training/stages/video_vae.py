@@ -59,10 +59,10 @@ class FrameBatches:
         columns = torch.arange(packed.shape[4], device=device).view(1, 1, 1, 1, -1)
         left, top, right, bottom = (boxes[..., i, None, None] for i in range(4))
         inside = ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)).float()  # [B, T, 2, h, w]
-        # The face: all between both, and a quarter more on every side.
+        # The face: all between both, and a third more on every side, up to earrings.
         near, far = (f(x, 2, keepdim=True) for f, x in ((torch.amin, left), (torch.amax, right)))
         over, below = (f(x, 2, keepdim=True) for f, x in ((torch.amin, top), (torch.amax, bottom)))
-        wide, high = (far - near) // 4, (below - over) // 4
+        wide, high = (far - near) // 3, (below - over) // 3
         face = (columns >= near - wide) & (columns < far + wide) & (rows >= over - high) & (rows < below + high)
         of_mouth, of_eyes, of_face = self._weights
         weight = 1 + of_mouth * inside[:, :, 0] + of_eyes * inside[:, :, 1] + of_face * face[:, :, 0].float()
@@ -149,7 +149,9 @@ class VideoVAETraining(VAETraining):
             packed, weight, parts = self.batches.draw_pieces(clip, chance, num_frames)
         cells = (n * 2 // SPATIAL_STRIDE for n in packed.shape[3:])
         noise = normals(dice, len(self.vae.latent_mean), self._config.latents, *cells)
-        tensors = {"packed": packed, "weight": weight, "noise": noise, "size": self._config.latent_noise * chance[:, 6]}
+        of_chroma = self._config.chroma_weight * (1 + self._config.eye_chroma_weight * parts[:, 1:2])
+        tensors = {"packed": packed, "weight": weight, "of_chroma": of_chroma, "noise": noise}
+        tensors["size"] = self._config.latent_noise * chance[:, 6]
         if self._hears_critics:
             tensors["corner"] = self.batches.corners(parts, chance)
         return Drawn(tensors)
@@ -163,7 +165,7 @@ class VideoVAETraining(VAETraining):
                 return Loss(critic_loss(self._critics(true), self._critics(fake)), {})
         predicted, divergence = self._decoded(drawn)
         motion_weight = config.motion_weight_after if self.frozen else config.motion_weight
-        distance = reconstruction_loss(predicted, packed, weight, motion_weight, config.chroma_weight)
+        distance = reconstruction_loss(predicted, packed, weight, motion_weight, drawn.tensors["of_chroma"])
         total, figures = distance + DIVERGENCE_WEIGHT * divergence, {"distance": distance, "kl": divergence}
         if self._hears_critics:
             fake, true = (self._pieces(x, drawn) for x in (predicted, packed))
@@ -191,7 +193,7 @@ class VideoVAETraining(VAETraining):
             else:
                 mean, log_variance = vae.posterior(packed)
                 divergence = 0.5 * (mean.float().square() + log_variance.float().exp() - 1 - log_variance.float()).mean()
-                latents = mean + (0.5 * log_variance).exp() * noise
+                latents = vae.normalise(mean + (0.5 * log_variance).exp() * noise)
             return self._decode(latents, Memory()), divergence
 
     def measure_latents(self) -> tuple[Tensor, Tensor]:
@@ -216,7 +218,7 @@ class VideoVAETraining(VAETraining):
 
 
 def reconstruction_loss(
-    predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float, chroma_weight: float = 1.0
+    predicted: Tensor, target: Tensor, weight: Tensor, motion_weight: float, chroma_weight: Tensor | float = 1.0
 ) -> Tensor:
     """Weighted L1 of values and of luma differences between neighbours, and squared differences of what moves.
 
@@ -225,7 +227,7 @@ def reconstruction_loss(
     """
     difference = predicted.float() - target
     error = difference.abs() * weight
-    loss = (error[:, :4].sum() + chroma_weight * error[:, 4:].sum()) / error.numel()
+    loss = (error[:, :4].sum() + (chroma_weight * error[:, 4:]).sum()) / error.numel()
     luma = difference[:, :4]
     for dim in (3, 4):
         loss = loss + 0.5 * (torch.diff(luma, dim=dim).abs() * weight.narrow(dim, 1, weight.shape[dim] - 1)).mean()

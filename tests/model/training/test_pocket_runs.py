@@ -21,7 +21,9 @@ from model.training.assemble import AUDIO_TOWER, assemble
 from model.training.config import load_train_config
 from model.training.run import Run
 from model.training.stages.vae import CRITICS, FROZEN, VAE, VAETraining
+from model.training.stages.video_vae import VideoVAETraining
 from model.training.starts import ENCODER_FILE, STATISTICS, encoder_file, make_vae, take_vae
+from model.vae.causal import Memory
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
 from tests.support.pocket_runs import STAGES, begin, sample_trajectories, small, write_pocket
@@ -175,6 +177,33 @@ def test_a_vae_begins_with_a_checkpoints_encoder(directory: Path, tmp_path: Path
         if key.startswith(("encoder.", "latent_")):
             assert torch.equal(x, before[key])
     assert load_file(tmp_path / ENCODER_FILE).keys() == {k for k in before if k.startswith(("encoder.", "latent_"))}
+
+
+@pytest.mark.parametrize("name", SEEN_TWICE)
+def test_a_checkpoints_encoder_may_go_on_learning(directory: Path, tmp_path: Path, name: str) -> None:
+    start = f"subject.starts.vae={directory}/start", "stage.keep_encoder=false"
+    run = begin(name, directory, tmp_path, *start, "max_steps=1")
+    assert vae_of(run).phase != FROZEN
+    before = {key: x.clone() for key, x in vae_of(run).vae.state_dict().items()}
+    run.train()
+    after = vae_of(run).vae.state_dict()
+    assert any(not torch.equal(x, before[key]) for key, x in after.items() if key.startswith("encoder."))
+    assert not (tmp_path / ENCODER_FILE).exists()
+
+
+def test_an_encoder_that_goes_on_is_decoded_as_its_checkpoint_does(directory: Path, tmp_path: Path) -> None:
+    """Latents that are not normalised while an encoder learns reach the decoder as those do that are."""
+    run = begin("video_vae", directory, tmp_path, f"subject.starts.vae={directory}/start", "stage.keep_encoder=false")
+    stage = vae_of(run)
+    assert isinstance(stage, VideoVAETraining)
+    stage.vae.latent_mean.fill_(0.5)
+    stage.vae.latent_std.fill_(2.0)
+    drawn = stage.draw(VAE, 0, [0], [torch.Generator().manual_seed(0)])
+    drawn.tensors["noise"].zero_()
+    packed = drawn.tensors["packed"]
+    with torch.no_grad():
+        expected = stage.vae.decode(stage.vae.encode(packed), Memory())
+        torch.testing.assert_close(stage._decoded(drawn)[0], expected)
 
 
 def test_critics_of_pictures_learn_once_the_encoder_is_frozen(directory: Path, tmp_path: Path) -> None:

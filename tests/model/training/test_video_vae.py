@@ -99,3 +99,15 @@ def test_the_encoder_enlarges_what_happens_between_pictures() -> None:
     seen = torch.einsum("bptyx,ot->bpoyx", pictures, vae.encoder.transform)
     motion = (pictures - pictures.mean(2, keepdim=True)).square().sum() ** 0.5
     torch.testing.assert_close(seen[:, :, 1:].square().sum() ** 0.5, 8 * motion)
+
+
+def test_chroma_may_count_more_around_the_eyes() -> None:
+    """The same error costs more there, and luma's no more."""
+    target = torch.zeros(1, 6, 4, 4, 4)
+    more = torch.ones(1, 1, 4, 4, 4)
+    more[..., :2, :] = 5.0
+    for channel, place, share in ((5, 0, 5.0), (5, 3, 1.0), (0, 0, None)):
+        wrong = target.clone()
+        wrong[:, channel, :, place] = 0.5
+        even, more_there = (float(reconstruction_loss(wrong, target, torch.ones_like(more), 0.0, x)) for x in (1.0, more))
+        assert more_there == pytest.approx(even if share is None else share * even)
