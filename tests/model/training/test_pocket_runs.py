@@ -24,6 +24,7 @@ from model.training.stages.vae import CRITICS, FROZEN, VAE, VAETraining
 from model.training.stages.video_vae import VideoVAETraining
 from model.training.starts import ENCODER_FILE, STATISTICS, encoder_file, make_vae, take_vae
 from model.vae.causal import Memory
+from model.vae.video import VideoVAE
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
 from tests.support.pocket_runs import STAGES, begin, sample_trajectories, small, write_pocket
@@ -196,6 +197,7 @@ def test_an_encoder_that_goes_on_is_decoded_as_its_checkpoint_does(directory: Pa
     run = begin("video_vae", directory, tmp_path, f"subject.starts.vae={directory}/start", "stage.keep_encoder=false")
     stage = vae_of(run)
     assert isinstance(stage, VideoVAETraining)
+    assert isinstance(stage.vae, VideoVAE)
     stage.vae.latent_mean.fill_(0.5)
     stage.vae.latent_std.fill_(2.0)
     drawn = stage.draw(VAE, 0, [0], [torch.Generator().manual_seed(0)])
