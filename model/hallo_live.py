@@ -280,6 +280,7 @@ class HalloLiveStream:
         self._sound: list[np.ndarray] = []
         self._num_samples = 0
         self._num_latents = 0
+        self._num_silenced = 0
         self._first_chunk = self._told_chunks
         self._blocks_to_say = 0
         self._in_work = False
@@ -314,6 +315,8 @@ class HalloLiveStream:
         self._marks.cancel()
         self._blocks_to_say = 0
         self._roll_back(self._num_latents)
+        # What is kept bridges the time with its pictures alone, and the sound behind it fades from what was cut off.
+        self._num_silenced = self._num_latents + 1
 
     def close(self) -> None:
         self.decoders.close()
@@ -447,6 +450,7 @@ class HalloLiveStream:
             self.decoders.rollback(num_latents, ratio)
             self._num_latents -= num_latents
             self._num_listening = max(0, self._num_listening - num_latents)
+            self._num_silenced = min(self._num_silenced, self._num_latents + 1)
             at_most = self._num_latents * self._model.info.chunk_samples
             if self.decoders.sound:
                 self.decoders.sound[-1].at_most = at_most
@@ -478,6 +482,8 @@ class HalloLiveStream:
         if have_pictures < info.chunk_frames or have_sound < info.chunk_samples:
             return None
         pictures, sound = _cut(self._pictures, info.chunk_frames), _cut(self._sound, info.chunk_samples)
+        if self._told_chunks - self._first_chunk < self._num_silenced:
+            sound = np.zeros_like(sound)
         start_s = self._told_chunks * self._latent_s
         speaking, marks = self._marks.marks_between(start_s, start_s + self._latent_s, info.sample_rate_hz)
         chunk = AVChunk(self._told_chunks, pictures, sound, info.fps, info.sample_rate_hz, speaking, marks)

@@ -148,6 +148,8 @@ class PocketStream:
     def cancel(self) -> None:
         self._planner.cancel(self._start_s)
         self._rollout.give_up()
+        # The sound that was cut off does not ring on: with its memory the decoder would end the phoneme that it was in.
+        self._audio_memory = self._model.first_audio_memory
 
     def close(self) -> None:
         self._rollout.give_up()

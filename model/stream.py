@@ -28,7 +28,7 @@ class Stream(Protocol):
         """Change look and voice from the next block on."""
 
     def cancel(self) -> None:
-        """Forget every line that is not yet in a chunk, and begin the block in work again."""
+        """Forget every line that is not yet in a chunk, and begin the block in work again. No later chunk sounds of them."""
 
     def step(self, deadline_s: float | None = None) -> AVChunk | None:
         """One unit of work, some 10 to 60 ms, so that others get their turn and a cancel is heard soon.

@@ -166,6 +166,18 @@ def test_a_cancel_does_not_break_the_stream(pocket: Pocket) -> None:
     assert stream._history._num_committed == 3
 
 
+def test_what_a_cancel_cuts_off_does_not_ring_on(pocket: Pocket) -> None:
+    """However loud it was: the sound behind it is that of a stream in which nothing had sounded."""
+    loud, quiet = pocket.open(MAN), pocket.open(MAN)
+    for stream in (loud, quiet):
+        stream.push("a", "Hello there, my dear old friend from the office.")
+        chunks(stream, 2)
+    quiet._audio_memory = pocket.first_audio_memory
+    for stream in (loud, quiet):
+        stream.cancel()
+    assert same(next_chunk(loud), next_chunk(quiet))
+
+
 @pytest.mark.parametrize("text", ["", "   ", "...", "你好"])
 def test_what_cannot_be_spoken_loses_nothing(pocket: Pocket, text: str) -> None:
     stream, undisturbed = pocket.open(MAN), pocket.open(MAN)
