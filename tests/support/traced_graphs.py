@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from model.graphs import CudaGraphCache, Function
+from tests.support.tape import Tape
 
 
 class TracedGraphs(CudaGraphCache):
-    """Like :class:`model.graphs.CudaGraphCache`, by tracing: Python runs once for each set of shapes."""
+    """Like :class:`model.graphs.CudaGraphCache`: Python runs once for each set of shapes."""
 
     def __init__(self, state: Sequence[Tensor] = (), priority: int = 0) -> None:
         super().__init__(state, priority)
-        self.traces: dict[Hashable, tuple[Any, tuple[Tensor, ...]]] = {}
+        self.traces: dict[Hashable, tuple[Tape, tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
         self.num_replays = 0
 
     def __len__(self) -> int:
@@ -29,11 +28,14 @@ class TracedGraphs(CudaGraphCache):
         if shapes not in self.traces:
             fixed = tuple(x.clone() for x in inputs)
             before = [x.clone() for x in self._state]
-            self.traces[shapes] = make_fx(lambda *x: tuple(function(*x)))(*fixed), fixed
+            with Tape() as tape:
+                outputs = function(*fixed)
+            self.traces[shapes] = tape, fixed, outputs
             for mine, kept in zip(self._state, before, strict=True):
                 mine.copy_(kept)
-        trace, fixed = self.traces[shapes]
+        tape, fixed, outputs = self.traces[shapes]
         for mine, given in zip(fixed, inputs, strict=True):
             mine.copy_(given)
         self.num_replays += 1
-        return trace(*fixed)
+        tape.play()
+        return outputs

@@ -10,34 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from model.lockstep import Copies, Half, Lockstep, Stop, _advance
+from tests.support.tape import Tape
 
 _Event = tuple[int, int]
 """A queue, and how much of it is done then."""
-
-
-class Tape(TorchDispatchMode):
-    """Operations with the tensors that they read and wrote. Played again, each puts its result where the first one is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._operations: list[tuple[Any, Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func.overloadpacket not in (torch.ops.aten.empty, torch.ops.aten.new_empty):  # which write nothing
-            self._operations.append((func, args, kwargs or {}, made))
-        return made
-
-    def play(self) -> None:
-        for func, args, kwargs, made in self._operations:
-            again = func(*args, **kwargs)
-            for new, old in zip(tree_leaves(again), tree_leaves(made), strict=True):
-                if isinstance(old, Tensor) and new.untyped_storage().data_ptr() != old.untyped_storage().data_ptr():
-                    old.copy_(new)
 
 
 class LateLockstep(Lockstep):
