@@ -25,10 +25,11 @@ class SimulatedClock:
 
     async def run_until(self, end_s: float) -> None:
         """Let tasks run until simulated time is ``end_s``."""
+        ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         while True:
-            # A task that was woken goes to sleep again within some turns of the loop.
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if ready:  # who was woken has not gone to sleep again
+                continue
             if not self._sleepers or self._sleepers[0][0] > end_s:
                 self.time_s = end_s
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from avatar_rtc.engine.api import EngineFailure, EngineState, EngineStats
 from avatar_rtc.fake import INFO, FakeModel, FakeOptions, FakeStream
@@ -105,7 +106,7 @@ class InstantStream:
     async def next(self, deadline_s: float) -> AVChunk:
         self._check()
         while (chunk := self._stream.step()) is None:
-            await asyncio.sleep(self._engine.chunk_s / 4)
+            await self._nap(self._engine.chunk_s / 4)
             self._check()
         await asyncio.sleep(self._engine.transit_s)
         self._engine.num_chunks += 1
@@ -124,6 +125,12 @@ class InstantStream:
     async def close(self) -> None:
         if self in self._engine.streams:
             self._engine.streams.remove(self)
+
+    async def _nap(self, duration_s: float) -> None:
+        """A crash ends it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self.lost.wait()
 
     def _check(self) -> None:
         if self.lost.is_set():
