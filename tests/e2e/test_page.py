@@ -724,6 +724,8 @@ def test_a_desktop_window_does_not_scroll(page: Page, width: int, height: int) -
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
     call(page)
     page.get_by_role("button", name="Latency and health").click()
+    for figure in ("#h-fps", "#h-bitrate", "#h-rtt"):
+        expect(page.locator(figure)).to_have_text(re.compile(r"\d"))
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
 
 

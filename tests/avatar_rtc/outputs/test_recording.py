@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from avatar_rtc.client import Call
-from avatar_rtc.fake import FakeOptions, read_beeps, read_counter, read_flash
+from avatar_rtc.fake import FLASH_EVERY_FRAMES, FakeOptions, read_beeps, read_counter, read_flash
 from avatar_rtc.media.encode import VideoCodec
 from avatar_rtc.sessions.session import Session
 from signaling.vocabulary import OutputEnded, OutputStarted, ResponseDone, SessionCreated
@@ -98,11 +98,16 @@ async def test_a_session_without_a_viewer_is_recorded(codec: VideoCodec, tmp_pat
     rate_hz = 48_000
     assert pictures[0][0] == 0
     assert pictures[-1][0] + 0.04 == pytest.approx(sounds[-1][0] + 0.02, abs=0.08)
-    assert np.diff([read_counter(picture) for _, picture in pictures]).min() >= 1, "each picture once, in order"
+    counters = [read_counter(picture) or 0 for _, picture in pictures]
+    assert np.diff(counters).min() >= 1, "each picture once, in order"
     beeps_s = [sounds[0][0] + at_s for at_s in read_beeps(sound, rate_hz) if at_s > 0.01]
     flashes_s = [at_s for at_s, picture in pictures if read_flash(picture)]
-    assert len(beeps_s) >= 2
-    assert all(min(abs(beep_s - flash_s) for flash_s in flashes_s) < 0.03 for beep_s in beeps_s), "lips and voice"
+    # A machine with other things to do may drop a picture, and so a flash.
+    dropped = set(range(counters[0], counters[-1])) - set(counters)
+    num_flashes_dropped = sum(number % FLASH_EVERY_FRAMES == 0 for number in dropped)
+    unseen = [beep_s for beep_s in beeps_s if min(abs(beep_s - flash_s) for flash_s in flashes_s) >= 0.03]
+    assert len(beeps_s) - len(unseen) >= 2
+    assert len(unseen) <= num_flashes_dropped, "lips and voice"
     for at_s in (1.0, 2.5, 4.9):
         with av.open(str(path)) as film:
             film.seek(int(at_s * 1_000_000))

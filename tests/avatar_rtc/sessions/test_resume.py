@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from avatar_rtc.app import Server
-from avatar_rtc.client import Call
+from avatar_rtc.client import VOICED_LEVEL, Call
 from avatar_rtc.errors import CallError
 from avatar_rtc.outputs import webrtc
 from avatar_rtc.sessions import registry
@@ -80,7 +80,8 @@ async def test_a_line_goes_on_where_it_was_heard_last() -> None:
         assert len(call.received(AudioStarted)) == 1
         assert call.received(SessionCreated)[-1].resumed
         assert server.registry.num_sessions == 1
-        # The sound itself: each word's tone is heard, and in its order.
+        # The sound itself, to its end: each word's tone is heard, and in its order.
+        await call.wait_for(lambda: max(call.audio.level[-25:]) < VOICED_LEVEL, TIMEOUT_S, "it does not fall silent")
         assert words_heard(first_ear.samples, second_ear.samples, sample_rate_hz=48_000) == WORDS.split()
 
 
