@@ -28,6 +28,8 @@ from model.vae.video import SPATIAL_STRIDE, TEMPORAL_STRIDE, VideoVAE, pack_i420
 PIECE_CELLS = 8
 """Height and width of the pieces. The encoder looks two cells around; the decoder farther, so it ends on whole pictures."""
 DIVERGENCE_WEIGHT = 3e-4
+NUM_MEASURED = 24
+"""Clips whose pictures are measured."""
 
 
 class FrameBatches:
@@ -208,7 +210,7 @@ class VideoVAETraining(VAETraining):
         assert isinstance(self.vae, VideoVAE)
         num_frames = min(32, self.batches.frames.shape[1] // TEMPORAL_STRIDE * TEMPORAL_STRIDE)
         with learners[VAE].averaged(), torch.no_grad():
-            packed, _, parts = self._some(24, num_frames, "pictures")
+            packed, _, parts = self._some(NUM_MEASURED, num_frames, "pictures")
             return measure_pictures(self.vae, packed, parts)
 
     def _some(self, num: int, num_frames: int, *what: object) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from model.errors import CheckpointError, ConfigError
 from model.training.assemble import AUDIO_TOWER, assemble
 from model.training.config import load_train_config
 from model.training.run import Run
+from model.training.stages import video_vae
 from model.training.stages.vae import CRITICS, FROZEN, VAE, VAETraining
 from model.training.stages.video_vae import VideoVAETraining
 from model.training.starts import ENCODER_FILE, STATISTICS, encoder_file, make_vae, take_vae
@@ -27,12 +28,17 @@ from model.vae.causal import Memory
 from model.vae.video import VideoVAE
 from tests.model.support import next_chunk, open_pocket, tiny_networks
 from tests.model.training.test_runs import same, state
-from tests.support.pocket_runs import STAGES, begin, sample_trajectories, small, write_pocket
+from tests.support.pocket_runs import NUM_CLIPS, STAGES, begin, sample_trajectories, small, write_pocket
 from tests.support.training_runs import CONFIGS
 
 SEEN_TWICE = ("video_vae", "audio_vae")
 """Stages with two phases."""
 AGAINST_CRITICS = ("stage.adversarial_weight=0.1",)
+
+
+@pytest.fixture(autouse=True)
+def few_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_vae, "NUM_MEASURED", NUM_CLIPS)
 
 
 @pytest.fixture(scope="module")
