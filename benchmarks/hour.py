@@ -41,6 +41,8 @@ from testkit.network import Network, open_network
 from testkit.whip_receiver import WhipReceiver
 
 LINE_TIMEOUT_S = 60.0
+LATE_MS = 1000.0
+"""Prompts that took longer are listed one by one: are they spread over the hour, or all in one connection?"""
 CUT_S = 5.0
 CUT_EVERY_S = 180.0
 PUSH_CUT_EVERY_S = 420.0
@@ -61,6 +63,7 @@ class Session:
         self._receiver = receiver
         self._random = random.Random(1)
         self._lines = itertools.cycle(SENTENCES.read_text().splitlines())
+        self._began_s = time.monotonic()
         self._created_s: dict[str, float] = {}
         self._news = asyncio.Event()
         self._watching = asyncio.Lock()
@@ -69,6 +72,7 @@ class Session:
         self.counts: Counter[str] = Counter()
         self.delivery_ms: list[float] = []
         self.answer_ms: list[float] = []
+        self.late: list[dict[str, float]] = []
         self.resume_s: list[float] = []
         self.problems: list[str] = []
         self.rendered: list[dict[str, Any]] = []
@@ -156,6 +160,9 @@ class Session:
             self._news.clear()
             await asyncio.wait_for(self._news.wait(), LINE_TIMEOUT_S)
         self.delivery_ms.append((self._created_s.pop(reply_id) - sent_s) * 1000)
+        if self.delivery_ms[-1] > LATE_MS:
+            late = {"at_s": sent_s - self._began_s, "delivery_ms": self.delivery_ms[-1], "answer_ms": self.answer_ms[-1]}
+            self.late.append({name: round(value) for name, value in late.items()})
         return reply_id
 
     async def _vanish(self) -> None:
@@ -309,6 +316,7 @@ async def measure(seconds: float, loss: float, jitter_s: float) -> dict[str, Any
         "errors_logged": len(re.findall(r"\bERROR\b", log)),
         "delivery_ms": _of(session.delivery_ms),
         "sent_to_acknowledged_ms": _of(session.answer_ms),
+        "late": session.late,
         "skew_by_media_clock_ms": _of(own),
         "skew_rendered_ms": _of(rendered),
         "resume_s": _of(session.resume_s),
