@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -19,7 +20,7 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from avatar_rtc.errors import CallError, NotReadyError
 from avatar_rtc.microphone import Microphone
-from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_retransmission
+from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_retransmission, read_all_that_came
 from avatar_rtc.recording import Recorder
 from signaling import vocabulary as v
 from signaling.dialects import avatar as dialect
@@ -181,8 +182,14 @@ class Call:
             be_patient(transceiver.receiver.transport.transport.iceGatherer)
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
-        await self.wait_for(lambda: self.session_id, JOIN_TIMEOUT_S, "the server answers, but nothing comes; UDP may be blocked")
+        read_all_that_came(self.peer.sctp.transport)
+        ready = partial(self._is_ready, self.channel)
+        await self.wait_for(ready, JOIN_TIMEOUT_S, "the server answers, but nothing comes; UDP may be blocked")
         await self.wait_for(lambda: self.video.pts, JOIN_TIMEOUT_S, "the call is up, but no picture came")
+
+    def _is_ready(self, channel: RTCDataChannel) -> bool:
+        """Whether events may be sent, of a session that is known. One that is resumed is known before it is connected."""
+        return bool(self.session_id) and channel.readyState == "open"
 
     async def _post_offer(self, query: str) -> str:
         assert self._http is not None
@@ -414,6 +421,7 @@ class Call:
         """Ping, and notice when nothing comes any more: a server that died says nothing of it."""
         self._heard_s = looked_s = time.monotonic()
         pinged_s = 0.0
+        await self._tell()
         while channel.readyState == "open" and channel is self.channel:
             now_s = time.monotonic()
             if now_s - looked_s > 1.0:

@@ -2,7 +2,7 @@
 on modules.
 
 Of transports: bounded gathering, a port range, bounded candidates, signs of life, quick retransmission, and messages that neither
-raise nor get lost.
+raise nor get lost nor lie about.
 Of receivers: bounded sound, which is heard as it comes.
 Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
 sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
@@ -26,6 +26,7 @@ from aiortc import (
     MediaStreamTrack,
     RTCDataChannel,
     RTCDataChannelParameters,
+    RTCDtlsTransport,
     RTCIceGatherer,
     RTCIceTransport,
     RTCRtpReceiver,
@@ -38,6 +39,7 @@ from aiortc.jitterbuffer import MAX_MISORDER, JitterFrame
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, SCTP_RTO_MAX, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
 from aiortc.rtp import RtcpSrPacket
+from OpenSSL import SSL
 
 from avatar_rtc.media.broadcast import Reader, ReaderClosed
 from avatar_rtc.media.clock import MediaClock
@@ -56,6 +58,7 @@ INITIAL_RETRANSMIT_S = 0.5
 MAX_LINEAR_RETRANSMITS = 3
 MAX_THIN_PACKETS = 4
 MAX_STREAM_ID = 65534
+MAX_DATAGRAM_BYTES = 1500
 MAX_PACKETS_PER_S = 125
 """Of a microphone: browsers send 50, and 100 where they are set to pieces of 10 ms."""
 BURST_PACKETS = 100
@@ -136,6 +139,28 @@ def quicken_retransmission(sctp: RTCSctpTransport) -> None:
         expire()
 
     insides._update_rto, insides._t3_expired = update_rto, t3_expired
+
+
+def read_all_that_came(dtls: RTCDtlsTransport) -> None:
+    """Read each message as it comes. To be called before the handshake.
+
+    aiortc reads one message a datagram. Those that overtake the handshake's end, or come when that was lost, OpenSSL keeps until
+    it can read them; so from then on each datagram brings the message of an earlier one, and the last ones wait until something
+    else is sent, for as long as the connection lives.
+    """
+    insides: Any = dtls
+    receive = insides._recv_next
+
+    async def receive_all() -> None:
+        await receive()
+        while insides._data_receiver is not None:
+            try:
+                data = insides._ssl.recv(MAX_DATAGRAM_BYTES)
+            except SSL.Error:  # there is nothing, or it was closed, which the next datagram shows
+                break
+            await insides._data_receiver._handle_data(data)
+
+    insides._recv_next = receive_all
 
 
 def hear(ice: RTCIceTransport, on_heard: Callable[[], None]) -> None:

@@ -125,6 +125,7 @@ class Viewer(SendingPeer):
             patches.quicken_retransmission(self._peer.sctp)
             patches.take_every_message(self._peer.sctp)
             patches.lose_what_comes_too_late(self._peer.sctp)
+            patches.read_all_that_came(self._peer.sctp.transport)
         with self._reading("an SDP offer", "bad_sdp"):
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         self._listen()

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import aioice.ice
 import pytest
-from aiortc import RTCPeerConnection
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcsctptransport import CookieAckChunk, DataChunk
 
@@ -90,6 +90,68 @@ async def test_a_round_trip_that_has_become_longer_is_waited_for() -> None:
             call.send(Ping(t=number))
             await call.wait_for(partial(is_answered, number), 20, "no answer")
         assert num_sent.total() < 3 * len(num_sent)  # five times each where the wait does not grow
+
+
+class Wire:
+    """In the place of ICE: what one end sends, the other one receives, in the order in which ``deliver`` is called."""
+
+    def __init__(self, role: str) -> None:
+        self.role, self.state, self.other = role, "completed", self
+        self.kept: list[bytes] | None = None
+        self._came = asyncio.Queue[bytes]()
+
+    async def _send(self, data: bytes) -> None:
+        """What ends the handshake (from ChangeCipherSpec on) is kept back where ``kept`` is a list."""
+        if self.kept is not None and data[0] == 20:
+            self.kept.append(data)
+        else:
+            self.other._came.put_nowait(data)
+
+    async def _recv(self) -> bytes:
+        return await self._came.get()
+
+    def let_go(self) -> None:
+        kept, self.kept = self.kept or [], None
+        for data in kept:
+            self.other._came.put_nowait(data)
+
+
+async def test_messages_that_overtake_the_handshakes_end_delay_none_that_follow() -> None:
+    """A network that loses or overtakes does so once in twenty calls, and all that was sent there came seconds late."""
+
+    class Reader:
+        def __init__(self) -> None:
+            self.messages, self.news = list[bytes](), asyncio.Event()
+
+        async def _handle_data(self, data: bytes) -> None:
+            self.messages.append(data)
+            self.news.set()
+
+    ends = Wire("controlling"), Wire("controlled")
+    ends[0].other, ends[1].other = ends[1], ends[0]
+    wires: tuple[Any, Any] = ends
+    near, far = (RTCDtlsTransport(wire, [RTCCertificate.generateCertificate()]) for wire in wires)
+    near._set_role("client")
+    far._set_role("server")
+    reader = Reader()
+    near._register_data_receiver(reader)
+    aiortc_patches.read_all_that_came(near)
+    ends[1].kept = []
+    started = asyncio.gather(near.start(far.getLocalParameters()), far.start(near.getLocalParameters()))
+    async with asyncio.timeout(20):
+        while far.state != "connected":  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        early = [b"one", b"two", b"three"]
+        for message in early:
+            await far._send_data(message)
+        await asyncio.sleep(0)
+        ends[1].let_go()
+        await started
+        await far._send_data(b"four")
+        while reader.messages != [*early, b"four"]:
+            reader.news.clear()
+            await reader.news.wait()
+    await asyncio.gather(near.stop(), far.stop())
 
 
 async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
