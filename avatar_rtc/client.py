@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -26,6 +25,7 @@ from signaling import vocabulary as v
 from signaling.dialects import avatar as dialect
 from signaling.dialects.frames import well_formed
 
+NOTHING_COMES = "the server answers, but nothing comes; UDP may be blocked"
 JOIN_TIMEOUT_S = 15.0
 START_PATIENCE_S = 180.0
 """How long a server is waited for that says its engine is starting."""
@@ -161,15 +161,14 @@ class Call:
             self._query = query
         if self._http is None:
             self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
-        peer = self.peer
+        peer, channel = self.peer, self.channel
         for kind in ("video", "audio"):
             if kind == "audio" and self._microphone is not None:
                 transceiver = self.peer.addTransceiver(self._microphone, direction="sendrecv")
             else:
                 transceiver = self.peer.addTransceiver(kind, direction="recvonly")
             self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
-        self.channel.on("message", self._on_message)
-        channel = self.channel
+        channel.on("message", self._on_message)
         channel.on("open", lambda: self._run(self._live(channel)))
         self.peer.on("track", self._on_track)
         peer.on("connectionstatechange", lambda: self._on_connection(peer))
@@ -183,13 +182,8 @@ class Call:
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
         read_all_that_came(self.peer.sctp.transport)
-        ready = partial(self._is_ready, self.channel)
-        await self.wait_for(ready, JOIN_TIMEOUT_S, "the server answers, but nothing comes; UDP may be blocked")
+        await self.wait_for(lambda: self.session_id and channel.readyState == "open", JOIN_TIMEOUT_S, NOTHING_COMES)
         await self.wait_for(lambda: self.video.pts, JOIN_TIMEOUT_S, "the call is up, but no picture came")
-
-    def _is_ready(self, channel: RTCDataChannel) -> bool:
-        """Whether events may be sent, of a session that is known. One that is resumed is known before it is connected."""
-        return bool(self.session_id) and channel.readyState == "open"
 
     async def _post_offer(self, query: str) -> str:
         assert self._http is not None
