@@ -18,7 +18,7 @@ SYSTEM := chromium=chromium libEGL.so.1=libegl1 libGL.so.1=libgl1 libfontconfig.
 run: .venv/installed
 	$(BIN)/avatar-rtc serve --listen --port $(PORT)
 
-# In as many processes as there are cores; what runs in real time is left for the end and has them all (tests/conftest.py).
+# In a process more than there are cores; what computes gives way to what runs in real time (tests/conftest.py).
 test: lint system tests/clients/node_modules/.package-lock.json
 	$(BIN)/pytest -n auto --maxprocesses 4
 

@@ -1,11 +1,10 @@
-"""Skips what this machine cannot run, says which machine it is, and splits the tests over processes where that is honest."""
+"""Skips what this machine cannot run, says which machine it is, and splits the tests over processes."""
 
 from __future__ import annotations
 
-import fcntl
+import gc
 import os
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,26 +21,36 @@ if NUM_WORKERS > 1:  # before torch and numpy are imported: workers share the co
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, resources.num_cores() // NUM_WORKERS)))
 
-TESTS = Path(__file__).parent
-ALONE = (
-    "tests/e2e/",
-    "tests/avatar_rtc/cluster/test_ray.py",
-    "tests/avatar_rtc/test_hallo_live_call.py",
-    "tests/avatar_rtc/outputs/test_recording.py",
-    "tests/avatar_rtc/outputs/test_whip.py",
-    "tests/avatar_rtc/sessions/test_calls.py::test_the_seat_of_a_client_that_vanishes",
-    "tests/avatar_rtc/sessions/test_resume.py",
-    "tests/test_benchmarks.py::test_as_many_calls",
-)
-"""What runs in real time on all cores, so that nothing may run beside it; by the beginnings of names."""
+REAL_TIME = {
+    "services": (
+        "tests/e2e/",
+        "tests/avatar_rtc/cluster/test_ray.py",
+        "tests/avatar_rtc/test_hallo_live_call.py",
+        "tests/avatar_rtc/outputs/test_recording.py",
+        "tests/test_benchmarks.py::test_as_many_calls",
+    ),
+    "calls": (
+        "tests/avatar_rtc/cluster/",
+        "tests/avatar_rtc/ears/",
+        "tests/avatar_rtc/mind/",
+        "tests/avatar_rtc/outputs/",
+        "tests/avatar_rtc/sessions/",
+        "tests/avatar_rtc/test_",
+        "tests/signaling/",
+        "tests/test_clip.py",
+        "tests/test_docs.py",
+        "tests/test_fuzz.py",
+    ),
+}
+"""What waits more than it computes and must not be kept waiting, by the beginnings of names; of each group one test at a time."""
 FIRST = (
     "tests/avatar_rtc/test_film.py",
     "tests/model/test_pocket.py",
-    "tests/model/test_split_passes.py",
-    "tests/golden/",
+    "tests/model/training/test_pocket_runs.py",
     "tests/model/test_hallo_live.py",
+    "tests/golden/",
 )
-"""What takes longest, so that no process is left with it at the end; the one that converts pocket before all others."""
+"""What computes longest, so that no process is left with it at the end; the one that converts pocket before all others."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,15 +63,19 @@ def pytest_report_header() -> str:
     return f"machine: {machine.headline(machine.describe(resources.num_cores()))}"
 
 
-def is_alone(nodeid: str) -> bool:
-    return nodeid.startswith(ALONE)
+def group(nodeid: str) -> str | None:
+    """In which it runs in real time; None of what computes."""
+    if nodeid.startswith(FIRST):
+        return None
+    return next((name for name, beginnings in REAL_TIME.items() if nodeid.startswith(beginnings)), None)
 
 
 def turn(nodeid: str) -> int:
     """The smaller, the sooner."""
-    if is_alone(nodeid):
-        return len(FIRST) + 1
-    return next((i for i, name in enumerate(FIRST) if nodeid.startswith(name)), len(FIRST))
+    name = group(nodeid)
+    if name is not None:
+        return list(REAL_TIME).index(name) - len(REAL_TIME)
+    return next((i for i, beginning in enumerate(FIRST) if nodeid.startswith(beginning)), len(FIRST))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,54 +90,48 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is imported stays, so looking for garbage in a test passes over it
+
+
 # -- in several processes (pytest -n) --------------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: what runs in real time mostly waits."""
+    return resources.num_cores() + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays in one process, whose fixtures it shares; so does everything that runs alone, after all else."""
+    """A file stays in one process, whose fixtures it shares; so does each group that runs in real time, from the beginning."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "alone" if is_alone(nodeid) else nodeid.partition("::")[0]
+            return group(nodeid) or nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # our order
     return ByFile(config, log)
 
 
-class Turns:
-    """Locks of two files, which all processes of a run see: many tests at once, or one that runs alone."""
-
-    def __init__(self, gate: Path, floor: Path) -> None:
-        self._gate = gate.open()  # held by who wants to be alone, so that no other begins
-        self._floor = floor.open()  # shared by all that run
-        self._has_all = False
-
-    def begin(self, alone: bool) -> None:
-        if not self._has_all:
-            fcntl.flock(self._gate, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            fcntl.flock(self._floor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            self._has_all = alone
-            if not alone:
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
-
-    def end(self, next_alone: bool) -> None:
-        if not (self._has_all and next_alone):
-            self._has_all = False
-            fcntl.flock(self._floor, fcntl.LOCK_UN)
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+def give_way() -> None:
+    """From now on this thread, and what it starts, gets what others leave of the cores. Nobody but root can take that back."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.nice(19)
 
 
-turns = Turns(TESTS / "__init__.py", TESTS / "conftest.py") if NUM_WORKERS > 1 else None
+gives_way = NUM_WORKERS == 1  # one process has nobody to give way to
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the time that a test may take
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, bool, bool]:
-    if turns is None:
-        return (yield)
-    turns.begin(is_alone(item.nodeid))
-    try:
-        return (yield)
-    finally:
-        turns.end(nextitem is not None and is_alone(nextitem.nodeid))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    global gives_way
+    if not gives_way and group(item.nodeid) is None:
+        give_way()
+        gives_way = True
+    return (yield)
