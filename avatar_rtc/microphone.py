@@ -27,6 +27,11 @@ class Microphone(MediaStreamTrack):
         self._start_s: float | None = None
         self._num_samples = 0
 
+    @property
+    def pending_s(self) -> float:
+        """How long what was put in, and is still to be heard, lasts."""
+        return len(self._pending) / SAMPLE_RATE_HZ
+
     def put(self, samples: np.ndarray) -> None:
         """Have a sound heard, float32 [S] at 16 kHz, behind what is still to be heard."""
         self._pending = np.concatenate([self._pending, (np.clip(samples, -1, 1) * 32767).astype(np.int16)])

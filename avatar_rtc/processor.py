@@ -109,6 +109,7 @@ def headline(machine: dict[str, Any]) -> str:
     sets = ", ".join(machine["instruction_sets"]) or "instruction sets unknown"
     limited = f" (limited by {', '.join(machine['limits'])})" if machine["limits"] else ""
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    speed = f"{machine['float32_gflops']:.0f} GFLOP/s in float32 on {threads}" if machine["float32_gflops"] else "speed unknown"
+    gflops = machine.get("float32_gflops")
+    speed = f"{gflops:.0f} GFLOP/s in float32 on {threads}" if gflops else "speed unknown"
     busy = f"; load {machine['load']:.1f}" if "load" in machine else ""
     return f"{machine['processor']}, {machine['cores']} cores; {sets}{limited}; {speed}{busy}"

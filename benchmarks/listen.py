@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import wave
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -247,18 +247,28 @@ def spread(waits_s: list[float]) -> dict[str, Any]:
 # ---- echo ----
 
 
+def echo_into(microphone: Microphone) -> Callable[[av.AudioFrame], None]:
+    """What plays each frame that it is given into a microphone, as a speaker beside it does: ``ECHO_DELAY_S`` later.
+
+    Not later each time that frames come late: of those that come all at once it leaves out what would wait twice as long.
+    """
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
+
+    def play(frame: av.AudioFrame) -> None:
+        if not microphone.pending_s:
+            microphone.put(silence(ECHO_DELAY_S))
+        for piece in resampler.resample(frame):
+            if microphone.pending_s < 2 * ECHO_DELAY_S:
+                microphone.put(piece.to_ndarray()[0] * 10 ** (ECHO_DB / 20))
+
+    return play
+
+
 async def hear_itself(url: str, minutes: float) -> dict[str, Any]:
     """A call on open speakers, in which pocket speaks all the time."""
     microphone = Microphone()
     client = Call(url, microphone=microphone)
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE_HZ)
-    microphone.put(silence(ECHO_DELAY_S))
-
-    def on_sound(frame: av.AudioFrame) -> None:
-        for piece in resampler.resample(frame):
-            microphone.put(piece.to_ndarray()[0] * 10 ** (ECHO_DB / 20))
-
-    client.on_sound = on_sound
+    client.on_sound = echo_into(microphone)
     sentences = Path(__file__).with_name("sentences.txt").read_text().splitlines()
     end_s, num_lines, heard_ms, cut = time.monotonic() + minutes * 60, 0, 0, 0
     try:
@@ -319,11 +329,11 @@ def main() -> None:
     }
     described = machine.describe(resources.num_cores())
     result = {part: measures[part]() for part in options.parts or parts[:3]}
-    if options.out:
-        measurements.keep(options.out, "listen", {"machine": described, **result})
     print(machine.headline(described))
     print("\n".join(in_words(result)))
     print(json.dumps({name: {key: value for key, value in part.items() if key != "lines"} for name, part in result.items()}))
+    if options.out:
+        measurements.keep(options.out, "listen", {"machine": described, **result})
 
 
 if __name__ == "__main__":

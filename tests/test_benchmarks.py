@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ import yaml
 
 from avatar_rtc.config import load_config
 from avatar_rtc.fake import FakeOptions, load_fake
+from avatar_rtc.microphone import Microphone
 from avatar_rtc.resources import checkpoint_dir, server_config
-from benchmarks import audio_seams, endless, networks, rtf, runtimes, speech
+from benchmarks import audio_seams, endless, listen, networks, rtf, runtimes, speech
 from benchmarks.dialogue import LINES, Dialogue
 from benchmarks.onnx_runtime import ONNXRuntime
 from model.checkpoint import Weights
@@ -54,6 +57,23 @@ def test_lips_that_follow_60_ms_late_are_found_to_do_so() -> None:
     assert found["best_lag_ms"] == 60
     assert found["correlation"] > 0.99
     assert abs(found["shuffled"]) < 0.2
+
+
+def test_an_echo_is_not_later_behind_sound_that_came_late() -> None:
+    async def run() -> None:
+        frame = av.AudioFrame.from_ndarray(np.full((1, 960), 0.5, np.float32), "flt", "mono")
+        frame.sample_rate = 48_000
+        microphone = Microphone()
+        play = listen.echo_into(microphone)
+        for _ in range(50):  # a second, all at once
+            play(frame)
+        assert microphone.pending_s < 2.1 * listen.ECHO_DELAY_S
+        while microphone.pending_s:
+            await microphone.recv()
+        play(frame)
+        assert listen.ECHO_DELAY_S < microphone.pending_s < 1.2 * listen.ECHO_DELAY_S
+
+    asyncio.run(run())
 
 
 def test_an_error_at_a_seam_is_told_from_one_elsewhere() -> None:
