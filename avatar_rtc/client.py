@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -19,11 +20,19 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from avatar_rtc.errors import CallError, NotReadyError
 from avatar_rtc.microphone import Microphone
-from avatar_rtc.outputs.aiortc_patches import be_patient, learn_clock, quicken_retransmission, read_all_that_came
+from avatar_rtc.outputs.aiortc_patches import (
+    be_patient,
+    learn_clock,
+    leave_undecoded,
+    quicken_retransmission,
+    read_all_that_came,
+    take_what_waits,
+)
 from avatar_rtc.recording import Recorder
 from signaling import vocabulary as v
 from signaling.dialects import avatar as dialect
 from signaling.dialects.frames import well_formed
+from signaling.nodes import node_of
 
 NOTHING_COMES = "the server answers, but nothing comes; UDP may be blocked"
 JOIN_TIMEOUT_S = 15.0
@@ -75,6 +84,11 @@ class _Arrivals:
         self.arrived_s: list[float] = []
         self.level: list[float] = []
 
+    def add(self, pts: int, arrived_s: float, level: float = 0.0) -> None:
+        self.pts.append(pts)
+        self.arrived_s.append(arrived_s)
+        self.level.append(level)
+
     def media_s(self, index: int) -> float:
         return (self.ntp_at_zero_s or 0.0) + self.pts[index] / self.clock_hz
 
@@ -87,6 +101,8 @@ class Call:
         configuration: ICE servers and how they are used; without it no servers, so that nothing on the internet is asked.
         microphone: what the server hears, where it listens.
         wait_s: where all seats are taken, so long it waits for one.
+        decodes: else what comes is received and thrown away, which costs less: captions and outcomes tell what was said, but
+            nothing is recorded, or measured of how it looks and sounds.
     """
 
     def __init__(
@@ -97,8 +113,10 @@ class Call:
         *,
         microphone: Microphone | None = None,
         wait_s: int | None = None,
+        decodes: bool = True,
     ) -> None:
         self._key = key
+        self._decodes = decodes
         self._microphone = microphone
         self._wait_s = wait_s
         self.url = url if url.endswith("/") else url + "/"
@@ -163,11 +181,12 @@ class Call:
             self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self._key}"} if self._key else None)
         peer, channel = self.peer, self.channel
         for kind in ("video", "audio"):
-            if kind == "audio" and self._microphone is not None:
-                transceiver = self.peer.addTransceiver(self._microphone, direction="sendrecv")
-            else:
-                transceiver = self.peer.addTransceiver(kind, direction="recvonly")
-            self._learn_clock(transceiver.receiver, self.video if kind == "video" else self.audio)
+            sends = self._microphone if kind == "audio" else None
+            transceiver = peer.addTransceiver(sends or kind, direction="sendrecv" if sends else "recvonly")
+            arrivals = self.video if kind == "video" else self.audio
+            self._learn_clock(transceiver.receiver, arrivals)
+            if not self._decodes:
+                leave_undecoded(transceiver.receiver, partial(self._on_piece, arrivals))
         channel.on("message", self._on_message)
         channel.on("open", lambda: self._run(self._live(channel)))
         self.peer.on("track", self._on_track)
@@ -177,8 +196,9 @@ class Call:
         answer = await self._post_offer(query)
         self.answered_ms = round((time.monotonic() - self._start_s) * 1000)
         await self.peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-        for transceiver in self.peer.getTransceivers():
-            be_patient(transceiver.receiver.transport.transport.iceGatherer)
+        for ice in {transceiver.receiver.transport.transport for transceiver in self.peer.getTransceivers()}:
+            be_patient(ice.iceGatherer)
+            take_what_waits(ice)
         assert self.peer.sctp is not None
         quicken_retransmission(self.peer.sctp)
         read_all_that_came(self.peer.sctp.transport)
@@ -198,6 +218,9 @@ class Call:
                     raise _refusal(self.url, response, body)
                 self.resource = urljoin(str(response.url), response.headers["Location"])
                 self.etag = response.headers.get("ETag", "")
+                name = self.resource.rpartition("/")[2]
+                if self.session_id and node_of(name) != node_of(self.session_id):
+                    self.session_id = name  # the session is at another node now: this is its name there, should this try fail
                 return body
         except aiohttp.ClientConnectorError as error:
             raise NotReadyError(_unreachable(self.url, error), ABSENT_PATIENCE_S) from None
@@ -267,7 +290,7 @@ class Call:
         (done, *_) = await self.wait_for(ended, LINE_TIMEOUT_S, "the line did not end")
         if isinstance(done, v.Error):
             raise CallError(f"{done.message} ({done.code})")
-        return await self._line(text, done, sent_s)
+        return await _line(self, text, done, sent_s)
 
     async def ask(self, samples: np.ndarray) -> Line:
         """Say something into the microphone, in one turn, and wait until its answer was heard. Times count from its end.
@@ -290,25 +313,13 @@ class Call:
             raise CallError("the server has heard somebody, but no words")
         item = outcomes[0]
         (done,) = await self.wait_for(lambda: self.received(v.ResponseDone, item.response_id), LINE_TIMEOUT_S, "no answer ended")
-        return await self._line(item.text, done, said_s)
+        return await _line(self, item.text, done, said_s)
 
     def _outcomes_of_turns(self) -> list[Any]:
         """Of turns that are over: what was said and is answered, or why that is not known."""
         wordless = [heard for heard in self.received(v.InputTranscript) if not heard.text]
         added = [item for item in self.received(v.ItemAdded) if item.item_id is not None]
         return [*self.received(v.InputTranscriptFailed), *wordless, *added]
-
-    async def _line(self, text: str, done: v.ResponseDone, sent_s: float) -> Line:
-        """What became of a line."""
-        reply_id = done.response_id
-        if done.status == "failed":
-            raise CallError(f"{done.message} ({done.code})")
-        line = Line(text, done.status, done.heard_text, done.heard_ms)
-        deltas = self.received(v.TranscriptDelta, reply_id)
-        line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
-        await asyncio.sleep(TAIL_S)
-        _measure(self, line, sent_s, reply_id)
-        return line
 
     async def stats(self) -> dict[str, Any]:
         """The server's counters of this session; empty where it has none."""
@@ -359,8 +370,7 @@ class Call:
                 self.join_ms = round((arrived_s - self._start_s) * 1000)
                 self.size_px = (frame.width, frame.height)
             self._heard_s = arrived_s
-            self.video.pts.append(frame.pts)
-            self.video.arrived_s.append(arrived_s)
+            self.video.add(frame.pts, arrived_s)
             if self.on_frame is not None:
                 self.on_frame(frame)
             if self.recorder is not None:
@@ -371,14 +381,18 @@ class Call:
         async for frame, arrived_s in _frames(track):
             samples = frame.to_ndarray().astype(np.float32)
             self._heard_s = arrived_s
-            self.audio.pts.append(frame.pts)
-            self.audio.arrived_s.append(arrived_s)
-            self.audio.level.append(float(np.sqrt(np.mean(samples**2))))
+            self.audio.add(frame.pts, arrived_s, float(np.sqrt(np.mean(samples**2))))
             if self.on_sound is not None:
                 self.on_sound(frame)
             if self.recorder is not None:
                 self.recorder.add("audio", frame)
             await self._tell()
+
+    def _on_piece(self, arrivals: _Arrivals, pts: int) -> None:
+        self._heard_s = time.monotonic()
+        arrivals.add(pts, self._heard_s)
+        if len(arrivals.pts) == 1:
+            self._run(self._tell())
 
     def _on_message(self, message: str) -> None:
         event, seq = dialect.parse_event(message)
@@ -446,6 +460,19 @@ async def come_back(call: Call) -> bool:
                 raise
     await call.call_again()
     return False
+
+
+async def _line(call: Call, text: str, done: v.ResponseDone, sent_s: float) -> Line:
+    """What became of a line."""
+    reply_id = done.response_id
+    if done.status == "failed":
+        raise CallError(f"{done.message} ({done.code})")
+    line = Line(text, done.status, done.heard_text, done.heard_ms)
+    deltas = call.received(v.TranscriptDelta, reply_id)
+    line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
+    await asyncio.sleep(TAIL_S)
+    _measure(call, line, sent_s, reply_id)
+    return line
 
 
 def _measure(call: Call, line: Line, sent_s: float, reply_id: str) -> None:

@@ -1,9 +1,9 @@
 """What aiortc must do otherwise, for one call at a time. Everything that touches its insides is in this file, on instances, never
 on modules.
 
-Of transports: bounded gathering, a port range, bounded candidates, signs of life, quick retransmission, and messages that neither
-raise nor get lost nor lie about.
-Of receivers: bounded sound, which is heard as it comes.
+Of transports: bounded gathering, a port range, bounded candidates, datagrams read as fast as they come, signs of life, quick
+retransmission, and messages that neither raise nor get lost nor lie about.
+Of receivers: bounded sound, which is heard as it comes; and nothing decoded where nobody looks.
 Of senders: pictures and sound that are encoded already, and sender reports from the media clock. aiortc writes the time of
 sending into RTCP sender reports. A receiver uses them to line up lips and voice, so pictures that leave late would be shown late.
 Ours say which media time belongs to which RTP time stamp.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import random
 import socket
 import time
@@ -37,7 +38,7 @@ from aiortc import (
 from aiortc.codecs.base import Encoder
 from aiortc.jitterbuffer import MAX_MISORDER, JitterFrame
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, SCTP_RTO_MAX, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
+from aiortc.rtcsctptransport import DATA_CHANNEL_OPEN, WEBRTC_BINARY, WEBRTC_DCEP, WEBRTC_STRING
 from aiortc.rtp import RtcpSrPacket
 from OpenSSL import SSL
 
@@ -55,10 +56,15 @@ MAX_REMOTE_CANDIDATES = 50
 """Twice that are checked with two addresses of ours, which RFC 8445 (section 6.1.2.5) takes for enough."""
 MIN_RETRANSMIT_S = 0.1
 INITIAL_RETRANSMIT_S = 0.5
+MAX_RETRANSMIT_S = 3.0
+"""Chromium's bound, for its reason: after an outage what could get through is not to wait for as long again."""
 MAX_LINEAR_RETRANSMITS = 3
 MAX_THIN_PACKETS = 4
 MAX_STREAM_ID = 65534
 MAX_DATAGRAM_BYTES = 1500
+MAX_DATAGRAMS = 32
+"""Read from one socket at a time, before others have their turn."""
+SOCKET_BYTES = 1 << 16
 MAX_PACKETS_PER_S = 125
 """Of a microphone: browsers send 50, and 100 where they are set to pieces of 10 ms."""
 BURST_PACKETS = 100
@@ -129,13 +135,13 @@ def quicken_retransmission(sctp: RTCSctpTransport) -> None:
         nonlocal num_unanswered
         num_unanswered = 0
         update(round_trip_s)
-        insides._rto = min(insides._rto, max(MIN_RETRANSMIT_S, insides._srtt + 4 * insides._rttvar))
+        insides._rto = min(insides._rto, MAX_RETRANSMIT_S, max(MIN_RETRANSMIT_S, insides._srtt + 4 * insides._rttvar))
 
     def t3_expired() -> None:
         nonlocal num_unanswered
         num_unanswered += 1
         if num_unanswered > MAX_LINEAR_RETRANSMITS or len(insides._sent_queue) > MAX_THIN_PACKETS:
-            insides._rto = min(2 * insides._rto, SCTP_RTO_MAX)
+            insides._rto = min(2 * insides._rto, MAX_RETRANSMIT_S)
         expire()
 
     insides._update_rto, insides._t3_expired = update_rto, t3_expired
@@ -161,6 +167,29 @@ def read_all_that_came(dtls: RTCDtlsTransport) -> None:
             await insides._data_receiver._handle_data(data)
 
     insides._recv_next = receive_all
+
+
+def take_what_waits(ice: RTCIceTransport) -> None:
+    """Read all datagrams that wait at a socket when it has its turn. To be called when candidates are gathered.
+
+    asyncio reads one each time around. Of a process with many calls, or with little time, which is around twenty times a second,
+    each call would get as many datagrams and no more: others wait in the kernel for seconds, or are lost there, and with them
+    what acknowledges messages.
+    """
+    connection: Any = ice._connection
+    for protocol in connection._protocols:
+        transport = protocol.transport
+        if not isinstance(transport, asyncio.BaseTransport):
+            continue  # a relay's: what waits at its socket is not for this protocol
+        received, waiting = protocol.datagram_received, transport.get_extra_info("socket")._sock
+
+        def datagram_received(data: bytes, addr: tuple[Any, ...], received: Any = received, waiting: Any = waiting) -> None:
+            received(data, addr)
+            with contextlib.suppress(OSError):  # no more wait, or it was closed meanwhile
+                for _ in range(MAX_DATAGRAMS - 1):
+                    received(*waiting.recvfrom(SOCKET_BYTES))
+
+        protocol.datagram_received = datagram_received
 
 
 def hear(ice: RTCIceTransport, on_heard: Callable[[], None]) -> None:
@@ -411,6 +440,27 @@ def hear_at_once(receiver: RTCRtpReceiver) -> None:
     """Decode each piece of sound as it comes."""
     insides: Any = receiver
     insides._RTCRtpReceiver__jitter_buffer = _NoDelay()
+
+
+class _Undecoded(queue.Queue[Any]):
+    """In the place of the queue of a decoder: nothing gets to it but that it is to end."""
+
+    def __init__(self, on_piece: Callable[[int], None]) -> None:
+        super().__init__()
+        self._on_piece = on_piece
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if item is None:
+            super().put(item, block, timeout)
+        else:
+            self._on_piece(item[1].timestamp)
+
+
+def leave_undecoded(receiver: RTCRtpReceiver, on_piece: Callable[[int], None]) -> None:
+    """Have each picture, or piece of sound, told by its time stamp when it has come whole, and not decoded. To be called before
+    anything comes."""
+    insides: Any = receiver
+    insides._RTCRtpReceiver__decoder_queue = _Undecoded(on_piece)
 
 
 def learn_clock(receiver: RTCRtpReceiver, clock_hz: int, on_clock: Callable[[float], None]) -> None:

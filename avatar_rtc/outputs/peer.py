@@ -118,6 +118,7 @@ class SendingPeer(ABC):
         """Notice what comes from the other side. To be called when addresses are gathered."""
         for ice in self._transports():
             patches.hear(ice, self._on_heard)
+            patches.take_what_waits(ice)
 
     def _transports(self) -> set[RTCIceTransport]:
         """Sections of one bundle share one."""

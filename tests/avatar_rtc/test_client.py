@@ -165,6 +165,20 @@ async def test_a_line_after_the_call_has_ended_says_why() -> None:
             await call.speak("Too late.")
 
 
+async def test_what_nobody_looks_at_is_not_decoded() -> None:
+    frames: list[object] = []
+    async with serving() as server:
+        call = client.Call(server.address, decodes=False)
+        call.on_frame = call.on_sound = frames.append
+        await call.connect()
+        line = await call.speak("One two three.")
+        assert (line.status, line.heard_text) == ("completed", "One two three.")
+        assert min(len(call.video.pts), len(call.audio.pts)) > 10
+        assert call.video.pts == sorted(call.video.pts)
+        assert (frames, line.text_to_first_voiced_audio_ms) == ([], None)
+        await call.close()
+
+
 async def test_what_ends_without_a_word_is_noticed_and_its_recording_stays(tmp_path: Path) -> None:
     first, second = tmp_path / "first.mp4", tmp_path / "second.mp4"
     with run_server() as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from functools import partial
@@ -172,6 +173,45 @@ async def test_a_peer_that_answers_late_is_not_given_up(monkeypatch: pytest.Monk
             while num_late < 8:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.05)
         assert (await call.speak("Still here.")).status == "completed"
+
+
+async def test_after_an_outage_a_message_is_sent_again_within_seconds() -> None:
+    async with serving() as server, calling(server) as call:
+        await call.speak("Round trips are measured.")
+        sctp: Any = call.peer.sctp
+        for _ in range(20):
+            sctp._t3_expired()
+        assert sctp._rto == aiortc_patches.MAX_RETRANSMIT_S
+        sctp._update_rto(30.0)
+        assert sctp._rto == aiortc_patches.MAX_RETRANSMIT_S
+
+
+async def test_what_waits_at_a_socket_is_read_at_once_and_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Protocol(asyncio.DatagramProtocol):
+        def __init__(self) -> None:
+            self.received: list[bytes] = []
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.received.append(data)
+
+    monkeypatch.setattr(aiortc_patches, "MAX_DATAGRAMS", 6)
+    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(Protocol, ("127.0.0.1", 0))
+    received = protocol.received
+    ice: Any = SimpleNamespace(_connection=SimpleNamespace(_protocols=[protocol, SimpleNamespace(transport=object())]))
+    aiortc_patches.take_what_waits(ice)
+    with socket.socket(type=socket.SOCK_DGRAM) as other:
+        for number in range(10):
+            other.sendto(bytes([number]), transport.get_extra_info("sockname"))
+    lengths = set[int]()
+    while len(received) < 10:
+        await asyncio.sleep(0)
+        lengths.add(len(received))
+    assert lengths - {0} == {6, 10}
+    assert b"".join(received) == bytes(range(10))
+    transport.close()
 
 
 async def test_of_many_addresses_some_are_taken() -> None:
