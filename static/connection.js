@@ -317,6 +317,9 @@ export class AvatarConnection extends EventTarget {
       throw new CallError("hung_up", "");
     }
     this.#resource = resource;
+    const name = resource.split("/").pop();
+    // The session is at another node now: this is its name there, should this try fail.
+    if (this.#session && nodeOf(name) !== nodeOf(this.#session.id)) this.#session.id = name;
     Object.assign(link, { resource, etag: response.headers.get("ETag") });
     this.#iceServers = iceServersOf(response.headers.get("Link")); // fresh credentials, should another try need them
     await link.peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
@@ -499,6 +502,9 @@ export class AvatarConnection extends EventTarget {
 
 /** crypto.randomUUID is missing on a page that came over plain HTTP from another machine. */
 const newId = (prefix) => `${prefix}-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(16)).join("")}`;
+
+/** The node of a cluster whose id this is; empty elsewhere. */
+const nodeOf = (id) => id.slice(0, Math.max(0, id.lastIndexOf(".")));
 
 const callErrorOf = (error) => (error instanceof CallError ? error : new CallError("unexpected", String(error?.message ?? error)));
 

@@ -21,6 +21,7 @@ from avatar_rtc.cluster import merging, relay
 from avatar_rtc.cluster.relay import NodeLostError
 from avatar_rtc.cluster.table import NodeState, NodeTable
 from avatar_rtc.metrics import DoorMetrics
+from avatar_rtc.sessions.moving import Memory
 from signaling.bodies import read_bytes
 from signaling.connections import Connections
 from signaling.errors import NodeLost, Unavailable
@@ -36,6 +37,9 @@ WAITS = "Prefer"
 TRY_S = 4.0
 """So long a node may take over an offer."""
 NO_NODES_RETRY_S = 2
+HEARSAY_S = 2.0
+"""A node of which nothing was heard yet is waited for so long. Pages wait 3 s for an answer when they come back."""
+LOOK_EVERY_S = 0.1
 
 Tell = Callable[..., Awaitable[Any]]
 """Has a node, by its name, carry out a method of :class:`avatar_rtc.cluster.node.Node`, by its name."""
@@ -61,6 +65,7 @@ class Door:
         self._table = table
         self._tell = tell
         self._metrics = DoorMetrics()
+        self._moves: set[asyncio.Task[str | None]] = set()
         self._client: aiohttp.ClientSession | None = None
         self.app = app = web.Application(
             middlewares=[connections.middleware(), cors(allowed_origins), problems], client_max_size=MAX_BODY_BYTES
@@ -101,8 +106,7 @@ class Door:
 
     async def _ask_node(self, request: web.Request, body: bytes, name: str) -> web.StreamResponse:
         """What is asked of a session, of its node."""
-        node = self._table.find(name)
-        if node is None:
+        if (node := await self._find(name)) is None:
             raise NodeLost
         try:
             if relay.is_socket(request) and (joined := await relay.pass_socket(self.client, node, request)) is not None:
@@ -111,13 +115,22 @@ class Door:
                 if answer.status != 503:
                     return await relay.pass_on(request, answer)
                 refusal = await _kept(answer)
-            home = await self._moved_to(node, request, refusal)
         except NodeLostError as error:
             self._lost(node, error)
             raise NodeLost from None
-        if home is None:
+        home = await self._moved_to(node, request, refusal)
+        if home is None or await self._find(home) is None:
             return refusal
         return await self._ask_node(request, body, home)
+
+    async def _find(self, name: str) -> NodeState | None:
+        """The node of that name. One that is unknown may be new, or this door may be: it is lost if it is not heard of soon."""
+        end_s = time.monotonic() + HEARSAY_S
+        while (  # noqa: ASYNC110 - the table tells nobody
+            (node := self._table.find(name)) is None and not self._table.is_gone(name) and time.monotonic() < end_s
+        ):
+            await asyncio.sleep(LOOK_EVERY_S)
+        return node
 
     async def _moved_to(self, node: NodeState, request: web.Request, refusal: web.Response) -> str | None:
         """Where a session is that leaves its node. Who comes back to it makes it go."""
@@ -131,16 +144,30 @@ class Door:
         session_id = request.query.get("session")
         if home is not None or request.method != hdrs.METH_POST or session_id is None:
             return home
-        memory = await self._tell(node.node, "release", session_id)
-        if memory is None:
-            return None
-        for other in self._table.to_ask():
-            with contextlib.suppress(NodeLostError):
-                if other.node != node.node and await self._tell(other.node, "take", memory):
-                    await self._tell(node.node, "moved", memory.session_id, other.node)
+        move = asyncio.create_task(self._move(node.node, session_id))
+        self._moves.add(move)
+        move.add_done_callback(self._moves.discard)
+        return await asyncio.shield(move)  # a caller that gives up and asks again finds it moved
+
+    async def _move(self, node: str, session_id: str) -> str | None:
+        """Have a session taken in elsewhere. Returns where; None: nobody did, it is moved already, or somebody is too slow."""
+        try:
+            memory = await self._tell(node, "release", session_id)
+            if memory is None:
+                return None
+            for other in self._table.to_ask():
+                if other.node != node and await self._takes(other.node, memory):
+                    await self._tell(node, "moved", memory.session_id, other.node)
                     return other.node
-        await self._tell(node.node, "keep", memory)
+            await self._tell(node, "keep", memory.session_id)
+        except NodeLostError as error:  # it is lent for a while, and can be moved after that
+            logger.warning("a session does not move: %s", error)
         return None
+
+    async def _takes(self, node: str, memory: Memory) -> bool:
+        with contextlib.suppress(NodeLostError):
+            return bool(await self._tell(node, "take", memory))
+        return False
 
     async def _ask_any(self, request: web.Request, body: bytes) -> web.StreamResponse:
         """What every node knows. It is asked again elsewhere only where that changes nothing."""

@@ -70,8 +70,8 @@ class Node:
     async def release(self, session_id: str) -> Memory | None:
         return self._registry.release(session_id)
 
-    async def keep(self, memory: Memory) -> None:
-        self._registry.keep(memory)
+    async def keep(self, session_id: str) -> None:
+        self._registry.keep(session_id)
 
     async def moved(self, session_id: str, node: str) -> None:
         self._registry.moved(session_id, node)

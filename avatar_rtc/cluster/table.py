@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 FRESH_S = 2.5
 """A node that has said nothing for so long is not asked for a seat."""
+MAX_GONE = 1024
+"""So many nodes are remembered after their end."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,24 @@ class NodeTable:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
 
     def heard(self, state: NodeState) -> None:
         """A node has said how it is."""
         if state.address:
             self._known[state.node] = _Known(state, self._clock())
+            self._gone.pop(state.node, None)
 
     def gone(self, node: str) -> None:
         """A node has ended."""
         self._known.pop(node, None)
+        self._gone[node] = None
+        if len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
+
+    def is_gone(self, node: str) -> bool:
+        """Whether a node was there and has ended. One that neither is nor was may only just have begun, or this door may."""
+        return node in self._gone
 
     def find(self, node: str) -> NodeState | None:
         """The node of that name. One that is silent is found until it is known to have ended: it may be only slow."""

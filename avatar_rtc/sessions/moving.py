@@ -27,6 +27,10 @@ from signaling.vocabulary import Event, ResponseDone, SessionClosing
 LOOK_EVERY_S = 0.2
 QUIET_S = 0.6
 """A session moves when nothing was said in it for so long: what was said last has been told by then."""
+LEND_S = 10.0
+"""So long somebody may take to have a session taken in elsewhere, before somebody else may try."""
+STAY_S = 2.0
+"""A node stays so long after a session has moved: a client that gave up before it heard of that asks once more."""
 
 
 @dataclass(frozen=True)
@@ -88,26 +92,40 @@ class Memory:
         )
 
 
+@dataclass
+class _Leaving:
+    """A session that is nowhere: until when it may be taken in elsewhere, and until when somebody sees to that."""
+
+    memory: Memory
+    until_s: float
+    lent_until_s: float = 0.0
+
+
 class NodeRegistry(Registry):
-    """Seats of a node of a cluster, whose sessions may come from others and go to others."""
+    """Seats of a node of a cluster, whose sessions may come from others and go to others.
+
+    One that goes is kept here until it is heard to be at its new place: who sees to that may be cut off at any moment.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._leaving: dict[str, tuple[Memory, float]] = {}  # and until when they may be taken in elsewhere
+        self._leaving: dict[str, _Leaving] = {}
         self._moved: OrderedDict[str, str] = OrderedDict()  # and the nodes at which they are
         self._quiet_s: dict[str, float] = {}  # since when nothing is said
         self._num_seats = 0
+        self._stays_until_s = 0.0
         self._heard: dict[str, Callable[[], None]] = {}  # ends what is done with the events of sessions that are to move
 
     async def emptied(self) -> None:
-        """Wait until the last session has ended, or is at another node."""
+        """Wait until the last session has ended, or is at another node, and those that ask for it have been sent there."""
         await super().emptied()
-        while self._leaving:
+        while self._leaving or time.monotonic() < self._stays_until_s:
             await asyncio.sleep(LOOK_EVERY_S)
             self._forget_late()
 
     async def close(self) -> None:
         self._leaving.clear()
+        self._stays_until_s = 0.0
         await super().close()
 
     async def end(self, session_id: str) -> None:
@@ -149,28 +167,38 @@ class NodeRegistry(Registry):
         if session.may_move and len(self._leaving) < self._num_seats:
             if (stop := self._heard.pop(session.session_id, None)) is not None:
                 stop()
-            self.keep(Memory.of(session))
+            self._leaving[session.session_id] = _Leaving(Memory.of(session), time.monotonic() + self._config.limits.grace_s)
             session.performance.playout.hold()  # nothing more of it is heard here
             session.end(MOVED)
             for viewer in list(session.audience.viewers.values()):
                 session.audience.leave(viewer, "deleted")  # first, so that they come back at once
 
     def release(self, session_id: str) -> Memory | None:
-        """Hand a session out that may go elsewhere; None: there is none, or it was handed out."""
-        return self._leaving.pop(self._session_id(session_id), (None, 0.0))[0]
+        """Lend a session that may go elsewhere, until ``moved`` or ``keep`` is called, or for a while. None: there is none."""
+        leaving, now_s = self._leaving.get(self._session_id(session_id)), time.monotonic()
+        if leaving is None or now_s < leaving.lent_until_s:
+            return None
+        leaving.lent_until_s = now_s + LEND_S
+        return leaving.memory
 
-    def keep(self, memory: Memory) -> None:
+    def keep(self, session_id: str) -> None:
         """It was not taken in: somebody else may try."""
-        self._leaving[memory.session_id] = memory, time.monotonic() + self._config.limits.grace_s
+        if (leaving := self._leaving.get(session_id)) is not None:
+            leaving.until_s, leaving.lent_until_s = time.monotonic() + self._config.limits.grace_s, 0.0
 
     def moved(self, session_id: str, node: str) -> None:
         """It is at another node now: who asks for it is sent there, as long as this one is there."""
+        self._leaving.pop(session_id, None)
+        self._stays_until_s = time.monotonic() + STAY_S
         self._moved[session_id] = node
         if len(self._moved) > MAX_ENDED:
             self._moved.popitem(last=False)
 
     def take(self, memory: Memory) -> bool:
-        """Take a session in, under a new id; the former one leads to it, too. Returns whether there was a seat."""
+        """Take a session in, under a new id; the former one leads to it, too. Returns whether it is here now: there may be no
+        seat, and it may have been taken in before, and the answer not have been heard."""
+        if self._session_id(memory.session_id) in self._sessions:
+            return True
         try:
             self._admission.check()
         except Unavailable:
@@ -182,7 +210,7 @@ class NodeRegistry(Registry):
 
     def _forget_late(self) -> None:
         now_s = time.monotonic()
-        self._leaving = {name: left for name, left in self._leaving.items() if left[1] > now_s}
+        self._leaving = {name: left for name, left in self._leaving.items() if max(left.until_s, left.lent_until_s) > now_s}
 
     def _session(self, session_id: str, *, ending: bool = False) -> Session:
         name = self._session_id(session_id)

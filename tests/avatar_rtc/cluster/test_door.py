@@ -14,12 +14,15 @@ import aiohttp
 import pytest
 from aiortc import RTCPeerConnection
 
+from avatar_rtc import client
 from avatar_rtc.client import Call, come_back
 from avatar_rtc.cluster.door import Door
 from avatar_rtc.cluster.node import Node
+from avatar_rtc.cluster.relay import NodeLostError
 from avatar_rtc.cluster.table import NodeTable
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.errors import CallError
+from avatar_rtc.sessions import moving
 from avatar_rtc.site import Site
 from signaling.connections import Connections
 from signaling.nodes import node_of
@@ -32,11 +35,18 @@ TIMEOUT_S = 30
 
 @dataclass
 class Cluster:
-    """Nodes, and a front door that hears of them when ``look`` is called."""
+    """Nodes, and a front door that hears of them when ``look`` is called.
+
+    Attributes:
+        unheard: methods of nodes that are carried out once without their answer coming through.
+        held: a node takes a session in when this is set.
+    """
 
     table: NodeTable = field(default_factory=lambda: NodeTable(lambda: 0.0))  # nobody falls silent
     nodes: dict[str, Node] = field(default_factory=dict)
     address: str = ""
+    unheard: list[str] = field(default_factory=list)
+    held: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def add(self, name: str, config: ServerConfig) -> str:
         node = Node(config, name, "127.0.0.1", lambda _: InstantEngine())
@@ -52,7 +62,13 @@ class Cluster:
 
     async def tell(self, node: str, method: str, *arguments: Any) -> Any:
         """What Ray does, with what goes from process to process."""
-        return await getattr(self.nodes[node], method)(*pickle.loads(pickle.dumps(arguments)))
+        if method == "take":
+            await self.held.wait()
+        answer = await getattr(self.nodes[node], method)(*pickle.loads(pickle.dumps(arguments)))
+        if method in self.unheard:
+            self.unheard.remove(method)
+            raise NodeLostError(f"{node}: {method}")
+        return answer
 
     async def kill(self, name: str) -> None:
         await self.nodes.pop(name).close()
@@ -61,6 +77,7 @@ class Cluster:
 @asynccontextmanager
 async def cluster(*names: str, **changes: dict[str, Any]) -> AsyncIterator[Cluster]:
     made = Cluster()
+    made.held.set()
     for name in names:
         await made.add(name, make_config(**changes))
     connections = Connections()
@@ -251,3 +268,80 @@ async def test_what_waits_to_be_said_goes_along() -> None:
         assert tuple(done.heard_text for done in call.received(ResponseDone)) == lines
         assert " ".join(word.text for word in call.received(TranscriptDelta)) == " ".join(lines), "each word once"
         await call.close()
+
+
+async def let_go(made: Cluster) -> tuple[Call, asyncio.Task[None]]:
+    """A call whose node is drained, so that it is nowhere now; and what ends with that node."""
+    call = Call(made.address)
+    await call.connect()
+    await call.speak("One two.")
+    home = str(node_of(call.session_id))
+    drained = asyncio.create_task(made.nodes[home].drain())
+    while not call.lost:
+        await made.tell(home, "let_go", 1)
+        await asyncio.sleep(0.1)
+    await made.look()
+    return call, drained
+
+
+async def goes_on_once(made: Cluster, call: Call, drained: asyncio.Task[None]) -> None:
+    assert await come_back(call), "it is the same session"
+    assert (await call.speak("Three.")).heard_text == "Three."
+    async with aiohttp.ClientSession(made.address) as http, http.get("/v1/sessions") as response:
+        assert [session["id"] for session in (await response.json())["sessions"]] == [call.session_id]
+    await asyncio.wait_for(drained, TIMEOUT_S)
+    await call.close()
+
+
+async def test_a_session_that_moves_is_not_lost_where_nodes_answer_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "LEND_S", 0.0)
+    async with cluster("a", "b") as made:
+        call, drained = await let_go(made)
+        for made.unheard in (["release"], ["take", "moved"]):
+            with pytest.raises(CallError) as refused:
+                await call.resume()
+            assert (refused.value.code, made.unheard) == ("session_moves", [])
+        await goes_on_once(made, call, drained)
+
+
+async def test_a_session_that_moves_is_not_lost_where_its_caller_gives_up_and_asks_again() -> None:
+    async with cluster("a", "b") as made, aiohttp.ClientSession(made.address) as http:
+        call, drained = await let_go(made)
+        made.held.clear()
+        place = f"/whep?session={call.session_id}"
+        with pytest.raises(TimeoutError):
+            await http.post(place, data=await offer_of_a_player(), headers=SDP, timeout=aiohttp.ClientTimeout(total=1))
+        with pytest.raises(CallError) as refused:
+            await call.resume()
+        assert refused.value.code == "session_moves", "meanwhile"
+        made.held.set()
+        await goes_on_once(made, call, drained)
+
+
+async def test_who_did_not_get_through_to_the_new_node_comes_back_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CallError("UDP is blocked")
+
+    async with cluster("a", "b") as made:
+        call, drained = await let_go(made)
+        home = str(node_of(call.session_id))
+        monkeypatch.setattr(client, "RTCSessionDescription", fail)
+        with pytest.raises(CallError, match="blocked"):
+            await call.resume()
+        monkeypatch.undo()
+        await asyncio.wait_for(drained, TIMEOUT_S)
+        await made.kill(home)
+        await goes_on_once(made, call, drained)
+
+
+async def test_a_node_of_which_the_door_has_not_heard_yet_is_waited_for() -> None:
+    async with cluster() as made, aiohttp.ClientSession(made.address) as http:
+        name = await made.add("a", make_config())
+        (node,) = made.table.fresh
+        made.table._known.clear()
+        asking = asyncio.create_task(http.get(f"/v1/sessions/{name}.{32 * '0'}/stats"))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        made.table.heard(node)
+        async with await asking as response:
+            assert (await response.json(content_type=None))["code"] == "unknown_session", "says the node"
