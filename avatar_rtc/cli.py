@@ -64,13 +64,13 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def _explain(error: Exception) -> tuple[int, str]:
     """Exit code and the line to print."""
     from avatar_rtc.engine.api import EngineFailure
-    from avatar_rtc.errors import BatchError, CallError, DownloadError, ImageError, ServerConfigError
+    from avatar_rtc.errors import BatchError, CallError, ClusterError, DownloadError, ImageError, ServerConfigError
 
     if isinstance(error, (UsageError, ModelError, ServerConfigError, BatchError, DownloadError, ImageError, OSError)):
         return 2, str(error)
     if isinstance(error, ModuleNotFoundError) and (words := extras.remedy(error)) is not None:
         return 2, words
-    if isinstance(error, (CallError, EngineFailure)):
+    if isinstance(error, (CallError, ClusterError, EngineFailure)):
         return 1, str(error)
     return 1, f"{type(error).__name__}: {error} (this is a bug; --debug shows where)"
 

@@ -15,6 +15,12 @@ class ServerConfigError(ValueError):
     code = "bad_config"
 
 
+class ClusterError(RuntimeError):
+    """What makes nodes a cluster has ended. The message says what, and what to do."""
+
+    code = "cluster_failed"
+
+
 class CallError(RuntimeError):
     """A headless call did not come about or broke off. The message says why and what to do.
 

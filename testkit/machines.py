@@ -55,18 +55,28 @@ def free_port() -> int:
 
 def node_process(machine: RunningServer) -> int:
     """The process id of its node: engine, media and seats."""
+    return _process(machine, b"ray::Node")
+
+
+def ray_process(machine: RunningServer) -> int:
+    """That of its Ray."""
+    return _process(machine, b"ray.scripts.scripts")
+
+
+def _process(machine: RunningServer, command: bytes) -> int:
+    """The process below a machine's that has this in its command line."""
     parents = {}
-    nodes = []
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             pid = int(path.name)
             parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if (path / "cmdline").read_bytes().startswith(b"ray::Node"):
-                nodes.append(pid)
-    for pid in nodes:
+            if command in (path / "cmdline").read_bytes():
+                found.append(pid)
+    for pid in found:
         ancestor = pid
         while ancestor not in (0, machine.process.pid):
             ancestor = parents.get(ancestor, 0)
         if ancestor:
             return pid
-    raise RuntimeError(f"no process of a node is below {machine.process.pid} (we are {os.getpid()})")
+    raise RuntimeError(f"no process of {command.decode()} is below {machine.process.pid} (we are {os.getpid()})")

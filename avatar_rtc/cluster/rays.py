@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before Ray is imported: nobody is told that it is used
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # and it hears only who has the cluster's token
@@ -39,6 +39,8 @@ from avatar_rtc.logs import set_up_logs
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 NAMESPACE = "avatar-rtc"
 RESOURCE = "avatar_rtc_node"
 """What a machine has one of, and its node takes: so that more can be asked for, and a machine with a node is not idle."""
@@ -51,8 +53,10 @@ ENVIRONMENT = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
-    # A node is no batch job that may be ended where memory runs short, because of others perhaps.
+    # A node is no batch job that may be ended where memory runs short, because of others perhaps, nor one that has what time
+    # others leave (15 by default).
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",
 }
 OBJECT_STORE_BYTES = 80_000_000
 """The smallest: nothing of ours goes through it."""
@@ -62,6 +66,8 @@ NAME_TAKEN_S = 10.0
 """So long the name of a node that was killed may still be known."""
 ASK_EVERY_S = 0.5
 ANSWER_S = 2.0
+SILENT_S = 10.0
+"""Whoever runs this is told of a head that is silent for so long."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +93,13 @@ def default_name() -> str:
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[None]:
-    """Ray's processes on this machine, for as long as we live, and this process connected to them.
+def joined(place: Place) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Ray's processes on this machine, for as long as we live, and this process connected to them. None: they are not ours.
 
     Raises:
         ServerConfigError: Ray does not start, or nobody answers there.
     """
+    process = None
     with contextlib.ExitStack() as stack:
         if place.address == "auto":
             _connect("auto", None, None)
@@ -103,7 +110,7 @@ def joined(place: Place) -> Iterator[None]:
                 _await_port(place, process)
             _connect(place.address or f"{place.ip or '127.0.0.1'}:{place.port}", directory, process)
         stack.callback(ray.shutdown)
-        yield
+        yield process
 
 
 def take_token(place: Place) -> str | None:
@@ -153,11 +160,24 @@ def running(place: Place, directory: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        deadline_s = time.monotonic() + LEAVE_S
+        while process.poll() is None and time.monotonic() < deadline_s:
+            if not _is_there(place):
+                logger.warning("the cluster's head at %s does not answer: this machine leaves without it", place.address)
+                break
+            time.sleep(0.1)
+        process.kill()
+        process.wait()
+
+
+def _is_there(place: Place) -> bool:
+    """Whether the head can be reached; without it Ray's processes do not find an end."""
+    if place.address is None:
+        return True
+    host, _, port = place.address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1.0):
+        return True
+    return False
 
 
 def _await_port(place: Place, process: subprocess.Popen[bytes]) -> None:
@@ -254,25 +274,39 @@ class RayNodes:
         self._following: dict[str, asyncio.Task[None]] = {}
         self._actors: dict[str, Any] = {}  # by the names of their nodes
         self._num_asked_for = 0
-        self._thread = ThreadPoolExecutor(1, "ray")  # what Ray does not await
+        # What Ray does not await. Where its head is gone it may never answer, which is to keep nothing from ending.
+        self._asking = asyncio.new_event_loop()
+        threading.Thread(target=self._asking.run_forever, name="ray", daemon=True).start()
         self._seats = Gauge("avatar_rtc_seats", "Seats by state, and callers that wait for one.", tag_keys=("node", "state"))
 
     async def watch(self) -> None:
         """For ever."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 with contextlib.suppress(RayError):
-                    names = await loop.run_in_executor(self._thread, ray.util.list_named_actors)
-                    for name in names:
+                    for name in await self._names():
                         if name.startswith(PREFIX) and name not in self._following:
                             self._follow(name)
-                    await loop.run_in_executor(self._thread, self._ask_for_nodes)
+                    await self._ask(self._ask_for_nodes)
                 await asyncio.sleep(ASK_EVERY_S)
         finally:
             for task in self._following.values():
                 task.cancel()
-            self._thread.shutdown(wait=False)
+
+    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
+        async def ask() -> T:
+            return question(*arguments)
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(), self._asking))
+
+    async def _names(self) -> list[str]:
+        """Of all actors."""
+        asking = asyncio.ensure_future(self._ask(ray.util.list_named_actors))
+        done, _ = await asyncio.wait((asking,), timeout=SILENT_S)
+        if not done:
+            logger.warning("Ray's head does not answer. Calls go on; if it stays away for a minute, this machine's node ends")
+        names: list[str] = await asking
+        return names
 
     async def tell(self, node: str, method: str, *arguments: Any) -> Any:
         """Have a node carry out a method.
@@ -295,7 +329,7 @@ class RayNodes:
     async def _listen(self, name: str) -> None:
         """Until the actor is no more."""
         try:
-            actor = await asyncio.get_running_loop().run_in_executor(self._thread, ray.get_actor, name)
+            actor = await self._ask(ray.get_actor, name)
         except ValueError:
             return  # meanwhile it has ended
         node = ""

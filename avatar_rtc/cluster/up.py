@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -17,7 +18,7 @@ from avatar_rtc.cluster.rays import TOKEN, Place, RayNodes, begin_node, join_add
 from avatar_rtc.cluster.table import NodeTable
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.engine.api import EngineFailure
-from avatar_rtc.errors import ServerConfigError
+from avatar_rtc.errors import ClusterError, ServerConfigError
 from avatar_rtc.keys import make_auth
 from avatar_rtc.shutdown import Shutdown
 from avatar_rtc.site import Site
@@ -26,6 +27,7 @@ from signaling.connections import Connections
 logger = logging.getLogger(__name__)
 
 LET_GO_EVERY_S = 0.3
+LOOK_EVERY_S = 0.2
 
 OnReady = Callable[[str, float, str], None]
 """Told the address, the engine's real-time factor, and the command by which other machines join."""
@@ -38,6 +40,7 @@ def up(config: ServerConfig, place: Place, on_ready: OnReady) -> None:
         ServerConfigError: the config cannot be used, or Ray not be joined.
         OSError: the port cannot be used.
         avatar_rtc.engine.api.EngineFailure, model.errors.ModelError: the engine does not start.
+        ClusterError: Ray has ended on this machine, and so the node.
     """
     make_auth(config)  # who may call is said, and can be read
     auth = config.auth
@@ -46,13 +49,15 @@ def up(config: ServerConfig, place: Place, on_ready: OnReady) -> None:
             "auth: a token of one node must be good at all: write secret_env or secret_file, with the same secret on all machines"
         )
     token = take_token(place)
-    with joined(place):
+    with joined(place) as process:
         words = "" if token is None else f"{TOKEN}={token} "
         join = f"{words}avatar-rtc cluster up --address {join_address(place)}"
-        asyncio.run(_serve(config, place, lambda address, rtf: on_ready(address, rtf, join)))
+        asyncio.run(_serve(config, place, process, lambda address, rtf: on_ready(address, rtf, join)))
 
 
-async def _serve(config: ServerConfig, place: Place, on_ready: Callable[[str, float], None]) -> None:
+async def _serve(
+    config: ServerConfig, place: Place, process: subprocess.Popen[bytes] | None, on_ready: Callable[[str, float], None]
+) -> None:
     shutdown = Shutdown()
     table, connections = NodeTable(), Connections()
     nodes = RayNodes(table, place.name)
@@ -69,7 +74,9 @@ async def _serve(config: ServerConfig, place: Place, on_ready: Callable[[str, fl
         shutdown.has_started = True
         systemd.notify("READY=1")
         on_ready(address, rtf)
-        await shutdown.leave.wait()
+        if await _first(shutdown.leave.wait(), _ended(process)) == 1:
+            node = None
+            raise ClusterError(_why_ended(place))
         if not shutdown.hurry.is_set():
             door.is_leaving = True
             await _drain(node, config.limits.drain_s, shutdown.hurry, lambda: table.num_free_beside(place.name))
@@ -98,12 +105,33 @@ async def _drain(node: Any, limit_s: float, hurry: asyncio.Event, num_free_elsew
     words = f"shutting down: this node takes no new calls, and those that it has go on for {limit_s:g} s at most"
     logger.info("%s; a second SIGTERM ends them", words)
     systemd.notify("STOPPING=1", f"STATUS={words}", f"EXTEND_TIMEOUT_USEC={round(1e6 * (limit_s + CLOSING_S))}")
-    waiting = [asyncio.ensure_future(one) for one in (_answer(node.drain.remote()), hurry.wait(), let_go())]
+    await _first(_answer(node.drain.remote()), hurry.wait(), let_go())
+
+
+async def _first(*lives: Coroutine[Any, Any, Any]) -> int:
+    """Wait until one of them is over, and cancel the others. Returns which."""
+    tasks = [asyncio.ensure_future(life) for life in lives]
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(number for number, task in enumerate(tasks) if task.done())
     finally:
-        for one in waiting:
-            one.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _ended(process: subprocess.Popen[bytes] | None) -> None:
+    """Wait until Ray's processes on this machine have ended; of those that are not ours nobody tells."""
+    while process is None or process.poll() is None:  # noqa: ASYNC110 - it ends for itself
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _why_ended(place: Place) -> str:
+    if place.address is None:
+        return "Ray has ended on this machine, and with it the cluster. Start this machine again, and then the others"
+    return (
+        f"Ray has ended on this machine, and with it the node and its calls: the cluster's head at {place.address} is gone, or "
+        "could not be reached. When it is there, start this machine again"
+    )
 
 
 async def _answer(reference: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +23,7 @@ from avatar_rtc.keys import add_key
 from signaling.nodes import node_of
 from signaling.vocabulary import ResponseDone
 from testkit.browser import RunningServer
-from testkit.machines import STOP_S, free_port, node_process, run_machine
+from testkit.machines import STOP_S, free_port, node_process, ray_process, run_machine
 from tests.support.calls import make_config
 
 pytest.importorskip("ray")
@@ -118,8 +120,10 @@ async def test_a_machine_that_is_killed_is_noticed_and_its_callers_call_again(fi
 
 async def test_a_node_that_ends_is_started_again_as_another_one(first: RunningServer) -> None:
     home, call = await connected(first)
-    before = node_of(call.session_id)
-    os.kill(node_process(first), signal.SIGKILL)
+    before, process = node_of(call.session_id), node_process(first)
+    priorities = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (process, first.process.pid)]
+    assert priorities[0] == priorities[1], "Ray has it wait for everybody else"
+    os.kill(process, signal.SIGKILL)
     await lost(call)
 
     async def is_back() -> bool:
@@ -152,3 +156,22 @@ async def test_the_calls_of_a_machine_that_is_told_to_end_go_on_elsewhere(first:
         await until_nodes(first, {"a"})
         for call in calls.values():
             await call.close()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_machine_whose_ray_or_whose_head_is_gone_ends_soon_and_says_why(first: RunningServer, ray_port: int) -> None:
+    """The last test here: it leaves no cluster."""
+    with run_machine("b", ray_port) as second, run_machine("c", ray_port) as third:
+        os.kill(ray_process(second), signal.SIGKILL)
+        assert second.process.wait(STOP_S) == 1
+        assert "Ray has ended on this machine, and with it the node and its calls" in second.log()
+        first.kill()
+        while is_open(ray_port):
+            time.sleep(0.05)
+        third.process.send_signal(signal.SIGINT)
+        assert third.process.wait(STOP_S) == 0
+        assert f"the cluster's head at 127.0.0.1:{ray_port} does not answer" in third.log()
