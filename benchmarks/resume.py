@@ -25,7 +25,6 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-import numpy as np
 from playwright.sync_api import Browser
 
 from avatar_rtc import resources
@@ -34,51 +33,13 @@ from benchmarks import machine, measurements
 from benchmarks.figures import percentile
 from signaling.vocabulary import ResponseCreate, ResponseDone, TranscriptDelta
 from testkit.browser import RunningServer, call, eventually, open_browser, run_server, say, stats
-from testkit.hearing import WORDS, Ear, words_heard
+from testkit.hearing import LISTEN, WORDS, Ear, words_heard, words_heard_in
 from testkit.network import Network, open_network
 
 CUT_S = 5.0
 AFTER_WORDS = 4
 GRACE_S = 10.0
-PAGE_HZ = 8000
 TIMEOUT_S = 30.0
-
-LISTEN = """() => {
-    // What comes out of each connection, as whole numbers, 8000 a second.
-    window.heard = [];
-    const worklet = `registerProcessor("ear", class extends AudioWorkletProcessor {
-        kept = [];
-        at = 0;
-        process([[samples]]) {
-            for (let i = 0; samples && i < samples.length; i++, this.at++)
-                if (this.at % 6 === 0) this.kept.push(Math.round(samples[i] * 32767));
-            if (this.kept.length >= 800) this.port.postMessage(this.kept.splice(0));
-            return true;
-        }
-    });`;
-    let opened;
-    async function open() {
-        const audio = new AudioContext({ sampleRate: 48000 });
-        await audio.resume();
-        await audio.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], { type: "text/javascript" })));
-        return audio;
-    }
-    async function listen(stream) {
-        const audio = await (opened ??= open());
-        const samples = [];
-        window.heard.push(samples);
-        const ear = new AudioWorkletNode(audio, "ear");
-        ear.port.onmessage = ({ data }) => samples.push(...data);
-        audio.createMediaStreamSource(stream).connect(ear).connect(audio.destination);
-    }
-    const Peer = window.RTCPeerConnection;
-    window.RTCPeerConnection = class extends Peer {
-        constructor(...given) {
-            super(...given);
-            this.addEventListener("track", ({ track, streams }) => track.kind === "audio" && listen(streams[0]));
-        }
-    };
-}"""
 
 
 @contextmanager
@@ -117,12 +78,11 @@ def cut_page(browser: Browser, network: Network) -> dict[str, Any]:
         page, lambda: line.get_attribute("data-status"), lambda status: status == "completed", "the line goes on", TIMEOUT_S
     )
     page.wait_for_timeout(1000)
-    heard = [np.array(samples, np.int16) for samples in page.evaluate("window.heard")]
+    words = words_heard_in(page)
     seen = stats(page)
     text = page.locator(".line-text").first.text_content()
     page.get_by_role("button", name="Hang up").click()
     page.close()
-    words = words_heard(*heard, sample_rate_hz=PAGE_HZ)
     return {
         "is_right": words == WORDS.split() and text == WORDS and seen["session"]["id"] == session_id and seen["numResumed"] == 1,
         "heard": words,

@@ -6,6 +6,7 @@ from itertools import groupby
 
 import av
 import numpy as np
+from playwright.sync_api import Page
 
 from avatar_rtc.client import Call
 from avatar_rtc.fake import read_tone_hz, word_tone_hz
@@ -17,6 +18,45 @@ LEAST_WINDOWS = 3
 """A word lasts 240 ms at least. What is shorter is a piece of one at the edge of a cut, or what a receiver made up over a gap."""
 LOUD = 1000
 """Of 32767; what is less loud is a gap between words."""
+
+PAGE_HZ = 8000
+LISTEN = """() => {
+    // What comes out of each connection, as whole numbers, 8000 a second.
+    window.heard = [];
+    const worklet = `registerProcessor("ear", class extends AudioWorkletProcessor {
+        kept = [];
+        at = 0;
+        process([[samples]]) {
+            for (let i = 0; samples && i < samples.length; i++, this.at++)
+                if (this.at % 6 === 0) this.kept.push(Math.round(samples[i] * 32767));
+            if (this.kept.length >= 800) this.port.postMessage(this.kept.splice(0));
+            return true;
+        }
+    });`;
+    let opened;
+    async function open() {
+        const audio = new AudioContext({ sampleRate: 48000 });
+        await audio.resume();
+        await audio.audioWorklet.addModule(URL.createObjectURL(new Blob([worklet], { type: "text/javascript" })));
+        return audio;
+    }
+    async function listen(stream) {
+        const audio = await (opened ??= open());
+        const samples = [];
+        window.heard.push(samples);
+        const ear = new AudioWorkletNode(audio, "ear");
+        ear.port.onmessage = ({ data }) => samples.push(...data);
+        audio.createMediaStreamSource(stream).connect(ear).connect(audio.destination);
+    }
+    const Peer = window.RTCPeerConnection;
+    window.RTCPeerConnection = class extends Peer {
+        constructor(...given) {
+            super(...given);
+            this.addEventListener("track", ({ track, streams }) => track.kind === "audio" && listen(streams[0]));
+        }
+    };
+}"""
+"""To be run in a page before it begins."""
 
 
 class Ear:
@@ -56,3 +96,8 @@ def words_heard(*recordings: np.ndarray, sample_rate_hz: int) -> list[str]:
     tones = [read_tone_hz(window.astype(float), sample_rate_hz) for window in windows if np.abs(window).max() > LOUD]
     found = [word for word, alike in groupby(by_hz[hz] for hz in tones if hz in by_hz) if len(list(alike)) >= LEAST_WINDOWS]
     return [word for word, _ in groupby(found)]
+
+
+def words_heard_in(page: Page) -> list[str]:
+    """Those that came out of a page in which ``LISTEN`` was run, over all of its connections."""
+    return words_heard(*(np.array(samples, np.int16) for samples in page.evaluate("window.heard")), sample_rate_hz=PAGE_HZ)
