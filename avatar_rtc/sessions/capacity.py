@@ -2,7 +2,8 @@
 
 With n calls the engine is busy for n r(n) of its time, where r(n) is its real-time factor while there are n; encoding and sending
 cost ``CALL_FACTOR`` a call beside it. So many fit as keep the machine busy for no more than ``FULL`` of its time, and run dry no
-more often than once in ``UNDERRUN_EVERY_S`` of a call.
+more often than once in ``UNDERRUN_EVERY_S`` of a call. More than were said to fit last do so with ``MARGIN`` to spare: where what
+is measured lies about the bound, the number would go up and down every few seconds.
 
 What is expected of n calls is what is expected of n - 1, until n calls have been there: then what happened counts, by how many
 seconds of media it was measured over, against ``PRIOR_S`` of expectation. The first expectation is the warm-up's. So a number of
@@ -20,6 +21,7 @@ CALL_FACTOR = 0.03
 """What a call costs beside the engine, per second: encoding and sending."""
 FULL = 0.9
 """So much of its time a machine may be busy with calls."""
+MARGIN = 0.03
 UNDERRUN_EVERY_S = 60.0
 PRIOR_S = 10.0
 """Seconds of media that what was measured has to be of, to count as much as what was expected."""
@@ -68,6 +70,7 @@ class Capacity:
         self._measured: dict[int, _Evidence] = {}
         self._calls: Mapping[str, int] = {}
         self._totals = Totals()
+        self._num_said: int | None = None
 
     def look(self, now_s: float, calls: Mapping[str, int], totals: Totals) -> None:
         """Learn from what has happened since the last look, if the calls are still the same.
@@ -92,11 +95,14 @@ class Capacity:
         """
         num_calls = 0
         for factor, underruns in self._expected(now_s, warm_up):
-            is_kept_up = (num_calls + 1) * (factor + CALL_FACTOR) <= FULL and underruns * UNDERRUN_EVERY_S <= 1
+            is_more = self._num_said is not None and num_calls + 1 > self._num_said
+            full = FULL - MARGIN if is_more else FULL
+            is_kept_up = (num_calls + 1) * (factor + CALL_FACTOR) <= full and underruns * UNDERRUN_EVERY_S <= 1
             if not is_kept_up:
                 break
             num_calls += 1
-        return max(1, num_calls)
+        self._num_said = max(1, num_calls)
+        return self._num_said
 
     def _expected(self, now_s: float, warm_up: float) -> Iterator[tuple[float, float]]:
         """Real-time factor, and underruns a second of media, with 1, 2, 3, ... calls."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from avatar_rtc.sessions import capacity
 from avatar_rtc.sessions.capacity import HALF_LIFE_S, Capacity, Totals
 
 
@@ -82,10 +85,22 @@ def test_a_machine_that_becomes_busy_and_free_again_is_followed_within_a_minute(
     assert machine.num_seats(warm_up=0.25) == 3
 
 
+@pytest.mark.parametrize(("margin", "is_steady"), [(capacity.MARGIN, True), (0.0, False)])
+def test_at_the_bound_the_number_does_not_go_up_and_down(margin: float, is_steady: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "MARGIN", margin)
+    machine, told = Machine(), []
+    machine.serve(2, 120, factor=0.27)
+    for second in range(600):
+        machine.serve(2, 1, factor=0.3 if second % 20 < 10 else 0.24)
+        told.append(machine.num_seats(warm_up=0.27))
+    num_changes = sum(now != before for before, now in pairwise(told))
+    assert (num_changes <= 1) == is_steady, num_changes
+
+
 def test_what_happens_while_calls_come_and_go_is_nobodys() -> None:
-    capacity = Capacity()
-    capacity.look(0, {"a": 0}, Totals())
-    capacity.look(10, {"b": 0}, Totals(10, 9))
-    capacity.look(20, {}, Totals(20, 18))
-    capacity.look(30, {"b": 0}, Totals(30, 27))
-    assert capacity.num_seats(30, warm_up=0.2) == 3
+    machine = Capacity()
+    machine.look(0, {"a": 0}, Totals())
+    machine.look(10, {"b": 0}, Totals(10, 9))
+    machine.look(20, {}, Totals(20, 18))
+    machine.look(30, {"b": 0}, Totals(30, 27))
+    assert machine.num_seats(30, warm_up=0.2) == 3
