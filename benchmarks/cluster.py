@@ -25,16 +25,6 @@ from testkit.machines import free_port, run_machine
 
 RAMP_S = 2.0
 JOIN_TIMEOUT_S = 60.0
-COLUMNS = (
-    ("join_ms", "p50", "join p50, ms"),
-    ("join_ms", "p95", "p95"),
-    ("first_voice_ms", "p50", "first voice p50, ms"),
-    ("first_voice_ms", "p95", "p95"),
-    ("skew_ms", "p50", "skew p50, ms"),
-    ("skew_ms", "p95", "p95"),
-    ("freezes", "max", "most freezes of a call"),
-    ("underruns", "max", "underruns"),
-)
 
 
 def measure(num_machines: int, calls: list[int]) -> list[dict[str, Any]]:
@@ -65,17 +55,6 @@ def _await_seats(url: str, num_seats: int) -> None:
     raise RuntimeError(f"there are not {num_seats} free seats after {JOIN_TIMEOUT_S:.0f} s")
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
-    heads = ["machines", "calls", "completed", *(head for _, _, head in COLUMNS), "callers' share of the cores"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for row in rows:
-        figures = [f"{row['percentiles'][name].get(key, 0):.0f}" for name, key, _ in COLUMNS]
-        cells = [str(row["machines"]), str(row["calls"]), str(row["statuses"].get("completed", 0)), *figures]
-        lines.append(f"| {' | '.join(cells)} | {row['own']['cpu_share']:.0%} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", type=int, default=3, help="one, and so on up to so many (default: 3)")
@@ -87,7 +66,7 @@ def main() -> None:
     rows = measure(options.machines, options.calls)
     if options.out:
         measurements.keep(options.out, "cluster", {"machine": described, "rows": rows})
-    print(json.dumps(rows) if options.json else f"{machine.headline(described)}\n{table(rows)}")
+    print(json.dumps(rows) if options.json else f"{machine.headline(described)}\n{measurements.calls_table(rows)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -40,8 +41,8 @@ from signaling.nodes import node_of
 from testkit.browser import RunningServer
 from testkit.machines import free_port, node_process, run_machine
 
-SEATS = 5
-"""Of each machine."""
+SEATS = 7
+"""Of each machine: two of them have one for everybody, so that who is lost finds one."""
 CALL_S = (4.0, 28.0)
 REST_S = 3.0
 """So long a machine is away."""
@@ -60,6 +61,10 @@ class Account:
     killed: dict[str, float] = field(default_factory=dict)
     """When each machine was killed last."""
     touched: list[str] = field(default_factory=list)
+
+    def was_killed(self, name: str) -> bool:
+        """A moment ago."""
+        return time.monotonic() - self.killed.get(name, -math.inf) < 2 * BAR_S
 
 
 class Machines:
@@ -98,18 +103,18 @@ def home_of(call: Call) -> str:
 
 async def one_caller(url: str, account: Account, chance: random.Random) -> None:
     """Joins, stays for a while, comes back where it was lost, and leaves."""
-    call = Call(url)
+    call = Call(url, decodes=False)
     end_s = time.monotonic() + chance.uniform(*CALL_S)
     try:
         await call.connect()
         account.outcomes["joined"] += 1
         while (left_s := end_s - time.monotonic()) > 0:
-            if not await call.stats():
+            if not await call.stats() and not call.lost and not account.was_killed(home_of(call)):
                 account.outcomes["unknown to its node"] += 1
             if not await _is_lost(call, left_s):
                 break
             lost_at, home = time.monotonic(), home_of(call)
-            if home not in account.killed or account.killed[home] < lost_at - 2 * BAR_S:
+            if not account.was_killed(home):
                 account.touched.append(f"{home}: {call.lost}")
             await _come_back(call, account, account.killed.get(home, lost_at))
         account.outcomes["left"] += 1
@@ -164,7 +169,7 @@ async def _kill_now_and_then(machines: Machines, account: Account, every_s: floa
 async def measure(machines: Machines, minutes: float, num_joins: int, every_s: float, seed: int) -> dict[str, Any]:
     account, chance, url = Account(), random.Random(seed), machines.first.url
     beside = [asyncio.create_task(_look(url, account)), asyncio.create_task(_kill_now_and_then(machines, account, every_s))]
-    began_s, callers = time.monotonic(), []
+    began_s, own_s, callers = time.monotonic(), time.process_time(), []
     for number in range(num_joins):
         await asyncio.sleep(max(0.0, began_s + 60 * minutes * number / num_joins - time.monotonic()))
         callers.append(asyncio.create_task(one_caller(url, account, chance)))
@@ -186,6 +191,8 @@ async def measure(machines: Machines, minutes: float, num_joins: int, every_s: f
             "max": round(max(account.back_s), 2) if account.back_s else None,
         },
         "outcomes": dict(account.outcomes),
+        "callers_cores": round((time.process_time() - own_s) / (time.monotonic() - began_s), 2),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

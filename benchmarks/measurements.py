@@ -23,7 +23,8 @@ from benchmarks import machine
 ROOT = Path(__file__).resolve().parent.parent
 FILES = (ROOT / "measurements" / "pocket-avx512-bf16.json", ROOT / "measurements" / "pocket-avx2.json")
 README, CARD = ROOT / "README.md", ROOT / "model" / "weights" / "pocket" / "card.md"
-MEASURING, TRAINING = ROOT / "docs" / "measuring.md", ROOT / "docs" / "training.md"
+MEASURING, TRAINING, DEPLOYMENT = (ROOT / "docs" / f"{name}.md" for name in ("measuring", "training", "deployment"))
+CLUSTER = ROOT / "measurements" / "cluster.json"
 BEGIN, END = "<!-- measurements: begin -->", "<!-- measurements: end -->"
 SHIPPED, BASELINE = "OpenVINO as shipped", "torch float32"
 
@@ -208,11 +209,92 @@ def networks_table() -> str:
     return "\n".join(lines)
 
 
+# Of each call in a cluster, or all together: what, which figure of it, head.
+CALLS = (
+    ("join_ms", "p50", "join p50, ms"),
+    ("join_ms", "p95", "p95"),
+    ("first_voice_ms", "p50", "first voice p50, ms"),
+    ("first_voice_ms", "p95", "p95"),
+    ("skew_ms", "p50", "skew p50, ms"),
+    ("skew_ms", "p95", "p95"),
+    ("freezes", "max", "most freezes of a call"),
+    ("underruns", "max", "underruns"),
+)
+
+
+def calls_table(rows: list[Part]) -> str:
+    """Calls on one, two and three machines."""
+    heads = ["machines", "calls", "completed", *(head for _, _, head in CALLS), "callers' share of the cores"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in rows:
+        figures = [f"{row['percentiles'].get(name, {}).get(key, 0):.0f}" for name, key, _ in CALLS]
+        cells = [str(row["machines"]), str(row["calls"]), str(row["statuses"].get("completed", 0)), *figures]
+        lines.append(f"| {' | '.join(cells)} | {row['own']['cpu_share']:.0%} |")
+    return "\n".join(lines)
+
+
+def _rolling(part: Part) -> str:
+    lost = f"{len(part['broken'])} broken off, {part['begun_anew']} begun anew"
+    return (
+        f"{part['moved']} moves, {lost}; {part['words_heard']} of {part['words_sent']} words heard; away {_away(part['away_s'])}"
+    )
+
+
+def _away(away_s: dict[str, float]) -> str:
+    return f"{away_s['p50']:.1f} s at the median, {away_s['p100']:.1f} at most" if away_s else "never"
+
+
+def _lost_nodes(part: Part) -> str:
+    outcomes, back_s = part["outcomes"], part["back_s"]
+    killed = sum(count for name, count in outcomes.items() if name.startswith("killed"))
+    strange = outcomes.get("unknown to its node", 0), len(part["touched"]), outcomes.get("never came back", 0)
+    return (
+        f"{outcomes['joined']} joins, {killed} nodes killed; {part['most_sessions_of_a_node']} sessions at most on a node of "
+        f"{part['seats']} seats; {strange[0]} calls unknown to their node, {strange[1]} touched whose node was not killed; "
+        f"{back_s['count']} back after {back_s['p50']} s at the median, {back_s['max']} at most, {strange[2]} never"
+    )
+
+
+def _front_door(part: Part) -> str:
+    return "; ".join(f"{name} {value:.1f} ms" for name, value in part["own_ms"].items())
+
+
+# What of a cluster, bar, part of the file, how it reads.
+CLUSTER_ROWS: tuple[tuple[str, str, str, Say], ...] = (
+    ("three machines restarted one after the other under calls", "none lost, all words heard", "rolling", _rolling),
+    ("machines killed and started again under callers that come and go", "no seat twice, nobody touched, back within 6 s",
+     "lost_nodes", _lost_nodes),
+    ("what a front door adds to a join", "below 15 ms", "front_door", _front_door),
+)  # fmt: skip
+
+
+def cluster_table() -> str:
+    """What a cluster did on one machine, in the guide to deployment."""
+    figures: dict[str, Part] = json.loads(CLUSTER.read_text())
+    loads = sorted(part["machine"]["load"] for part in figures.values())
+    lines = [
+        f"On {_heading(figures)}, which all machines, callers, the fake engine and others' work share (load {loads[0]} to "
+        f"{loads[-1]} before; {_dates(figures)}; `{figures['cluster']['command']}`):",
+        "",
+        calls_table(figures["cluster"]["rows"]),
+        "",
+        "| what | bar | measured | command |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {what} | {bar} | {say(figures[part])} | `{figures[part]['command']}` |"
+        for what, bar, part, say in CLUSTER_ROWS
+        if part in figures
+    ]
+    return "\n".join(lines)
+
+
 TABLES: dict[Path, Callable[[], str]] = {
     README: headline_table,
     MEASURING: full_table,
     CARD: card_table,
     TRAINING: networks_table,
+    DEPLOYMENT: cluster_table,
 }
 
 

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import sys
@@ -89,7 +90,7 @@ class Machines:
 
 
 async def one_caller(machines: Machines, account: Account, over: asyncio.Event, chance: random.Random) -> None:
-    call = Call(chance.choice(list(machines.urls.values())))
+    call = Call(chance.choice(list(machines.urls.values())), decodes=False)
     try:
         await call.connect()
         while not over.is_set():
@@ -142,6 +143,7 @@ async def _await_nodes(machines: Machines) -> None:
 async def measure(machines: Machines, num_calls: int, seed: int) -> dict[str, Any]:
     account, over, chance = Account(), asyncio.Event(), random.Random(seed)
     await _await_nodes(machines)
+    began_s, own_s = time.monotonic(), time.process_time()
     callers = []
     for _ in range(num_calls):
         callers.append(asyncio.create_task(one_caller(machines, account, over, chance)))
@@ -163,6 +165,8 @@ async def measure(machines: Machines, num_calls: int, seed: int) -> dict[str, An
         "broken": account.broken,
         "away_s": {f"p{p}": round(percentile(account.away_s, p / 100), 2) for p in (50, 95, 100)} if account.away_s else {},
         "machine_ended_after_s": ends_s,
+        "callers_cores": round((time.process_time() - own_s) / (time.monotonic() - began_s), 2),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
