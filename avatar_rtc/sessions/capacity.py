@@ -5,10 +5,10 @@ cost ``CALL_FACTOR`` a call beside it. So many fit as keep the machine busy for 
 more often than once in ``UNDERRUN_EVERY_S`` of a call. More than were said to fit last do so with ``MARGIN`` to spare: where what
 is measured lies about the bound, the number would go up and down every few seconds.
 
-What is expected of n calls is what is expected of n - 1, until n calls have been there: then what happened counts, by how many
-seconds of media it was measured over, against ``PRIOR_S`` of expectation. The first expectation is the warm-up's. So a number of
-calls that turned out too many is not tried again soon; half of what is known is forgotten in ``HALF_LIFE_S``, because machines
-and their neighbours change, and then it is.
+What is expected of n calls is what is expected of n - 1, and as much more as one call more was seen to cost: they slow one
+another down. Once n calls have been there, what happened counts, by how many seconds of media it was measured over, against
+``PRIOR_S`` of expectation. The first expectation is the warm-up's. So a number of calls that turned out too many is not tried
+again soon; half of what is known is forgotten in ``HALF_LIFE_S``, because machines and their neighbours change, and then it is.
 """
 
 from __future__ import annotations
@@ -106,12 +106,17 @@ class Capacity:
 
     def _expected(self, now_s: float, warm_up: float) -> Iterator[tuple[float, float]]:
         """Real-time factor, and underruns a second of media, with 1, 2, 3, ... calls."""
-        factor, underruns, num_calls = warm_up, 0.0, 0
+        factor, growth, underruns, num_calls, follows_measured = warm_up, 0.0, 0.0, 0, False
         while True:
             num_calls += 1
-            if (measured := self._measured.get(num_calls)) is not None:
+            measured, before = self._measured.get(num_calls), factor
+            factor += growth
+            if measured is not None:
                 weight_s = measured.weight_s(now_s)
                 share = weight_s / (weight_s + PRIOR_S)
                 factor += share * (measured.factor - factor)
                 underruns += share * (measured.underruns - underruns)
+                if follows_measured:
+                    growth = max(0.0, factor - before)
+            follows_measured = measured is not None
             yield factor, underruns

@@ -50,6 +50,17 @@ def test_one_more_call_is_expected_to_be_as_fast_as_those_that_there_are() -> No
     assert machine.num_seats(warm_up=0.24) == 2, "two take more than one has promised; a third would not fit"
 
 
+def test_calls_that_slow_one_another_down_are_expected_to_go_on_so() -> None:
+    machine = Machine()
+    machine.serve(1, 60, factor=0.2)
+    machine.serve(2, 60, factor=0.2)
+    assert machine.num_seats(warm_up=0.17) == 3
+    machine = Machine()
+    machine.serve(1, 60, factor=0.2)
+    machine.serve(2, 60, factor=0.25)
+    assert machine.num_seats(warm_up=0.17) == 2, "with a third, 0.3 each"
+
+
 def test_a_number_of_calls_that_was_too_many_is_not_tried_again_soon_but_later() -> None:
     machine = Machine()
     machine.serve(2, 60, factor=0.2)
