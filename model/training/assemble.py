@@ -28,7 +28,7 @@ from model.description import RANGES
 from model.errors import CheckpointError
 from model.training import ranges
 from model.training.pocket import Speaker
-from model.training.starts import Kind, encoder_file, exported, make_vae, read_speaker, take_vae
+from model.training.starts import STATISTICS, Kind, encoder_file, exported, make_vae, read_speaker, take_vae
 from model.vae.audio import AudioVAE
 from model.vae.video import VideoVAE
 from model.weight_files import SCALE, fill, in_8_bits, read_tensors
@@ -66,8 +66,8 @@ def assemble(
 
     Args:
         audio_tower: whose it is, in place of the transformer's own: a stage may have helped one tower and harmed the other.
-        softer: the video VAE that this one went on from, and its share of the decoder's weights. Between a decoder that went on
-            against critics and the one that it began with lies one as sharp as needed, with less of what critics make up.
+        softer: a video VAE with the same latents, and its share of the decoder's weights. Between a decoder that went on against
+            critics and the one that it began with lies one as sharp as needed, with less of what critics make up.
 
     Raises:
         CheckpointError: a part is missing, or does not fit the config.
@@ -113,12 +113,14 @@ def _soften(vae: VideoVAE | AudioVAE, other: VideoVAE | AudioVAE, place: Path, s
     """Move a video VAE's weights towards another's.
 
     Raises:
-        CheckpointError: the other's decoder has other sizes.
+        CheckpointError: the other has other latents, or another decoder.
     """
-    if not take_vae(other, place, "video"):
-        raise CheckpointError(f"{place}: its video decoder has other sizes")
+    if not take_vae(other, place, "video") or any(
+        not torch.equal(x, other.state_dict()[name]) for name, x in vae.state_dict().items() if name in STATISTICS
+    ):
+        raise CheckpointError(f"{place}: its video VAE has other latents, or a decoder of other sizes")
     with torch.no_grad():
-        for mine, theirs in zip(vae.decoder.parameters(), other.decoder.parameters(), strict=True):
+        for mine, theirs in zip(vae.parameters(), other.parameters(), strict=True):
             mine.lerp_(theirs, share)
 
 
@@ -134,7 +136,7 @@ def main() -> None:
         "--softer",
         nargs=2,
         metavar=("DIR", "SHARE"),
-        help="the video VAE that this one went on from, and its share of the decoder's weights",
+        help="a video VAE with the same latents, and its share of the decoder's weights",
     )
     parser.add_argument("--durations", type=Path, metavar="DIR", help="a run of the durations (default: the transformer's)")
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="to write; files in it are replaced")
