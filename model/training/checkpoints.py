@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from model.errors import CheckpointError
 from model.training.distributed import World, dtype_of, whole
@@ -103,6 +104,8 @@ def load(run: Path, step: int, learners: Sequence[Learner], world: World) -> Pro
         state = _state(learners, world)
         if world.rank >= progress.processes:
             del state["random"]
+        elif f"random.{world.rank}.device" not in FileSystemReader(directory).read_metadata().state_dict_metadata:
+            state["random"][str(world.rank)].pop("device", None)  # begun on a CPU
         with _without_torchrun():
             state_dict_loader.load(state, checkpoint_id=directory, no_dist=world.mesh is None)
     except (OSError, ValueError, KeyError, TypeError, CheckpointException) as error:
@@ -111,7 +114,7 @@ def load(run: Path, step: int, learners: Sequence[Learner], world: World) -> Pro
             f"{directory} is damaged or of another run ({reason}): remove it, and the run goes on from the one before it"
         ) from None
     if "random" in state:
-        _set_random_state(state["random"][str(world.rank)])
+        _set_random_state(state["random"][str(world.rank)], world.device)
     return progress
 
 
@@ -129,7 +132,7 @@ def _averages(learner: Learner) -> bool:
 
 def _state(learners: Sequence[Learner], world: World) -> dict[str, Any]:
     """All tensors of a run, by what they are; the very ones, so that reading fills them."""
-    state: dict[str, Any] = {"random": {str(world.rank): _random_state()}}
+    state: dict[str, Any] = {"random": {str(world.rank): _random_state(world.device)}}
     for learner in learners:
         state[learner.name] = {
             "weights": {name: p.detach() for name, p in learner.parameters.items()},
@@ -149,18 +152,18 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in module.state_dict().items() if name in names}
 
 
-def _random_state() -> dict[str, Tensor]:
+def _random_state(device: torch.device) -> dict[str, Tensor]:
     """Of this process's generators that have no owner; samples have their own, see :mod:`model.training.randomness`."""
     state = {"host": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["device"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["device"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["host"])
     if "device" in state:
-        torch.cuda.set_rng_state(state["device"])
+        torch.cuda.set_rng_state(state["device"], device)
 
 
 def export(run: Path, step: int, stage: Stage, learners: Sequence[Learner], world: World, dtype: str) -> Path:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.data.captions import caption, vocabulary
+from model.data.captions import asked, caption, vocabulary
 from model.data.clips import ClipSet
 from model.data.face import Look
 from model.data.speech import VOICES
@@ -35,7 +35,8 @@ class ClipTexts:
 
     Attributes:
         num_clips, num_blocks: of either.
-        caption: int64 [K, CAPTIONS_PER_CLIP, W]; labels: int64 [K, labels], of the look.
+        caption: int64 [K, CAPTIONS_PER_CLIP, W]; asked: bool [K, CAPTIONS_PER_CLIP, labels], what each says of the look.
+        labels: int64 [K, labels], of the look.
         control: [K, F, control_channels].
     """
 
@@ -56,11 +57,13 @@ class ClipTexts:
             start_s[i, : len(track)] = [a for _, a, _ in track]
             length_s[i, : len(track)] = [b - a for _, a, b in track]
         mask = np.arange(longest) < np.asarray([len(t) for t in tracks])[:, None]
-        captions, labels = [], []
+        captions, named, labels = [], [], []
         for i, clip in enumerate(clips.clips):
             look = clips.look(i)
             voices = VOICES[clip["voice"]].descriptions
-            captions.append([tokenizer(caption(look, rng), str(rng.choice(voices))) for _ in range(CAPTIONS_PER_CLIP)])
+            texts = [(caption(look, rng), str(rng.choice(voices))) for _ in range(CAPTIONS_PER_CLIP)]
+            captions.append([tokenizer(*text) for text in texts])
+            named.append([[name in says for name in Look.cardinalities()] for says in (asked(text) for text, _ in texts)])
             labels.append([look.labels()[name] for name in Look.cardinalities()])
         rate = geometry.sample_rate_hz / geometry.audio_latent_samples
         self._ids = torch.from_numpy(ids).long().to(device)
@@ -68,6 +71,7 @@ class ClipTexts:
         self._times = torch.from_numpy((start_s + length_s / 2) * rate - 0.5).float().to(device)
         self._mask = torch.from_numpy(mask).to(device)
         self.caption = torch.from_numpy(np.asarray(captions)).to(device)
+        self.asked = torch.tensor(named, device=device)
         self.labels = torch.tensor(labels, device=device)
         controlled = len(CONTROLS) if config.dit.control_channels else 0
         rows = [per_latent(clips.controls[i][:, :controlled], geometry.temporal_stride_frames) for i in range(self.num_clips)]

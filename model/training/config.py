@@ -211,6 +211,7 @@ class FlowStage(Strict):
         causal: under block-causal masks, each block at a noise level of its own, as it is served; otherwise everything sees
             everything, at one level: a teacher.
         weights: of the streams' losses; ``duration_weight`` and ``label_weight`` of the helping ones.
+        look_weight: of what a reader of latents sees in the first block's clean prediction, beside what its caption asks for.
         clean_share: of blocks that are history and not learned.
         first_clean_share: the same of a sequence's first block, which decides who is seen.
         served_share: of levels that lie near those of the model's passes.
@@ -223,6 +224,7 @@ class FlowStage(Strict):
     weights: Streams = Streams(video=1.0, audio=1.0)
     duration_weight: float = Field(default=0.5, ge=0)
     label_weight: float = Field(default=0.05, ge=0)
+    look_weight: float = Field(default=0.1, ge=0)
     clean_share: Share = 0.4
     first_clean_share: Share = 0.5
     served_share: Share = 0.5

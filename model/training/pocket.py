@@ -30,6 +30,7 @@ from model.text.tokenizer import SEPARATOR
 from model.training.clips import ClipLatents, ClipTexts, open_clips
 from model.training.config import PocketSubject
 from model.training.distributed import dtype_of
+from model.training.looks import LatentReader
 from model.training.objective import Sequence as LatentSequence
 from model.training.objective import sequence_forward
 from model.training.ode import Forward
@@ -47,7 +48,7 @@ class Speaker(nn.Module):
     """Transformer and text side, which learn together.
 
     Args:
-        labels: with heads that read a look off its caption, a helping task that is thrown away.
+        labels: with what reads a look off its caption and off latents, helpers that are thrown away.
     """
 
     def __init__(self, config: ModelConfig, *, labels: bool = False) -> None:
@@ -55,7 +56,9 @@ class Speaker(nn.Module):
         self.dit = DualStreamTransformer(config.dit, config.geometry.patch_cells)
         self.text = TextEncoder(config.text)
         if labels:
+            geometry = config.geometry.build()
             self.labels = nn.ModuleDict({name: nn.Linear(config.text.dim, n) for name, n in Look.cardinalities().items()})
+            self.reader = LatentReader(config.dit.video.latent_channels, geometry.latent_height, geometry.latent_width)
 
     @property
     def dtype(self) -> torch.dtype:

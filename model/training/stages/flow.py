@@ -16,6 +16,7 @@ from torch import Tensor
 from model.text.encoder import DURATION_UNIT_S
 from model.training.clips import CAPTIONS_PER_CLIP, ClipLatents
 from model.training.config import FlowStage
+from model.training.looks import look_losses
 from model.training.objective import Sequence as LatentSequence
 from model.training.objective import sequence_forward
 from model.training.pocket import Pocket, Speaker, without_caption
@@ -51,13 +52,14 @@ class FlowMatching(Stage):
         subject, texts, latents, config = self._subject, self._subject.texts, self._latents, self._config
         num, device = subject.num_blocks, dice[0].device
         clip, chance = torch.tensor(samples).to(device, non_blocking=True), uniforms(dice, 5 + _PER_BLOCK * num)
+        variant = pick(chance[:, 2], CAPTIONS_PER_CLIP)
         if config.causal:
             start = 1 + pick(chance[:, 0], texts.num_blocks - num + 1)
             start = torch.where(chance[:, 1] < FROM_START, torch.ones_like(start), start).unsqueeze(1)
             blocks = torch.cat((torch.zeros_like(start), start + torch.arange(num - 1, device=device)), dim=1)
             video_index = latent_indices(blocks, subject.block.video)
             audio_index = latent_indices(blocks, subject.block.audio)
-            given = texts.text(clip, pick(chance[:, 2], CAPTIONS_PER_CLIP))
+            given = texts.text(clip, variant)
             given["control"] = texts.control[clip.unsqueeze(1), video_index]
         else:
             first = pick(chance[:, 0], texts.num_blocks - num + 1)
@@ -65,7 +67,7 @@ class FlowMatching(Stage):
             video_index = latent_indices(first.unsqueeze(1) + blocks, subject.block.video)
             audio_index = latent_indices(first.unsqueeze(1) + blocks, subject.block.audio)
             given = texts.stream(clip, first, num)
-            given["caption"] = texts.caption[clip, pick(chance[:, 2], CAPTIONS_PER_CLIP)]
+            given["caption"] = texts.caption[clip, variant]
         named = chance[:, 3:4] >= config.caption_dropout
         given["caption"] = torch.where(named, given["caption"], without_caption(given["caption"]))
         normal = normals(dice, num)
@@ -90,6 +92,7 @@ class FlowMatching(Stage):
                 "level": level,
                 "dirt": config.history_noise * chance[:, 4],
                 "labels": texts.labels[clip],
+                "asked": texts.asked[clip, variant],
             }
         )
 
@@ -100,11 +103,13 @@ class FlowMatching(Stage):
             "audio": config.weights.audio,
             "duration": config.duration_weight,
             "labels": config.label_weight,
+            "reader": float(config.look_weight > 0),
+            "look": config.look_weight,
         }
         return Loss(torch.stack([weights[name] * value for name, value in parts.items()]).sum(), parts)
 
     def parts(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Flow-matching losses of both streams, and those of durations and labels."""
+        """Flow-matching losses of both streams, those of durations and labels, and of what is read off the first block."""
         with self._subject.computing():
             return self._parts(data)
 
@@ -144,11 +149,19 @@ class FlowMatching(Stage):
                 for i, head in enumerate(speaker.labels.values())
             ]
         )
+        first = slice(0, per_video)
+        clean = (noisy.video - video_level * flow.video)[:, :, first]
+        judged = data["asked"] & named.unsqueeze(1) & (level[:, :1] > 0)
+        reader_error, look_error = look_losses(
+            speaker.reader, data["video"][:, :, first], data["video_noise"][:, :, first], clean, data["labels"], judged
+        )
         return {
             "video": video_error.sum() / (video_weight.sum() * flow.video.shape[1]),
             "audio": audio_error.sum() / (audio_weight.sum() * flow.audio.shape[2]),
-            "duration": (duration_error * spoken).sum() / spoken.sum(),
+            "duration": (duration_error * spoken).sum() / spoken.sum().clamp(min=1),
             "labels": (label_error * named).sum() / (named.sum() * len(label_error)).clamp(min=1),
+            "reader": reader_error,
+            "look": look_error,
         }
 
 

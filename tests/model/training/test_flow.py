@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from model.data.face import Look
 from model.liveliness import CONTROLS
 from model.text.tokenizer import SEPARATOR
 from model.training.clips import ClipTexts
@@ -38,14 +39,48 @@ def test_every_weight_learns(directory: Path, tmp_path: Path, name: str) -> None
     (learner,) = run.learners
     randomise(learner.module)
     loss = run.stage.loss("student", run._draw(learner, 0))
-    assert set(loss.figures) == {"video", "audio", "duration", "labels"}
-    weights = {"video": 1, "audio": 1, "duration": 0.5, "labels": 0.05}
+    assert set(loss.figures) == {"video", "audio", "duration", "labels", "reader", "look"}
+    weights = {"video": 1, "audio": 1, "duration": 0.5, "labels": 0.05, "reader": 1, "look": 0.1}
     torch.testing.assert_close(loss.total, sum(weights[name] * x for name, x in loss.figures.items()))
     loss.total.backward()
     for key, parameter in learner.module.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
         assert parameter.grad.abs().max() > 0 or parameter.numel() == 1, key
+
+
+def test_a_reader_learns_from_clean_latents_and_judges_what_captions_say(directory: Path, tmp_path: Path) -> None:
+    run = begin("base", directory, tmp_path, "stage.caption_dropout=0", "stage.first_clean_share=0")
+    stage, data = stage_of(run), run._draw(run.learners[0], 0).tensors
+    (learner,) = run.learners
+    randomise(learner.module)
+    reader = learner.module.get_submodule("reader")
+    others = [p for name, p in learner.module.named_parameters() if name.startswith("dit.")]
+
+    def reached(name: str) -> tuple[bool, bool]:
+        """Whether a part of the loss has gradients in the reader, and in the transformer."""
+        learner.module.zero_grad()
+        part = stage.parts(data)[name]
+        if part.requires_grad:
+            part.backward()
+        grads = [any(p.grad is not None and bool(p.grad.any()) for p in some) for some in (list(reader.parameters()), others)]
+        return grads[0], grads[1]
+
+    assert reached("reader") == (True, False)
+    assert reached("look") == (False, True)
+    before = stage.parts(data)["look"]
+    data["labels"] = torch.where(data["asked"], data["labels"], torch.zeros_like(data["labels"]))
+    torch.testing.assert_close(stage.parts(data)["look"], before, msg="what a caption does not say is not judged")
+    data["level"][:, 0] = 0
+    assert stage.parts(data)["look"] == 0, "a first block that is history is not judged"
+
+
+def test_captions_say_what_they_say(directory: Path, tmp_path: Path) -> None:
+    texts: ClipTexts = stage_of(begin("base", directory, tmp_path))._subject.texts
+    names = list(Look.cardinalities())
+    assert texts.asked.shape == (*texts.caption.shape[:2], len(names))
+    assert texts.asked[:, :, names.index("presentation")].all(), "who is seen is always named"
+    assert not texts.asked[:, :, names.index("eye_colour")].all()
 
 
 def test_a_teacher_sees_what_comes_and_the_base_does_not(directory: Path, tmp_path: Path) -> None:

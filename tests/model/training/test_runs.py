@@ -17,6 +17,7 @@ from benchmarks import training_step
 from model.adapters.hallo_live import load_generator
 from model.errors import CheckpointError, ConfigError, TrainingError
 from model.training import checkpoints
+from model.training.distributed import World
 from model.training.run import Run
 from model.training.stage import Drawn, Loss, Stage
 from testkit.published_files import TINY, write_config
@@ -167,6 +168,21 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_there(directory: Pa
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="step_000003 is damaged"):
         begin("hallo_live_ode_init", directory, tmp_path, *values)
+
+
+def test_what_a_cpu_saved_goes_on_beside_a_gpu_and_on_one(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin("hallo_live_ode_init", directory, tmp_path, "max_steps=1").train()
+    states: list[object] = []
+    with monkeypatch.context() as there_is_a_gpu:
+        there_is_a_gpu.setattr(torch.cuda, "is_available", lambda: True)
+        there_is_a_gpu.setattr(torch.cuda, "get_rng_state", lambda device="cuda": torch.zeros(16, dtype=torch.uint8))
+        there_is_a_gpu.setattr(torch.cuda, "set_rng_state", lambda *args: states.append(args))
+        run = begin("hallo_live_ode_init", directory, tmp_path, "max_steps=2")
+        assert checkpoints.load(tmp_path, 1, run.learners, World(0, 1, torch.device("cuda"))).step == 1
+    assert not states, "a CPU's checkpoint has no random state of a GPU"
+    assert run.train().first == 1
 
 
 def test_a_run_ends_with_its_time_and_is_saved(directory: Path, tmp_path: Path) -> None:
