@@ -55,6 +55,8 @@ LISTEN_EVERY_S = 0.25
 HANG_UP_TIMEOUT_S = 2.0
 TAIL_S = 0.5
 """How long the bot stays after the last line: what was sent last has to arrive."""
+LATE_S = 3.0
+"""So much longer for a voice that was heard but has not come: events overtake media on a busy machine."""
 VOICED_LEVEL = 300
 """Root mean square of 20 ms of sound, of 32767, from which on it counts as voiced."""
 EVENT_LEAD_S = 0.1
@@ -116,7 +118,7 @@ class Call:
         decodes: bool = True,
     ) -> None:
         self._key = key
-        self._decodes = decodes
+        self.decodes = decodes
         self._microphone = microphone
         self._wait_s = wait_s
         self.url = url if url.endswith("/") else url + "/"
@@ -185,7 +187,7 @@ class Call:
             transceiver = peer.addTransceiver(sends or kind, direction="sendrecv" if sends else "recvonly")
             arrivals = self.video if kind == "video" else self.audio
             self._learn_clock(transceiver.receiver, arrivals)
-            if not self._decodes:
+            if not self.decodes:
                 leave_undecoded(transceiver.receiver, partial(self._on_piece, arrivals))
         channel.on("message", self._on_message)
         channel.on("open", lambda: self._run(self._live(channel)))
@@ -471,26 +473,29 @@ async def _line(call: Call, text: str, done: v.ResponseDone, sent_s: float) -> L
     deltas = call.received(v.TranscriptDelta, reply_id)
     line.captions = [{"text": d.text, "start_ms": d.start_ms, "end_ms": d.end_ms} for d in deltas]
     await asyncio.sleep(TAIL_S)
-    _measure(call, line, sent_s, reply_id)
+    if not _measure(call, line, sent_s, reply_id) and line.heard_ms and call.decodes:
+        with contextlib.suppress(CallError):  # then it is not measured
+            await call.wait_for(lambda: _measure(call, line, sent_s, reply_id), LATE_S, "its voice did not come")
     return line
 
 
-def _measure(call: Call, line: Line, sent_s: float, reply_id: str) -> None:
-    """Put into a line how long its voice and its face were waited for."""
+def _measure(call: Call, line: Line, sent_s: float, reply_id: str) -> bool:
+    """Put into a line how long its voice and its face were waited for, and say whether its voice has come."""
     announced = [at for at, event in call.events if isinstance(event, v.AudioStarted) and event.response_id == reply_id]
     if not announced:
-        return
+        return False
     from_s = max(sent_s, announced[0] - EVENT_LEAD_S)
     audio, video = call.audio, call.video
     voiced = next((i for i, at in enumerate(audio.arrived_s) if at >= from_s and audio.level[i] > VOICED_LEVEL), None)
     if voiced is None:
-        return
+        return False
     line.text_to_first_voiced_audio_ms = round((audio.arrived_s[voiced] - sent_s) * 1000)
     media_s = audio.media_s(voiced)
     for index, arrived_s in enumerate(video.arrived_s):
         if arrived_s >= sent_s and video.media_s(index) + 0.04 > media_s:
             line.text_to_first_speaking_frame_ms = round((arrived_s - sent_s) * 1000)
-            return
+            break
+    return True
 
 
 async def _frames(track: MediaStreamTrack) -> AsyncIterator[tuple[Any, float]]:

@@ -165,6 +165,26 @@ async def test_a_line_after_the_call_has_ended_says_why() -> None:
             await call.speak("Too late.")
 
 
+async def test_a_voice_that_comes_later_than_its_events_is_waited_for() -> None:
+    async with serving(InstantEngine(options=FakeOptions(flash_and_beep=True))) as server:
+        call = client.Call(server.address)
+
+        class Late(type(call.audio)):  # type: ignore[misc]
+            """Sound that is read two seconds after it came, as on a machine that has other things to do."""
+
+            def add(self, pts: int, arrived_s: float, level: float = 0.0) -> None:
+                asyncio.get_running_loop().call_later(2.0, super().add, pts, arrived_s + 2.0, level)
+
+        call.audio = Late(48_000)
+        try:
+            await call.connect()
+            line = await call.speak("Hello there.")
+        finally:
+            await call.close()
+    assert line.text_to_first_voiced_audio_ms is not None
+    assert line.text_to_first_voiced_audio_ms > 2000
+
+
 async def test_what_nobody_looks_at_is_not_decoded() -> None:
     frames: list[object] = []
     async with serving() as server:
