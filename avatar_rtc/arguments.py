@@ -349,7 +349,11 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     generate.add_argument("--scene", help="who is seen, and where (default: the first avatar of the shipped config)")
     generate.add_argument("--voice", help="a description, or a voice of the shipped config by its id")
     generate.add_argument("--image", type=Path, metavar="FILE", help="JPEG or PNG to begin with; only hallo-live can")
-    generate.add_argument("--seed", type=int, default=0, help="for everything that the prompt leaves open (default: 0)")
+    generate.add_argument(
+        "--seed",
+        type=int,
+        help="for everything that the prompt leaves open (default: that of the first avatar where it is seen, else 0)",
+    )
     generate.add_argument(
         "--num-samples", type=_count, default=1, metavar="N", help="films of each prompt of --prompts, with seeds from --seed on"
     )

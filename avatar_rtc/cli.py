@@ -199,6 +199,7 @@ def _generate(options: argparse.Namespace) -> int:
     from avatar_rtc.config import load_config
     from avatar_rtc.generate import generate
     from avatar_rtc.images import read_image
+    from avatar_rtc.presets import seed_of
     from model.text.prompt import parse_prompt
 
     if (options.prompt is None) == (options.prompts is None):
@@ -207,10 +208,12 @@ def _generate(options: argparse.Namespace) -> int:
     engine = presets.engine if options.engine is None else presets.engine.model_copy(update={"model": options.engine})
     avatar = presets.avatars[0]
     voices = {voice.id: voice.voice for voice in presets.voices}
+    scene = options.scene or avatar.scene
+    own = seed_of(presets, scene) if options.prompt is not None else None
     settings = StreamSettings(
-        scene=options.scene or avatar.scene,
+        scene=scene,
         voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
-        seed=options.seed,
+        seed=(own or 0) if options.seed is None else options.seed,
         image=None if options.image is None else read_image(options.image),
     )
     if options.prompts is not None:

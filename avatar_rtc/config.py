@@ -357,12 +357,13 @@ class EngineConfig(_Strict):
 
 
 class AvatarConfig(_Strict):
-    """A look with its voice."""
+    """A look with its voice. ``seed`` decides what the scene leaves open; without one that is different in each call."""
 
     id: PresetId
     name: str
     scene: str = Field(min_length=1)
     voice: PresetId
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
 
 
 class VoiceConfig(_Strict):

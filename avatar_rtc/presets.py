@@ -48,4 +48,10 @@ class Presets:
         for what, text in (("scene", scene), ("voice", voice)):
             if not text.strip() or len(text) > MAX_PROMPT_CHARS:
                 raise Unprocessable(f"The {what} must have 1 to {MAX_PROMPT_CHARS} characters.", code="bad_prompt")
-        return StreamSettings(scene, voice, seed=secrets.randbits(31))
+        seed = seed_of(self._config, scene)
+        return StreamSettings(scene, voice, seed=secrets.randbits(31) if seed is None else seed)
+
+
+def seed_of(config: ServerConfig, scene: str) -> int | None:
+    """Of a preset's scene; None where it has none, and for scenes that are nobody's."""
+    return next((avatar.seed for avatar in config.avatars if avatar.scene == scene), None)

@@ -20,6 +20,7 @@ from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
 from avatar_rtc.mind.source import ReplySource
+from avatar_rtc.presets import seed_of
 from avatar_rtc.sessions.answering import Answering, Change
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
 from avatar_rtc.sessions.turns import Turns
@@ -203,7 +204,8 @@ class Performance:
         old = self.settings
         if image is None and scene is None:
             image = old.image
-        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed, image)
+        seed = None if scene is None else seed_of(self._config, scene)
+        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed if seed is None else seed, image)
         stream = self._stream
         if stream is not None and self.settings != old:
             try:
@@ -298,7 +300,9 @@ class Performance:
             except ModelError as error:
                 # A scene or a voice in words that the model cannot use, from the address of the call.
                 fallback = self._config.avatars[0]
-                settings = StreamSettings(fallback.scene, self._voices[fallback.voice], self.settings.seed)
+                seed = seed_of(self._config, fallback.scene)
+                voice = self._voices[fallback.voice]
+                settings = StreamSettings(fallback.scene, voice, self.settings.seed if seed is None else seed)
                 if settings == asked:
                     raise
                 self._events.append(Error(code=error.code, message=str(error)))

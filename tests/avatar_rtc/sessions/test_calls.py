@@ -36,7 +36,7 @@ from signaling.vocabulary import (
     TranscriptDelta,
 )
 from testkit.hearing import Ear
-from tests.support.calls import calling, serving
+from tests.support.calls import calling, make_config, serving
 from tests.support.instant_engine import InstantEngine
 from tests.support.lateness import Lateness, lateness
 
@@ -354,6 +354,28 @@ async def test_settings_that_change_while_the_engine_is_away_are_those_of_the_ne
         await engine.start()
         assert (await call.speak("Back again.")).status == "completed"
         assert engine.opened[-1].scene == "A man on the moon."
+
+
+async def test_a_preset_with_a_seed_is_the_same_person_in_each_call() -> None:
+    engine, config = InstantEngine(), make_config()
+    seeded = config.avatars[0].model_copy(update={"id": "one", "scene": "Somebody.", "seed": 23})
+    unseeded = seeded.model_copy(update={"id": "any", "scene": "Anybody.", "seed": None})
+    async with serving(engine, config=config.model_copy(update={"avatars": (unseeded, seeded)})) as server:
+        for avatar in ("one", "one", "any", "any"):
+            async with calling(server, f"?avatar={avatar}") as call:
+                await call.speak("Hello.")
+        assert [settings.seed for settings in engine.opened[:2]] == [23, 23]
+        assert len({settings.seed for settings in engine.opened}) == 3
+        async with calling(server) as call:
+            await call.speak("Hello.")
+            (stream,) = engine.streams
+            call.send(SessionUpdate(avatar="one"))
+            call.send(SessionUpdate(voice="firm-male"))
+            call.send(SessionUpdate(scene="A man."))
+            await call.wait_for(lambda: len(call.received(SessionUpdated)) == 3, TIMEOUT_S, "no session.updated")
+            assert [settings.seed for settings in stream.updates] == [23] * 3, (
+                "whoever is seen stays, as far as the scene lets it"
+            )
 
 
 async def test_events_are_carried_out_once() -> None:
