@@ -28,10 +28,11 @@ pip="$prefix/bin/pip install --quiet --disable-pip-version-check --no-cache-dir"
 echo "installing PyTorch and the rest into $prefix, which takes some minutes"
 # What PyTorch needs comes with the rest, so that its own page is asked for nothing else.
 $pip --no-deps --retries 1 ${index:+--extra-index-url "$index"} torch==2.13.0
-# Built from a copy: nothing is written where the source lies.
+# Built from a copy: nothing is written where the source lies, and what was built there before does not get in.
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-tar -c -C "$source" --exclude=./.git --exclude=./.venv . | tar -x -C "$copy"
+parts="LICENSE NOTICE README.md avatar_rtc configs model pyproject.toml setup.py signaling static"
+tar -c -C "$source" $parts | tar -x -C "$copy"
 $pip "$copy${EXTRAS:+[$EXTRAS]}"
 $pip --force-reinstall --no-deps "$copy" # an update may have the version that was there
 
