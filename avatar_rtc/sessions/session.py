@@ -362,6 +362,8 @@ class Session:
     async def _guarded(self, step: str, action: Awaitable[None]) -> None:
         try:
             await asyncio.wait_for(action, CLOSE_STEP_TIMEOUT_S)
+        except TimeoutError:  # a peer's TURN server has died, say
+            self._log.warning("closing: %s was given up after %.0f s", step, CLOSE_STEP_TIMEOUT_S)
         except Exception:
             self._log.exception("closing: %s", step)
 
