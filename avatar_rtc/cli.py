@@ -209,11 +209,11 @@ def _generate(options: argparse.Namespace) -> int:
     avatar = presets.avatars[0]
     voices = {voice.id: voice.voice for voice in presets.voices}
     scene = options.scene or avatar.scene
-    own = seed_of(presets, scene) if options.prompt is not None else None
+    seed = seed_of(presets, scene, otherwise=0) if options.prompts is None else 0  # films of many are named by their seeds
     settings = StreamSettings(
         scene=scene,
         voice=voices.get(options.voice, options.voice) or voices[avatar.voice],
-        seed=(own or 0) if options.seed is None else options.seed,
+        seed=seed if options.seed is None else options.seed,
         image=None if options.image is None else read_image(options.image),
     )
     if options.prompts is not None:

@@ -48,10 +48,9 @@ class Presets:
         for what, text in (("scene", scene), ("voice", voice)):
             if not text.strip() or len(text) > MAX_PROMPT_CHARS:
                 raise Unprocessable(f"The {what} must have 1 to {MAX_PROMPT_CHARS} characters.", code="bad_prompt")
-        seed = seed_of(self._config, scene)
-        return StreamSettings(scene, voice, seed=secrets.randbits(31) if seed is None else seed)
+        return StreamSettings(scene, voice, seed=seed_of(self._config, scene, otherwise=secrets.randbits(31)))
 
 
-def seed_of(config: ServerConfig, scene: str) -> int | None:
-    """Of a preset's scene; None where it has none, and for scenes that are nobody's."""
-    return next((avatar.seed for avatar in config.avatars if avatar.scene == scene), None)
+def seed_of(config: ServerConfig, scene: str, *, otherwise: int) -> int:
+    """A preset's, told by its scene; ``otherwise`` where it has none, and for scenes that are no preset's."""
+    return next((a.seed for a in config.avatars if a.scene == scene and a.seed is not None), otherwise)

@@ -204,8 +204,8 @@ class Performance:
         old = self.settings
         if image is None and scene is None:
             image = old.image
-        seed = None if scene is None else seed_of(self._config, scene)
-        self.settings = StreamSettings(scene or old.scene, voice or old.voice, old.seed if seed is None else seed, image)
+        scene = scene or old.scene
+        self.settings = StreamSettings(scene, voice or old.voice, seed_of(self._config, scene, otherwise=old.seed), image)
         stream = self._stream
         if stream is not None and self.settings != old:
             try:
@@ -300,9 +300,8 @@ class Performance:
             except ModelError as error:
                 # A scene or a voice in words that the model cannot use, from the address of the call.
                 fallback = self._config.avatars[0]
-                seed = seed_of(self._config, fallback.scene)
-                voice = self._voices[fallback.voice]
-                settings = StreamSettings(fallback.scene, voice, self.settings.seed if seed is None else seed)
+                seed = seed_of(self._config, fallback.scene, otherwise=self.settings.seed)
+                settings = StreamSettings(fallback.scene, self._voices[fallback.voice], seed)
                 if settings == asked:
                     raise
                 self._events.append(Error(code=error.code, message=str(error)))
