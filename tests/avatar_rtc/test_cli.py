@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from avatar_rtc import cli, client, doctor, prediction, processor, resources
+from avatar_rtc import cli, client, doctor, extras, prediction, processor, resources
 from avatar_rtc.arguments import TRAIN_DATA, joined, make_parser
 from avatar_rtc.fake import read_beeps, read_counter
 
@@ -270,6 +270,19 @@ def test_doctor_predicts_the_speed(
     assert found.status == status
     assert says in found.detail
     assert helps in found.remedy
+
+
+def test_doctor_says_whether_a_server_can_hear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "float32_gflops", lambda num_threads: 430.0)
+
+    def ears() -> doctor.Finding:
+        return next(finding for finding in doctor.examine(0) if finding.subject == "ears")
+
+    assert ears().status == "ok"
+    monkeypatch.setitem(extras.MODULES, "listen", ("silero_vad", "missing_ears"))
+    assert ears().status == "warn"
+    assert "(missing_ears)" in ears().detail
+    assert "avatar-rtc[listen]" in ears().remedy
 
 
 def test_doctor_notices_damaged_weights(tmp_path: Path) -> None:
