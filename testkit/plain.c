@@ -88,7 +88,8 @@ static bool is_python(void) {
 __attribute__((constructor)) static void begin(void) {
     if (!is_python()) return; /* others need no plain processor, and some have a use for SIGSEGV */
     find_sigaction();
-    struct sigaction ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    /* On the stack that there is: one for signals may be too small for this, or gone when some library asks late. */
+    struct sigaction ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
     real_sigaction(SIGSEGV, &ours, NULL);
     hides = true;
     allow_cpuid(0);

@@ -62,7 +62,7 @@ def run(command: list[str]) -> int:
         raise SystemExit(f"This needs {lacks}.")
     with tempfile.TemporaryDirectory() as folder:
         library, cpuinfo = Path(folder, "plain.so"), Path(folder, "cpuinfo")
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-Wl,-z,now", "-o", library, SOURCE, "-ldl"], check=True)
         cpuinfo.write_text(plain_cpuinfo(CPUINFO.read_text()))
         script = 'mount --bind "$0" /proc/cpuinfo && export LD_PRELOAD="$1" && shift && exec "$@"'
         return subprocess.run([*_namespace(), "sh", "-c", script, cpuinfo, library, *command]).returncode
