@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import json
 import secrets
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -63,8 +66,8 @@ SESSION_TOKEN_SCOPES: frozenset[Scope] = frozenset({"call", "speak", "watch"})
 """What the token may, at most, that comes with a new session, and a client secret."""
 CLIENT_SECRET_PREFIX = "ek_"
 """OpenAI's libraries want it of what a browser calls with."""
-MAX_CLIENT_SECRET_CHARS = 4096
-"""It has to fit into a header."""
+MAX_CLIENT_SECRET_CHARS = 7000
+"""It has to fit into a header; some 8,000 characters of instructions do."""
 WEBSOCKET_KEY_PROTOCOL = "openai-insecure-api-key."
 """A browser opens a WebSocket without headers of its own; there the bearer follows this, among the subprotocols."""
 
@@ -238,7 +241,7 @@ class Auth:
         if "/" in principal.id:
             raise Forbidden("A token makes no tokens. Ask with an API key.", code="api_key_needed")
         wanted = _TokenRequest(scopes=SESSION_TOKEN_SCOPES & principal.scopes, ttl_s=ttl_s)
-        token, expires_at = self._sign(principal.id, wanted, realtime=session)
+        token, expires_at = self._sign(principal.id, wanted, realtime=_packed(session))
         if len(token) > MAX_CLIENT_SECRET_CHARS:
             raise Unprocessable("The session is described at too great length. Describe it in the call.", code="bad_request")
         return CLIENT_SECRET_PREFIX + token, expires_at
@@ -249,9 +252,10 @@ class Auth:
         if not bearer.startswith(CLIENT_SECRET_PREFIX.encode()):
             return {}
         try:
-            session: dict[str, Any] = self._decode(bearer).get("realtime", {})
+            packed = self._decode(bearer).get("realtime")
         except jwt.InvalidTokenError:
             return {}  # where nobody is asked, anything will do
+        session: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed))) if packed else {}
         return session
 
     def _sign(self, key_id: str, wanted: _TokenRequest, **further: object) -> tuple[str, int]:
@@ -324,6 +328,10 @@ class Auth:
 
 def _reach(principal_id: str, scopes: Collection[Scope]) -> str | None:
     return None if "admin" in scopes else principal_id
+
+
+def _packed(session: dict[str, Any]) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(session).encode(), 9)).decode()
 
 
 def _bearer(request: web.Request) -> bytes:

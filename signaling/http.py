@@ -37,7 +37,7 @@ from signaling.realtime import RealtimeRoutes, error_of
 from signaling.rtvi import RtviRoutes
 from signaling.service import Answer, NewSession, Rights, SessionService
 from signaling.sse import send_events
-from signaling.vocabulary import EventError
+from signaling.vocabulary import MAX_TOOLS, EventError, Tool
 
 logger = logging.getLogger(__name__)
 
@@ -252,6 +252,8 @@ class _NewSession(BaseModel):
     name: str | None = Field(default=None, min_length=1, max_length=128)
     idle_s: float | None = Field(default=None, gt=0, le=86_400)
     outputs: list[OutputBody] = Field(default=[], max_length=8)
+    instructions: str | None = None
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
 
 
 def _told(session: dict[str, Any]) -> dict[str, Any]:

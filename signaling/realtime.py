@@ -88,6 +88,8 @@ class RealtimeRoutes:
             avatar=avatar.look if avatar is not None else None,
             scene=avatar.scene if avatar is not None else None,
             voice=session.voice_of(self._voices),
+            instructions=session.instructions if self._has_llm else None,
+            tools=session.functions if self._has_llm else None,
         )
         scopes = principal_of(request).scopes
         dialect = RealtimeDialect(avatar.mode if avatar is not None else None, self._voices)
@@ -107,7 +109,10 @@ class RealtimeRoutes:
             wanted = _SecretWanted.model_validate_json(await read_bytes(request) or b"{}")
         except ValidationError as error:
             raise Unprocessable(explain(error), code="bad_request") from None
-        session = self._session(wanted.session).model_dump(exclude_none=True)
+        described = self._session(wanted.session)
+        if not self._has_llm:
+            described.instructions = described.tools = None  # nobody would be told of them
+        session = described.model_dump(exclude_none=True)
         value, expires_at = self._auth.make_client_secret(request, wanted.expires_after.seconds, session)
         told = {"type": "realtime", "object": "realtime.session", "id": f"sess_{secrets.token_hex(8)}", **session}
         secret = {"value": value, "expires_at": expires_at, "session": told}
@@ -143,12 +148,16 @@ class RealtimeRoutes:
     def _voices(self) -> list[str]:
         return [voice["id"] for voice in self._service.avatars()["voices"]]
 
+    @property
+    def _has_llm(self) -> bool:
+        return bool(self._service.models().get("llm"))
+
     def _session(self, data: dict[str, Any]) -> SessionWanted:
         try:
             session = SessionWanted.model_validate(data)
         except ValidationError as error:
             raise Unprocessable(f"session: {explain(error)}", code="bad_request") from None
-        if session.avatar is not None and session.avatar.mode == "llm" and not self._service.models().get("llm"):
+        if session.avatar is not None and session.avatar.mode == "llm" and not self._has_llm:
             raise Unprocessable("This server has no language model: session.avatar.mode can only be verbatim.", code="no_llm")
         return session
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from signaling.dialects.dialect import Dialect
 from signaling.ice import IceFragment, IceServer
-from signaling.vocabulary import Command, Event
+from signaling.vocabulary import Command, Event, Tool
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class NewSession:
         outputs: where it goes from its beginning.
         wait_s: where all seats are taken, so long one is waited for; None for not at all.
         ticket: of a place among those who wait, which an earlier answer told.
+        instructions, tools: for the language model; see :class:`signaling.vocabulary.SessionUpdate`.
     """
 
     owner: str
@@ -86,6 +87,8 @@ class NewSession:
     outputs: tuple[NewOutput, ...] = ()
     wait_s: float | None = None
     ticket: str | None = None
+    instructions: str | None = None
+    tools: Sequence[Tool] | None = None
 
 
 class SessionService(Protocol):

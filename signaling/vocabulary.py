@@ -7,9 +7,11 @@ resemble. Limits are annotations, which a dialect checks when it reads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Le, Len
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
 Mode = Literal["replace", "queue", "append"]
 DoneStatus = Literal["completed", "cancelled", "failed"]
@@ -21,6 +23,16 @@ ReplyId = Annotated[str, Len(1, 128)]
 Number = Annotated[float | int, Ge(-(2**63)), Le(2**63)]
 """Neither NaN nor infinite, and not so long that it cannot be computed with."""
 Milliseconds = Annotated[float | int, Ge(0), Le(86_400_000)]
+MAX_TOOLS = 64
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Tool(TypedDict):
+    """A tool that the language model may call. ``parameters`` is a JSON schema of its arguments."""
+
+    name: ToolName
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
 
 
 class EventError(ValueError):
@@ -46,6 +58,8 @@ class SessionUpdate:
 
     Attributes:
         image: JPEG or PNG in base64: what the stream begins with, where the model can. A new avatar or scene forgets it.
+        instructions: for the language model, behind those of the server; from the next answer on, in place of earlier ones.
+        tools: what it may call, besides those of the server; in place of earlier ones.
     """
 
     event_id: EventId | None = None
@@ -53,6 +67,8 @@ class SessionUpdate:
     scene: str | None = None
     voice: str | None = None
     image: str | None = None
+    instructions: str | None = None
+    tools: Annotated[list[Tool], Len(0, MAX_TOOLS)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +84,18 @@ class ResponseCreate:
 
 @dataclass(frozen=True, kw_only=True)
 class UserMessage:
-    """The user says this, and is answered by the language model. ``id`` names the answer."""
+    """The user says this, and is answered by the language model. ``id`` names the answer.
+
+    Attributes:
+        text: empty where the user says nothing, and the model is to begin.
+        instructions: for this answer alone, behind those of the session.
+    """
 
     event_id: EventId | None = None
     text: str
     mode: Literal["replace", "queue"] = "replace"
     id: ReplyId | None = None
+    instructions: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +185,8 @@ class SessionCreated:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionUpdated:
+    """What is for the language model alone is not told: not everybody who watches may know it."""
+
     scene: str
     voice: str
     event_id: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 
 from avatar_rtc.config import LlmConfig, api_key_of
-from avatar_rtc.mind.source import Message, Said, SourceError, ToolCall
+from avatar_rtc.mind.source import Brief, Message, Said, SourceError, ToolCall
 from signaling.dialects.frames import MAX_MESSAGE_BYTES, well_formed
 
 MAX_ARGUMENTS_CHARS = MAX_MESSAGE_BYTES // 4
@@ -29,22 +29,18 @@ class ChatCompletions:
         self._key = key = api_key_of("llm", config.api_key_env)
         # Without a key of ours the library would take that of its own environment variable, whoever is asked.
         self._client = openai.AsyncOpenAI(base_url=config.base_url, api_key=key or "none", max_retries=0, timeout=None)
-        tools = [{"type": "function", "function": tool.model_dump()} for tool in config.tools]
-        self._request: dict[str, Any] = {"model": config.model, "stream": True, "extra_body": config.extra_body}
-        if tools:
-            self._request["tools"] = tools
+        self._tools: list[Any] = [tool.model_dump() for tool in config.tools]
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def reply(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolCall]:
+    async def reply(self, messages: Sequence[Message], brief: Brief) -> AsyncGenerator[str | ToolCall]:
         is_answering = False
         calls = _Calls()
         create: Any = self._client.chat.completions.create
         try:
             async with asyncio.timeout(self._config.token_timeout_s) as patience:
-                wire = [{"role": "system", "content": self._config.instructions}, *_wire(messages)]
-                async with await create(messages=wire, **self._request) as stream:
+                async with await create(**self._request(messages, brief)) as stream:
                     async for chunk in stream:
                         patience.reschedule(None)
                         is_answering = True
@@ -66,6 +62,18 @@ class ChatCompletions:
             raise SourceError("llm_unreachable", "The language model cannot be reached.", self._detail(error)) from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise self._broken("sent what is no chat completion", error) from None
+
+    def _request(self, messages: Sequence[Message], brief: Brief) -> dict[str, Any]:
+        system = Brief(self._config.instructions).and_also(brief.instructions).instructions
+        request = {
+            "model": self._config.model,
+            "messages": [{"role": "system", "content": system}, *_wire(messages)],
+            "stream": True,
+            "extra_body": self._config.extra_body,
+        }
+        if tools := [*self._tools, *brief.tools]:
+            request["tools"] = [{"type": "function", "function": tool} for tool in tools]
+        return request
 
     def _refusal(self, error: openai.APIStatusError) -> SourceError:
         status = error.status_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -13,8 +14,8 @@ from typing import Protocol
 from avatar_rtc.config import LlmConfig
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.history import History
-from avatar_rtc.mind.source import Message, ReplySource, SourceError, ToolCall, ToolUse
-from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone
+from avatar_rtc.mind.source import Brief, Message, ReplySource, SourceError, ToolCall, ToolUse
+from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone, SessionUpdate, Tool, UserMessage
 
 MAX_TOOL_USES = 8
 """In one turn; a model that goes on calling tools has lost its thread."""
@@ -48,24 +49,26 @@ class Speaker(Protocol):
 class _Turn:
     reply_id: str
     text: str
+    instructions: str | None
 
 
 class _Early:
     """An answer that is asked for before it is sure what was asked.
 
     Attributes:
-        messages: what it answers.
+        messages, brief: what it answers.
     """
 
-    def __init__(self, source: ReplySource, messages: Sequence[Message]) -> None:
+    def __init__(self, source: ReplySource, messages: Sequence[Message], brief: Brief) -> None:
         self.messages = messages
+        self.brief = brief
         self._pieces: asyncio.Queue[str | ToolCall | None] = asyncio.Queue()
         self._asking = asyncio.create_task(self._ask(source))
         self._asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody else asks
 
     async def _ask(self, source: ReplySource) -> None:
         try:
-            async with contextlib.aclosing(source.reply(self.messages)) as pieces:
+            async with contextlib.aclosing(source.reply(self.messages, self.brief)) as pieces:
                 async for piece in pieces:
                     self._pieces.put_nowait(piece)
         finally:
@@ -85,6 +88,30 @@ class _Early:
         self._asking.cancel()
 
 
+def changed(brief: Brief, instructions: str | None, tools: Sequence[Tool] | None, config: LlmConfig) -> Brief:
+    """A brief with what is not None in its place.
+
+    Raises:
+        EventError: that is too long, or two tools have one name.
+    """
+    instructions = brief.instructions if instructions is None else instructions.strip()
+    tools = brief.tools if tools is None else tuple(tools)
+    _check_length("instructions", instructions, config)
+    _check_length("tools", json.dumps(tools), config)
+    names = [tool["name"] for tool in tools]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise EventError("bad_tools", f"Two tools are called {twice[0]}: give each a name of its own.")
+    # Who runs a tool of the server's may describe it, too, as OpenAI's libraries do: the server's word counts.
+    of_server = {tool.name for tool in config.tools}
+    return Brief(instructions, tuple(tool for tool in tools if tool["name"] not in of_server))
+
+
+def _check_length(what: str, text: str, config: LlmConfig) -> None:
+    if len(text) > config.max_history_chars:
+        limit = config.max_history_chars
+        raise EventError("message_too_large", f"{len(text)} characters of {what}; the limit is {limit}. Say less at once.")
+
+
 class Mind:
     """The turns of one session, one after the other: one request at a time.
 
@@ -93,6 +120,7 @@ class Mind:
 
     Attributes:
         history: of the conversation.
+        brief: what clients have added to the config's instructions and tools.
     """
 
     def __init__(self, source: ReplySource, config: LlmConfig, speaker: Speaker, log: SessionLog) -> None:
@@ -101,19 +129,26 @@ class Mind:
         self._speaker = speaker
         self._log = log
         self.history = History(config.max_history_chars)
+        self.brief = Brief()
         self._waiting: deque[_Turn] = deque()
         self._running: tuple[_Turn, asyncio.Task[None]] | None = None
         self._outputs: dict[str, asyncio.Future[str]] = {}
         self._early: _Early | None = None
         self._changed = asyncio.Event()
 
-    def check(self, text: str) -> None:
+    def check(self, message: UserMessage) -> None:
         """Raises ``EventError`` for what the user says where it is too long to be answered."""
-        if len(text) > self._config.max_history_chars:
-            raise EventError(
-                "message_too_large",
-                f"The message has {len(text)} characters; the limit is {self._config.max_history_chars}. Say less at once.",
-            )
+        _check_length("a message", message.text, self._config)
+        _check_length("instructions", message.instructions or "", self._config)
+
+    def brief_of(self, update: SessionUpdate) -> Brief:
+        """The brief after an update. Raises ``EventError`` as ``changed`` does."""
+        return changed(self.brief, update.instructions, update.tools, self._config)
+
+    def take_brief(self, brief: Brief) -> None:
+        """From the next answer on."""
+        self.brief = brief
+        self.expect("")
 
     def expect(self, text: str) -> None:
         """The user will perhaps ask this next: the source is asked already, so that the answer comes sooner if it is so.
@@ -126,11 +161,11 @@ class Mind:
             self._early.close()
             self._early = None
         if text and self._early is None and len(text) <= self._config.max_history_chars:
-            self._early = _Early(self._source, messages)
+            self._early = _Early(self._source, messages, self.brief)
 
-    def ask(self, reply_id: str, text: str) -> None:
+    def ask(self, reply_id: str, message: UserMessage) -> None:
         """The user says something. The answer goes into the reply of this id, when it is its turn."""
-        self._waiting.append(_Turn(reply_id, text))
+        self._waiting.append(_Turn(reply_id, message.text, message.instructions))
         self._changed.set()
 
     def take_output(self, output: FunctionCallOutput) -> None:
@@ -164,7 +199,8 @@ class Mind:
             self.expect("")
 
     async def _take(self, turn: _Turn) -> None:
-        self.history.add_user(turn.text)
+        if turn.text.strip():
+            self.history.add_user(turn.text)
         answering = asyncio.create_task(self._answer(turn))
         self._running = turn, answering
         try:
@@ -196,7 +232,8 @@ class Mind:
         for _ in range(MAX_TOOL_USES + 1):
             calls: list[ToolCall] = []
             said_before = len(answer)
-            async with contextlib.aclosing(self._pieces_of(self.history.messages)) as pieces:
+            brief = self.brief.and_also(turn.instructions)
+            async with contextlib.aclosing(self._pieces_of(self.history.messages, brief)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, ToolCall):
                         calls.append(piece)
@@ -215,14 +252,14 @@ class Mind:
             self.history.add_tool_use(ToolUse(tuple(calls), outputs, answer[said_before:]))
         raise SourceError("llm_broken", f"The language model called tools more than {MAX_TOOL_USES} times for one answer.")
 
-    def _pieces_of(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolCall]:
+    def _pieces_of(self, messages: Sequence[Message], brief: Brief) -> AsyncGenerator[str | ToolCall]:
         """The reply to a conversation, which is on its way where it was expected."""
         early, self._early = self._early, None
-        if early is not None and early.messages == messages:
+        if early is not None and (early.messages, early.brief) == (messages, brief):
             return early.pieces()
         if early is not None:
             early.close()
-        return self._source.reply(messages)
+        return self._source.reply(messages, brief)
 
     def _num_chars_left(self, answer: str, piece: str) -> int:
         """How much of a piece an answer still takes: to its limit, and from there to the end of a sentence, if it is near."""

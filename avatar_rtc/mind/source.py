@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from signaling.vocabulary import Tool
+
 
 @dataclass(frozen=True)
 class Said:
@@ -38,6 +40,19 @@ class ToolUse:
 
 
 Message = Said | ToolUse
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a session adds to what the config tells a source: instructions, behind the config's, and tools that may be called."""
+
+    instructions: str = ""
+    tools: tuple[Tool, ...] = ()
+
+    def and_also(self, instructions: str | None) -> Brief:
+        """With further instructions behind these."""
+        return Brief("\n\n".join(filter(None, (self.instructions, instructions))), self.tools)
+
 
 SPOKEN = {
     "llm_unreachable": "Sorry, my language model does not answer. Please try again later.",
@@ -74,13 +89,14 @@ class SourceError(RuntimeError):
 class ReplySource(Protocol):
     """Serves any number of conversations at once, and keeps nothing of them."""
 
-    def reply(self, messages: Sequence[Message]) -> AsyncGenerator[str | ToolCall]:
+    def reply(self, messages: Sequence[Message], brief: Brief) -> AsyncGenerator[str | ToolCall]:
         """What is said next: pieces of text as they come, and tools that are to be called before it can go on.
 
         Closing the generator gives up at once, wherever it is.
 
         Args:
-            messages: the conversation so far; the last one is the user's, or a use of tools.
+            messages: the conversation so far; the last one is the user's, or a use of tools. None where the source is to begin.
+            brief: of the session.
 
         Raises:
             SourceError: also in the middle.

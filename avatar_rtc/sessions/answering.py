@@ -9,7 +9,7 @@ from avatar_rtc.config import LlmConfig
 from avatar_rtc.event_log import EventLog
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.mind import Mind
-from avatar_rtc.mind.source import Message, ReplySource, SourceError, ToolCall
+from avatar_rtc.mind.source import Brief, Message, ReplySource, SourceError, ToolCall
 from avatar_rtc.sessions.conversation import Conversation, Playhead
 from avatar_rtc.sessions.reply import Reply
 from signaling.vocabulary import EventError, FunctionCall, ResponseCreate, ResponseDone, UserMessage
@@ -54,10 +54,16 @@ class Answering:
         """What the mind is told of the conversation."""
         return () if self._mind is None else self._mind.history.messages
 
-    def recall(self, messages: Sequence[Message]) -> None:
+    @property
+    def brief(self) -> Brief:
+        """What it is told besides."""
+        return Brief() if self._mind is None else self._mind.brief
+
+    def recall(self, messages: Sequence[Message], brief: Brief) -> None:
         """The conversation was somewhere else before."""
         if self._mind is not None:
             self._mind.history.recall(messages)
+            self._mind.take_brief(brief)
 
     def ask(self, message: UserMessage, at: Playhead, item_id: str | None = None) -> None:
         """The user says something: a reply is opened, and filled when it is its turn. Raises ``EventError``.
@@ -67,8 +73,8 @@ class Answering:
         """
         if self._mind is None and item_id is not None:
             return self._conversation.echo(message, at, item_id)
-        self.mind.check(message.text)
-        self.mind.ask(self._conversation.answer(message, at, item_id), message.text)
+        self.mind.check(message)
+        self.mind.ask(self._conversation.answer(message, at, item_id), message)
 
     def expect(self, text: str) -> None:
         """The user will perhaps say this; see :meth:`avatar_rtc.mind.mind.Mind.expect`. What is heard meanwhile counts, too, so

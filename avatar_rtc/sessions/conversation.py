@@ -322,7 +322,7 @@ class Conversation:
         if command.mode == "replace":
             self._stop(list(self._replies), at)
         reply = Reply(reply_id, at.now_s, at.underruns, at.now_s, is_answer=said is not None and said.is_answered)
-        if said is not None:
+        if said is not None and said.text.strip():
             self._events.append(ItemAdded(text=said.text, response_id=reply_id, item_id=said.item_id))
         self._events.append(
             ResponseCreated(response_id=reply_id, mode=command.mode, position=len(self._replies), event_id=command.event_id)

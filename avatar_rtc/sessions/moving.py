@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from avatar_rtc.mind.source import Message
+from avatar_rtc.mind.source import Brief, Message
 from avatar_rtc.sessions.registry import MAX_ENDED, Registry
 from avatar_rtc.sessions.reply import Line, Reply
 from avatar_rtc.sessions.session import MOVED, Session
@@ -41,7 +41,7 @@ class Memory:
         session_id: by which its clients know it.
         last_seq: number of its latest event; ``events`` are those that are remembered, with theirs.
         reply_ids, outcomes: what was asked for under which ids, so that it is not done twice.
-        messages: what a language model is told of the conversation.
+        messages, brief: what a language model is told of the conversation, and besides.
         replies: what waits to be said: ids, for how long, and lines.
     """
 
@@ -55,6 +55,7 @@ class Memory:
     reply_ids: Sequence[str]
     outcomes: Sequence[Outcome]
     messages: Sequence[Message]
+    brief: Brief
     replies: Sequence[tuple[str, float, Sequence[Line]]]
 
     @classmethod
@@ -73,6 +74,7 @@ class Memory:
             list(performance.conversation.ids),
             performance.turns.outcomes,
             performance.answering.messages,
+            performance.answering.brief,
             [(r.reply_id, now_s - r.accepted_s, [*r.given.values(), *r.waiting]) for r in performance.conversation.replies],
         )
 
@@ -85,7 +87,7 @@ class Memory:
         performance.conversation.num_replies = self.num_replies
         performance.conversation.ids.recall(self.reply_ids)
         performance.turns.recall(self.outcomes)
-        performance.answering.recall(self.messages)
+        performance.answering.recall(self.messages, self.brief)
         now_s = session.clock.now()
         performance.conversation.recall(
             Reply(reply_id, now_s - age_s, 0, now_s, waiting=deque(lines)) for reply_id, age_s, lines in self.replies
@@ -203,7 +205,7 @@ class NodeRegistry(Registry):
             self._admission.check()
         except Unavailable:
             return False
-        session = self._make(memory.settings, NewSession(memory.owner), is_named=False)
+        session = self._make(memory.settings, NewSession(memory.owner), is_named=False, brief=memory.brief)
         memory.give_to(session)
         self._viewers[memory.session_id] = session.session_id, False
         return True

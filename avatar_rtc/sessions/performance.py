@@ -19,7 +19,7 @@ from avatar_rtc.logs import SessionLog
 from avatar_rtc.media.buffer import MarkReached
 from avatar_rtc.media.playout import Playout, Pulled
 from avatar_rtc.metrics import Metrics
-from avatar_rtc.mind.source import ReplySource
+from avatar_rtc.mind.source import Brief, ReplySource
 from avatar_rtc.presets import seed_of
 from avatar_rtc.sessions.answering import Answering, Change
 from avatar_rtc.sessions.conversation import Conversation, Playhead, Push
@@ -182,6 +182,9 @@ class Performance:
         await self.turns.take(lambda: self._change(change))
 
     async def _update(self, command: SessionUpdate) -> None:
+        brief = None
+        if command.instructions is not None or command.tools is not None:
+            brief = self.answering.mind.brief_of(command)
         scene, voice = command.scene, self._voices.get(command.voice, command.voice) if command.voice else None
         if command.avatar is not None:
             avatar = next((a for a in self._config.avatars if a.id == command.avatar), None)
@@ -194,12 +197,12 @@ class Performance:
                 raise EventError("bad_prompt", f"The {name} must have 1 to {MAX_PROMPT_CHARS} characters.")
         try:
             image = None if command.image is None else decode_base64(command.image)
-            await self._change_settings(scene, voice, command.event_id, image)
+            await self._change_settings(scene, voice, command.event_id, image, brief)
         except (ModelError, ImageError) as error:
             raise EventError(error.code, str(error)) from None
 
     async def _change_settings(
-        self, scene: str | None, voice: str | None, event_id: str | None, image: Image | None = None
+        self, scene: str | None, voice: str | None, event_id: str | None, image: Image | None = None, brief: Brief | None = None
     ) -> None:
         old = self.settings
         if image is None and scene is None:
@@ -216,6 +219,8 @@ class Performance:
                 raise
             except EngineFailure as failure:
                 self._lose_stream(stream, failure)  # the one that is opened next has the new settings
+        if brief is not None:
+            self.answering.mind.take_brief(brief)
         self._events.append(SessionUpdated(scene=self.settings.scene, voice=self.settings.voice, event_id=event_id))
 
     async def _execute(self) -> None:

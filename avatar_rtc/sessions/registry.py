@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from avatar_rtc import resources
-from avatar_rtc.config import ServerConfig
+from avatar_rtc.config import LlmConfig, ServerConfig
 from avatar_rtc.ears.ears import Ears
 from avatar_rtc.engine.api import Engine, speed_of
 from avatar_rtc.event_log import MAX_REMEMBERED
 from avatar_rtc.metrics import Metrics
-from avatar_rtc.mind.source import ReplySource
+from avatar_rtc.mind.mind import changed
+from avatar_rtc.mind.source import Brief, ReplySource
 from avatar_rtc.outputs.recording import find_recording
 from avatar_rtc.outputs.webrtc import Viewer
 from avatar_rtc.presets import Presets
@@ -38,7 +39,7 @@ from signaling.errors import (
 from signaling.ice import IceFragment, IceServer
 from signaling.nodes import new_id
 from signaling.service import Answer, NewOutput, NewSession, Rights
-from signaling.vocabulary import Command, Event
+from signaling.vocabulary import Command, Event, EventError
 
 MAX_ENDED = 1024
 """So many sessions are remembered after their end."""
@@ -341,13 +342,14 @@ class Registry:
 
     async def _admit(self, wanted: NewSession, *, is_named: bool) -> Session:
         try:
-            return await self._admission.seat(wanted, partial(self._make, self._presets.settings(wanted), wanted, is_named))
+            make = partial(self._make, self._presets.settings(wanted), wanted, is_named, _brief(wanted, self._config.llm))
+            return await self._admission.seat(wanted, make)
         except SignalingError as error:
             result = "waits" if "ticket" in error.members else "refused"
             self._metrics.admission.labels(result, error.code).inc()
             raise
 
-    def _make(self, settings: StreamSettings, wanted: NewSession, is_named: bool) -> Session:
+    def _make(self, settings: StreamSettings, wanted: NewSession, is_named: bool, brief: Brief) -> Session:
         session = Session(
             self.new_id(),
             self._config,
@@ -363,6 +365,7 @@ class Registry:
             on_second=self._admission.learn,
             ears=self._ears,
         )
+        session.performance.answering.recall((), brief)
         self._sessions[session.session_id] = session
         self._start(session)
         return session
@@ -395,3 +398,19 @@ class Registry:
     def _is_there(self, viewer_id: str, session_id: str) -> bool:
         session = self._sessions.get(session_id)
         return session is not None and viewer_id in session.audience.viewers
+
+
+def _brief(wanted: NewSession, llm: LlmConfig | None) -> Brief:
+    """What a session tells its language model from its beginning on.
+
+    Raises:
+        Unprocessable: there is no language model, or it cannot be told this.
+    """
+    if wanted.instructions is None and wanted.tools is None:
+        return Brief()
+    if llm is None:
+        raise Unprocessable("This server has no language model, which instructions and tools are for.", code="no_llm")
+    try:
+        return changed(Brief(), wanted.instructions, wanted.tools, llm)
+    except EventError as error:
+        raise Unprocessable(error.message, code=error.code) from None

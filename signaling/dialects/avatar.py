@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from signaling import vocabulary as v
 from signaling.dialects.dialect import Message
-from signaling.dialects.frames import Json, read_object, read_text, well_formed, write_object, write_within
+from signaling.dialects.frames import Json, all_well_formed, read_object, read_text, write_object, write_within
 from signaling.vocabulary import Command, Event, EventError
 
 COMMANDS: dict[str, type[Command]] = {
@@ -106,7 +106,7 @@ def command_of(fields: Json) -> Command:
     # A piece may be white space, or nothing: only together with the others it is known to be.
     if isinstance(command, v.ResponseCreate) and not command.input.strip() and command.mode != "append" and not command.more:
         raise EventError("empty_text", "The input is empty. Send the text that is to be said.", command.event_id)
-    if isinstance(command, v.UserMessage) and not command.text.strip():
+    if isinstance(command, v.UserMessage) and not command.text.strip() and not (command.instructions or "").strip():
         raise EventError("empty_text", "The message is empty. Send what the user says.", command.event_id)
     return command
 
@@ -140,8 +140,10 @@ def fields_of(message: Command | Event, seq: int | None = None) -> Json:
 
 
 def _parse(typed: Json, types: dict[str, Any]) -> Any:
-    # No event has texts inside of fields: what is deeper is refused anyway.
-    data = {well_formed(name): well_formed(value) if isinstance(value, str) else value for name, value in typed.items()}
+    try:
+        data = all_well_formed(typed)
+    except ValueError as error:
+        raise EventError("invalid_event", f"The event cannot be read: {error}.") from None
     event_id = data.get("event_id") if isinstance(data.get("event_id"), str) else None
     for field in ("event_id", "id"):
         # Two of them could become the same, and the second event would be taken for a repeated one.

@@ -12,6 +12,8 @@ Json = dict[str, Any]
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """What a client may send at once."""
+MAX_DEPTH = 32
+"""Of lists and objects in one another."""
 CUT = "…"
 """Ends a text that was cut to what the receiver takes."""
 
@@ -19,6 +21,19 @@ CUT = "…"
 def well_formed(text: str) -> str:
     """The text with U+FFFD in the place of each lone surrogate, which JSON can express, but no encoding."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def all_well_formed(value: Any, max_depth: int = MAX_DEPTH) -> Any:
+    """The same of all texts in a value of JSON, keys too. Raises ``ValueError`` where lists and objects are nested deeper."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if not isinstance(value, list | dict):
+        return value
+    if max_depth == 0:
+        raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep")
+    if isinstance(value, list):
+        return [all_well_formed(part, max_depth - 1) for part in value]
+    return {well_formed(name): all_well_formed(part, max_depth - 1) for name, part in value.items()}
 
 
 def read_text(frame: str | bytes) -> str:

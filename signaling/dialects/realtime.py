@@ -103,8 +103,11 @@ class RealtimeDialect:
             avatar=avatar.look,
             scene=avatar.scene,
             voice=event.session.voice_of(self._voices),
+            # Clients send these to every server; one without a language model has no use for them.
+            instructions=event.session.instructions if self._has_llm else None,
+            tools=event.session.functions if self._has_llm else None,
         )
-        if any((update.avatar, update.scene, update.voice)):
+        if update != v.SessionUpdate(event_id=update.event_id):
             return Message([update])
         return _answer(self._told_session("session.updated"))
 
@@ -155,7 +158,7 @@ class RealtimeDialect:
         wanted = event.response or client.ResponseWanted()
         is_in_conversation = wanted.conversation != "none"
         reply = Reply(self._ids.new("resp"), self._ids, self._items, wanted.metadata, is_in_conversation)
-        command = self._line(wanted.input, reply.reply_id, self._ids.of_command(event.event_id))
+        command = self._line(wanted, reply.reply_id, self._ids.of_command(event.event_id))
         if command is None:
             return self._go_on(reply)
         self._wanted[reply.reply_id] = reply
@@ -163,18 +166,19 @@ class RealtimeDialect:
             self._wanted.popitem(last=False)
         return Message([command])
 
-    def _line(self, given: list[client.Item] | None, reply_id: str, event_id: str | None) -> v.Command | None:
+    def _line(self, wanted: client.ResponseWanted, reply_id: str, event_id: str | None) -> v.Command | None:
         """What is to be answered, or said: what comes with the request, else what the user has said since the last one."""
         is_answered = self._has_llm and self._mode != "verbatim"
-        if given is None:
+        if wanted.input is None:
             items = list(self._unanswered.values())
             self._unanswered.clear()
             items = items if is_answered else items[-1:]
         else:
-            items = [self._referred(item) for item in given]
+            items = [self._referred(item) for item in wanted.input]
         asked = "\n".join(item.text for item in items if item.role == "user" and item.text)
-        if is_answered and asked.strip():
-            return v.UserMessage(event_id=event_id, text=asked, mode="queue", id=reply_id)
+        instructions = wanted.instructions.strip() or None
+        if is_answered and (asked.strip() or (instructions and not items)):
+            return v.UserMessage(event_id=event_id, text=asked, mode="queue", id=reply_id, instructions=instructions)
         lines = "\n".join(item.text for item in items if item.role != "system" and item.text)
         return v.ResponseCreate(event_id=event_id, input=lines, mode="queue", id=reply_id) if lines.strip() else None
 

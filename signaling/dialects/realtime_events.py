@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from signaling.dialects.frames import well_formed
+from signaling.dialects.frames import all_well_formed, well_formed
+from signaling.vocabulary import MAX_TOOLS, Tool, ToolName
 
 Mode = Literal["llm", "verbatim"]
 """Who makes up what is said: the language model answers the user, or the user's words are spoken as they are."""
@@ -43,11 +44,33 @@ class _Audio(BaseModel):
     output: _Output | None = None
 
 
+class _Function(BaseModel):
+    type: Literal["function"]
+    name: ToolName
+    description: Text = ""
+    parameters: Annotated[dict[str, Any], BeforeValidator(lambda schema: all_well_formed(schema))] = {}
+
+
+def _functions(tools: Any) -> Any:
+    """Those that the client runs; what servers of others would run is passed over."""
+    is_list = isinstance(tools, list)
+    return [tool for tool in tools if isinstance(tool, dict) and tool.get("type") == "function"] if is_list else tools
+
+
 class SessionWanted(BaseModel):
     """A ``session``, of an update, of a call and of a client secret."""
 
     audio: _Audio | None = None
     avatar: AvatarWanted | None = None
+    instructions: Text | None = None
+    tools: Annotated[list[_Function], BeforeValidator(_functions), Len(0, MAX_TOOLS)] | None = None
+
+    @property
+    def functions(self) -> list[Tool] | None:
+        """The ``tools`` as our vocabulary has them."""
+        if self.tools is None:
+            return None
+        return [Tool(name=tool.name, description=tool.description, parameters=tool.parameters) for tool in self.tools]
 
     @property
     def voice(self) -> str | None:
@@ -86,6 +109,7 @@ class ResponseWanted(BaseModel):
     """The ``response`` of ``response.create``; ``conversation`` ``none`` leaves it out of the conversation."""
 
     input: list[Item] | None = None
+    instructions: Text = ""
     conversation: Text = "auto"
     metadata: dict[Text, Text] | None = None
 

@@ -195,13 +195,14 @@ def test_a_page_chooses_who_is_seen_and_its_tool_is_called(browser: Browser, tmp
     async def asks_the_page(stream: Stream) -> None:
         await stream.call("weather", {"city": "Oslo"}, "call-1")
 
-    script = example("js page").replace('name: "Clara"', 'name: "Clara", tools').replace("{ transport }", example("js look"))
+    agent = 'name: "Clara", instructions: "You know the weather.", tools'
+    script = example("js page").replace('name: "Clara"', agent).replace("{ transport }", example("js look"))
     build(tmp_path, TOOL + script)
     with (
         in_a_thread(model(asks_the_page, "It does.", "You are welcome.")) as asked,
         run_server(
             http={"static_dir": str(tmp_path)},
-            llm={"base_url": asked.base_url, "model": "m", "tools": [{"name": "weather"}]},
+            llm={"base_url": asked.base_url, "model": "m"},
         ) as server,
         contextlib.closing(browser.new_page()) as page,
     ):
@@ -220,6 +221,7 @@ def test_a_page_chooses_who_is_seen_and_its_tool_is_called(browser: Browser, tmp
         wait_for(page, "response.done", 2)
         say(page, "Thanks.")
         wait_for(page, "output_audio_buffer.stopped", 2)
+        assert asked.requests[0]["messages"][0]["content"].endswith("You know the weather.")
         assert asked.requests[1]["messages"][-1]["content"] == "It rains in Oslo."
         answers = [text for role, _, text in said(page) if role == "assistant"]
         assert answers == ["It does.", "You are welcome."]

@@ -69,11 +69,29 @@ def test_any_text_frame_is_an_event_or_an_event_error(frame: str) -> None:
     [
         ResponseCreate(input="“Hi” — \n é 你好", mode="queue", id="r", event_id="e"),
         SessionUpdate(scene="A man."),
+        SessionUpdate(instructions="Be brief.", tools=[{"name": "t", "parameters": {"type": "object", "x": [1, {"é": "ü"}]}}]),
         Ping(t=1.5),
     ],
 )
 def test_client_events_survive_the_wire(event: ResponseCreate | SessionUpdate | Ping) -> None:
     assert parse_command(dump(event)) == event
+
+
+@pytest.mark.parametrize("tools", [{}, [{}], [{"name": "a tool"}], [{"name": "t", "parameters": "x"}], [{"name": "t"}] * 65])
+def test_tools_that_are_none_are_refused(tools: object) -> None:
+    with pytest.raises(EventError, match=r"session\.update: tools"):
+        parse_command(json.dumps({"type": "session.update", "tools": tools}))
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep = '{"x":' * 500 + "1" + "}" * 500
+    with pytest.raises(EventError, match="nested more than 32 deep"):
+        parse_command('{"type": "session.update", "tools": [{"name": "t", "parameters": ' + deep + "}]}")
+
+
+def test_texts_are_made_valid_however_deep_they_are() -> None:
+    frame = '{"type": "session.update", "tools": [{"name": "t", "parameters": {"\\ud800": ["\\udc00"]}}]}'
+    assert parse_command(frame) == SessionUpdate(tools=[{"name": "t", "parameters": {"\ufffd": ["\ufffd"]}}])
 
 
 def test_null_stays_where_it_is_an_answer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from signaling.errors import Unavailable
 from signaling.http import make_app
 from signaling.realtime import MAX_SIDEBANDS
 from signaling.service import NewSession, Rights
-from signaling.vocabulary import AvatarState, Error, Event, EventError, ResponseCreate
+from signaling.vocabulary import AvatarState, Error, Event, EventError, ResponseCreate, Tool
 from tests.signaling.test_auth import SECRET, asking, make_key
 from tests.signaling.test_http import OPEN, SDP, FakeService
 
@@ -129,6 +130,23 @@ async def test_a_page_of_another_origin_may_call(client: TestClient[Any, Any]) -
     assert "Location" in preflight.headers["Access-Control-Expose-Headers"]
 
 
+async def test_what_the_language_model_is_told_comes_with_a_secret_and_with_a_call(
+    client: TestClient[Any, Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Tool(name="dice", description="Roll.", parameters={"type": "object"})
+    instructions = "Be brief, and kind. " * 300
+    session = {"type": "realtime", "instructions": instructions, "tools": [{"type": "function", **tool}]}
+    wanted = NewSession("anyone", instructions=instructions, tools=[tool])
+    for llm in (True, False):
+        monkeypatch.setattr(service, "models", lambda llm=llm: {"models": [], "llm": llm})
+        secret = await (await client.post("/v1/realtime/client_secrets", json={"session": session})).json()
+        bearer = {"Authorization": f"Bearer {secret['value']}"}
+        assert (await client.post(CALLS, data="v=0 offer", headers=SDP | bearer)).status == 201
+        assert (await client.post(CALLS, json={"sdp": "v=0", "session": session})).status == 201
+        of_call, of_secret = service.calls.pop()[1], service.calls.pop()[1]
+        assert of_secret == of_call == (wanted if llm else NewSession("anyone"))
+
+
 async def test_client_secrets(client: TestClient[Any, Any], service: Service) -> None:
     response = await client.post("/v1/realtime/client_secrets", json={"session": SESSION})
     secret = await response.json()
@@ -144,7 +162,7 @@ async def test_client_secrets(client: TestClient[Any, Any], service: Service) ->
         {"expires_after": {"anchor": "created_at", "seconds": 5}},
         {"session": []},
         {"session": {"avatar": {"x": 1}}},
-        {"session": {"avatar": {"scene": "A man. " * 1000}}},
+        {"session": {"avatar": {"scene": secrets.token_hex(9000)}}},
     ]
     for body in wrong:
         await check_error(await client.post("/v1/realtime/client_secrets", json=body), 422, "bad_request")

@@ -162,13 +162,19 @@ def test_a_reply_that_fails_or_never_sounds_ends_once() -> None:
 
 
 def test_session_update_is_always_answered_and_carries_look_and_voice() -> None:
-    client = Client(llm=True)
+    client = Client()
     audio = {"input": {"turn_detection": {"type": "semantic_vad"}, "noise_reduction": None}, "output": {"speed": 1}}
     stock = {"type": "realtime", "model": "gpt", "instructions": "x", "audio": audio, "tools": [], "tracing": "auto"}
     assert client.send("session.update", session=stock) == []
     assert kinds(client.answers) == ["session.updated"]
     assert client.answers[0]["session"]["audio"]["input"] == {"turn_detection": None}, "this server does not listen"
-    assert client.answers[0]["session"]["avatar"] == {"scene": "A woman.", "width": 256, "height": 256, "fps": 25, "mode": "llm"}
+    assert client.answers[0]["session"]["avatar"] == {
+        "scene": "A woman.",
+        "width": 256,
+        "height": 256,
+        "fps": 25,
+        "mode": "verbatim",
+    }
     voice = {"audio": {"output": {"voice": "alloy"}}}
     assert client.send("session.update", session=voice) == [], "names of OpenAI's voices leave ours"
     wanted = {"avatar": {"look": "tom", "scene": "A man."}, "audio": {"output": {"voice": {"id": "warm-female"}}}}
@@ -179,6 +185,30 @@ def test_session_update_is_always_answered_and_carries_look_and_voice() -> None:
     assert client.send("session.update", session={"avatar": {"looks": "tom"}}, event_id="e") == []
     assert client.error["event_id"] == "e"
     assert "looks" in client.error["message"]
+
+
+def test_instructions_and_tools_are_for_the_language_model() -> None:
+    client = Client(llm=True)
+    tool = {"type": "function", "name": "dice", "description": "Roll.", "parameters": {"type": "object"}, "strict": True}
+    session = {"type": "realtime", "instructions": "Be brief.", "tools": [tool, {"type": "mcp", "server_label": "x"}]}
+    (update,) = client.send("session.update", session=session)
+    function = v.Tool(name="dice", description="Roll.", parameters={"type": "object"})
+    assert update == v.SessionUpdate(instructions="Be brief.", tools=[function])
+    assert client.send("session.update", session={"tools": [{"type": "function", "name": "no name"}]}) == []
+    assert client.error["code"] == "invalid_event"
+    deep: Json = {}
+    for _ in range(100):
+        deep = {"x": deep}
+    assert client.send("session.update", session={"tools": [{**tool, "parameters": deep}]}) == []
+    assert "nested" in client.error["message"]
+    # Some for one response, which nobody has to ask for.
+    (greeting,) = client.send("response.create", response={"instructions": "Say hello."})
+    assert isinstance(greeting, v.UserMessage)
+    assert (greeting.text, greeting.instructions) == ("", "Say hello.")
+    verbatim = Client()
+    assert verbatim.send("session.update", session=session) == []
+    assert verbatim.send("response.create", response={"instructions": "Say hello."}) == []
+    assert verbatim.error["code"] == "nothing_to_answer"
 
 
 def test_who_makes_up_what_is_said() -> None:

@@ -15,9 +15,9 @@ from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.logs import SessionLog
 from avatar_rtc.mind.chat import ChatCompletions
 from avatar_rtc.mind.history import History
-from avatar_rtc.mind.mind import NO_OUTPUT, Mind
-from avatar_rtc.mind.source import SPOKEN, Said, SourceError, ToolCall, ToolUse
-from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone, Timings
+from avatar_rtc.mind.mind import NO_OUTPUT, Mind, changed
+from avatar_rtc.mind.source import SPOKEN, Brief, Said, SourceError, ToolCall, ToolUse
+from signaling.vocabulary import EventError, FunctionCallOutput, ResponseDone, SessionUpdate, Timings, Tool, UserMessage
 from testkit.chat_server import ChatServer, Stream, chat_server
 
 
@@ -53,9 +53,12 @@ class Scene:
         self.server = server
         self.speaker = speaker
 
-    async def ask(self, text: str, reply_id: str = "r") -> str:
+    def begin(self, reply_id: str, text: str, instructions: str | None = None) -> None:
+        self.mind.ask(reply_id, UserMessage(text=text, instructions=instructions))
+
+    async def ask(self, text: str, reply_id: str = "r", instructions: str | None = None) -> str:
         """Ask, and wait for the end of what is made up. Returns all of it."""
-        self.mind.ask(reply_id, text)
+        self.begin(reply_id, text, instructions)
         await self.server.until(lambda: reply_id in self.speaker.ends)
         return self.speaker.said.get(reply_id, "")
 
@@ -90,7 +93,7 @@ async def test_what_comes_is_said_before_the_rest_is_there() -> None:
 
     async with scene(extra_body={"temperature": 0.5}, instructions="Be kind.") as at:
         at.server.then(script)
-        at.mind.ask("r", "Hi!")
+        at.begin("r", "Hi!")
         await at.server.until(lambda: at.speaker.said.get("r") == "Hello there. ")
         assert at.speaker.ends == {}
         rest.set()
@@ -113,7 +116,7 @@ async def test_history_is_what_was_heard_and_an_interruption_closes_the_request(
     async with scene() as at:
         at.server.then(endless, "Fine.")
         at.heard("Welcome.", "a greeting that was typed")
-        at.mind.ask("r", "Count!")
+        at.begin("r", "Count!")
         await at.server.until(lambda: "four" in at.speaker.said.get("r", ""))
         at.heard("One two", status="cancelled")
         await at.server.until(lambda: at.server.num_abandoned == 1)
@@ -134,7 +137,7 @@ async def test_turns_wait_for_each_other_and_who_is_stopped_before_its_turn_is_n
     async with scene() as at:
         at.server.then(slow, "Third.")
         for reply_id in ("a", "b", "c"):
-            at.mind.ask(reply_id, f"Question {reply_id}.")
+            at.begin(reply_id, f"Question {reply_id}.")
         await at.server.until(lambda: at.server.num_open)
         at.heard("", "b", "cancelled")
         gate.set()
@@ -276,7 +279,7 @@ async def calls_weather(stream: Stream) -> None:
 async def test_a_tool_is_called_and_its_output_ends_in_the_next_turn_of_the_model() -> None:
     async with scene(tools=(WEATHER,)) as at:
         at.server.then(calls_weather, "It rains.", "You are welcome.")
-        at.mind.ask("r", "How is the weather in Oslo?")
+        at.begin("r", "How is the weather in Oslo?")
         await at.server.until(lambda: at.speaker.calls)
         assert at.speaker.calls == [ToolCall("call-1", "weather", '{"place": "Oslo"}')]
         with pytest.raises(EventError, match="'call-2'"):
@@ -302,7 +305,7 @@ async def test_a_tool_that_nobody_runs_is_told_to_the_model_and_one_that_is_inte
         assert await at.ask("Weather?") == "Let me look. |I do not know."
         assert at.server.messages()[-1] == ("tool", NO_OUTPUT)
         at.heard("Let me look.")
-        at.mind.ask("s", "Again?")
+        at.begin("s", "Again?")
         await at.server.until(lambda: len(at.speaker.calls) == 2)
         at.heard("", "s", "cancelled")
         await asyncio.sleep(0.01)
@@ -310,6 +313,53 @@ async def test_a_tool_that_nobody_runs_is_told_to_the_model_and_one_that_is_inte
             at.mind.take_output(FunctionCallOutput(call_id="call-1", output="late"))
         await at.ask("Never mind.", "t")
         assert at.server.messages()[-2:] == [("assistant", "Let me look."), ("user", "Again?\nNever mind.")]
+
+
+async def test_clients_add_instructions_and_tools_behind_those_of_the_server() -> None:
+    async with scene(instructions="Be kind.", tools=(WEATHER,)) as at:
+        at.server.then("Aye.")
+        tools = [Tool(name="dice", parameters={"type": "object"}), Tool(name="weather", description="Another one.")]
+        at.mind.take_brief(at.mind.brief_of(SessionUpdate(instructions=" Talk like a pirate. ", tools=tools)))
+        await at.ask("Hm?")
+        assert at.server.requests[0]["messages"][0]["content"] == "Be kind.\n\nTalk like a pirate."
+        functions = [tool["function"] for tool in at.server.requests[0]["tools"]]
+        assert functions == [WEATHER.model_dump(), tools[0]]
+        # Some for one answer alone, before anybody has said anything to it.
+        await at.ask("", "s", "Say hello.")
+        assert at.server.requests[1]["messages"][0]["content"] == "Be kind.\n\nTalk like a pirate.\n\nSay hello."
+        assert at.server.messages(1) == at.server.messages(0)
+        at.mind.take_brief(at.mind.brief_of(SessionUpdate(tools=[])))
+        await at.ask("And now?", "t")
+        assert at.server.requests[2]["messages"][0]["content"] == "Be kind.\n\nTalk like a pirate."
+        assert len(at.server.requests[2]["tools"]) == 1
+
+
+async def test_what_was_expected_is_asked_anew_when_the_instructions_have_changed() -> None:
+    async def slow(stream: Stream) -> None:
+        await asyncio.sleep(60)
+
+    async with scene() as at:
+        at.server.then(slow, "Aye.")
+        at.mind.expect("Hm?")
+        await at.server.until(lambda: at.server.num_open == 1)
+        at.mind.take_brief(Brief("Talk like a pirate."))
+        assert await at.ask("Hm?") == "Aye."
+        assert at.server.num_abandoned == 1
+
+
+@pytest.mark.parametrize(
+    ("instructions", "tools", "code"),
+    [
+        ("x" * 101, None, "message_too_large"),
+        (None, [Tool(name="t", description="x" * 101)], "message_too_large"),
+        (None, [Tool(name="t"), Tool(name="t")], "bad_tools"),
+    ],
+)
+def test_what_clients_may_not_add(instructions: str | None, tools: list[Tool] | None, code: str) -> None:
+    config = LlmConfig(base_url="http://127.0.0.1:9", model="m", max_history_chars=100)
+    with pytest.raises(EventError) as raised:
+        changed(Brief(), instructions, tools, config)
+    assert raised.value.code == code
 
 
 async def test_a_model_that_calls_tools_for_ever_is_stopped() -> None:
@@ -344,7 +394,7 @@ async def test_instructions_of_100_kb_are_sent_and_a_message_beyond_the_history_
         assert await at.ask("Hm?") == "Yes."
         assert len(at.server.requests[0]["messages"][0]["content"]) == 108_000
         with pytest.raises(EventError, match="16001 characters") as raised:
-            at.mind.check("x" * 16_001)
+            at.mind.check(UserMessage(text="x" * 16_001))
         assert raised.value.code == "message_too_large"
 
 

@@ -30,6 +30,9 @@ from signaling.vocabulary import (
     ResponseCreated,
     ResponseDone,
     SessionCreated,
+    SessionUpdate,
+    SessionUpdated,
+    Tool,
     TranscriptDelta,
     UserMessage,
 )
@@ -186,6 +189,36 @@ async def test_a_tool_is_run_by_a_program_over_http_or_by_the_data_channel() -> 
         assert (await ended(call, "s")).heard_text == "Let me look. Still rain."
 
 
+async def test_a_client_tells_the_model_who_it_is_and_has_it_begin() -> None:
+    async with talking() as (server, call, model), aiohttp.ClientSession() as http:
+        model.then("Ahoy there.")
+        call.send(SessionUpdate(instructions="You are a pirate.", tools=[Tool(name="dice")], event_id="e"))
+        (updated,) = await call.wait_for(lambda: call.received(SessionUpdated), 10, "no answer")
+        assert updated.event_id == "e"
+        call.send(UserMessage(text="", instructions="Say hello.", id="r"))
+        assert (await ended(call, "r")).heard_text == "Ahoy there."
+        assert not call.received(ItemAdded)
+        assert [message["role"] for message in model.requests[0]["messages"]] == ["system"]
+        assert model.requests[0]["messages"][0]["content"].endswith("\n\nYou are a pirate.\n\nSay hello.")
+        call.send(SessionUpdate(instructions="x" * 16_001, scene="A man."))
+        (error,) = await call.wait_for(lambda: call.received(Error), 10, "no error")
+        assert error.code == "message_too_large"
+        assert len(call.received(SessionUpdated)) == 1, "nothing of it was done"
+        # Or from the session's beginning.
+        wanted = {"instructions": "You are a cook.", "tools": [{"name": "oven"}]}
+        async with http.post(f"{server.address}/v1/sessions", json={**wanted, "tools": [{"name": "oven"}] * 2}) as response:
+            assert (response.status, (await response.json())["code"]) == (422, "bad_tools")
+        async with http.post(f"{server.address}/v1/sessions", json=wanted) as response:
+            assert response.status == 201
+            session = await response.json()
+        url = f"{server.address}/v1/sessions/{session['id']}/events"
+        async with http.post(url, json={"type": "user.message", "text": "Who are you?"}) as response:
+            assert response.status == 202
+        await model.until(lambda: len(model.requests) == 2)
+        assert model.requests[1]["messages"][0]["content"].endswith("\n\nYou are a cook.")
+        assert [tool["function"]["name"] for tool in model.requests[1]["tools"]] == ["oven"]
+
+
 async def test_a_stop_before_anything_has_come_ends_the_request() -> None:
     async def silent(stream: Stream) -> None:
         await asyncio.sleep(60)
@@ -206,3 +239,6 @@ async def test_without_a_language_model_what_the_user_says_is_refused_with_the_r
         (error,) = await call.wait_for(lambda: call.received(Error), 10, "no error")
         assert (error.code, error.event_id) == ("no_llm", "e")
         assert not call.received(ResponseCreated)
+        call.send(SessionUpdate(instructions="Be kind.", event_id="f"))
+        await call.wait_for(lambda: call.received(Error)[1:], 10, "no second error")
+        assert call.received(Error)[1].code == "no_llm"
