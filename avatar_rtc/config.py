@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from avatar_rtc import resources
 from avatar_rtc.errors import ServerConfigError
 from avatar_rtc.media.encode import VideoRates
+from model.yaml_text import parse_yaml
 from signaling.ice import IceServer, turn_credentials
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -432,7 +433,7 @@ def load_config(path: Path) -> ServerConfig:
             f"{path}: {error.strerror}. Give a readable file with --config, or one that comes with the program: {shipped}."
         ) from None
     try:
-        data = yaml.safe_load(text)
+        data = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ServerConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):

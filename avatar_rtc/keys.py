@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from avatar_rtc.config import ServerConfig
 from avatar_rtc.errors import ServerConfigError
+from model.yaml_text import parse_yaml
 from signaling.auth import ID_PATTERN, ApiKey, Auth, Scope, new_api_key
 
 MIN_SECRET_CHARS = 32
@@ -69,7 +70,7 @@ def add_key(path: Path, key_id: str, scopes: Collection[Scope]) -> str:
 
 def _parse(path: Path, text: str) -> list[ApiKey]:
     try:
-        entries = _ENTRIES.validate_python(yaml.safe_load(text) or [])
+        entries = _ENTRIES.validate_python(parse_yaml(text) or [])
     except yaml.YAMLError as error:
         raise ServerConfigError(f"{path}: not YAML: {error}") from None
     except ValidationError as error:

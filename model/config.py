@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.errors import ConfigError
 from model.geometry import Geometry
 from model.liveliness import CONTROLS
+from model.yaml_text import parse_yaml
 
 
 class Strict(BaseModel):
@@ -459,7 +460,7 @@ def load_yaml(path: Path, kind: type[T]) -> T:
         ConfigError: no file, no YAML, or a key that is unknown, missing or out of range; the message names all of them.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

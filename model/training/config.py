@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 
 from model.config import Strict
 from model.errors import ConfigError
+from model.yaml_text import parse_yaml
 
 RANDOM = "random"
 """In place of a file of weights: none, to try what a run costs."""
@@ -489,7 +490,7 @@ def load_train_config(path: Path, assignments: Sequence[str] = ()) -> TrainConfi
         ConfigError: no file, no YAML, or a key that is unknown, missing or out of range; the message names all of them.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: give a config of configs/train, or one of your own") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -100,6 +100,13 @@ def test_errors_name_file_key_and_remedy(tmp_path: Path, change: dict[str, objec
     assert str(caught.value).startswith(str(path))
 
 
+def test_a_section_that_stands_twice_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SHIPPED.read_text() + "llm: {base_url: 'http://localhost/v1', model: m}\n")
+    with pytest.raises(ServerConfigError, match=r"'llm' stands in line \d+ already: take one of them out(?s:.*), line \d+"):
+        load_config(path)
+
+
 def test_a_turn_server_that_shares_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     server = IceServerConfig(urls=("turn:t.example:3478",), secret_env="TURN_SECRET", lifetime_s=600)
     ice = IceConfig(servers=(server, IceServerConfig(urls=("turn:u.example",), username="u", credential="p")))

@@ -165,6 +165,7 @@ def test_no_config(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("a: [1", "not valid YAML"),
+        ("a: {b: 1,\n  b: 2}", "'b' stands in line 1 already"),
         ("- 1\n- 2\n", "list"),
         ("", "NoneType"),
         (edited("sampling", window_block=3), "sampling.window_block"),
