@@ -127,6 +127,7 @@ class PocketSubject(Strict):
             is frozen, or a checkpoint with its encoders beside it. For the flow stage; and for rewards, which need its decoder.
         starts: what the networks begin with.
         blocks: of a sequence.
+        timesteps: levels of the passes that a block takes, in place of the model's.
     """
 
     kind: Literal["pocket"]
@@ -136,6 +137,7 @@ class PocketSubject(Strict):
     audio_encoder: Place | None = None
     starts: PocketStarts = PocketStarts()
     blocks: int = Field(default=12, gt=1)
+    timesteps: tuple[float, ...] | None = None
 
 
 class SamplingConfig(Strict):

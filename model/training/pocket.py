@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from model.cached_rollout import Block, CachedRollout
-from model.config import ModelConfig, load_yaml
+from model.config import ModelConfig, SamplingConfig, load_yaml
 from model.data.clips import ClipSet
 from model.data.face import Look
 from model.dit.attention import KeyValue, Pieces
@@ -83,6 +84,21 @@ def without_caption(caption: Tensor) -> Tensor:
     return F.pad(caption.new_full((len(caption), 1), SEPARATOR), (0, caption.shape[1] - 1))
 
 
+def _model(config: PocketSubject) -> ModelConfig:
+    """
+    Raises:
+        ConfigError: there is no such config, or its passes do not fall.
+    """
+    model = load_yaml(config.model, ModelConfig)
+    if config.timesteps is None:
+        return model
+    try:
+        sampling = SamplingConfig.model_validate({**model.sampling.model_dump(), "timesteps": config.timesteps})
+    except ValidationError as error:
+        raise ConfigError(f"subject.timesteps: {error.errors()[0]['msg'].lower()}") from None
+    return model.model_copy(update={"sampling": sampling})
+
+
 class Pocket:
     """Implements :class:`model.training.subject.Subject`; its networks are speakers.
 
@@ -94,7 +110,7 @@ class Pocket:
 
     def __init__(self, config: PocketSubject, seed: int, device: torch.device, compute: str) -> None:
         self._config, self._seed, self._device, self._compute = config, seed, device, dtype_of(compute)
-        self.model = load_yaml(config.model, ModelConfig)
+        self.model = _model(config)
         self.geometry = g = self.model.geometry.build()
         dit, sampling = self.model.dit, self.model.sampling
         self.block, self.num_blocks = BlockSizes(g.block_video_latents, g.block_audio_latents), config.blocks

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.errors import ConfigError
 from model.rollout import Latents
 from model.training.config import PocketStarts, PocketSubject
 from model.training.objective import Sequence, masked_forward
@@ -39,6 +40,15 @@ def open_subject(directory: Path, *, blocks: int = BLOCKS, **sampling: object) -
     speaker = subject.net("student")
     randomise(speaker)
     return subject, speaker.requires_grad_(True)
+
+
+def test_a_run_may_have_other_passes_than_the_model(directory: Path) -> None:
+    path = directory / "model_2_passes.yaml"
+    path.write_text(yaml.safe_dump(pocket_config()))
+    config = PocketSubject(kind="pocket", model=path, data=directory / "data", timesteps=(1.0,))
+    assert list(Pocket(config, 0, CPU, "float32").steps) == [1000]
+    with pytest.raises(ConfigError, match=r"subject.timesteps: .*must fall"):
+        Pocket(config.model_copy(update={"timesteps": (0.2, 0.5)}), 0, CPU, "float32")
 
 
 def noise(subject: Pocket, batch: int = 2) -> Latents:
