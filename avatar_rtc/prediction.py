@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from avatar_rtc import processor, resources
 from avatar_rtc.models import MAX_THREADS
 
-GFLOP_A_SECOND_OF_SPEECH = {"float32": 55.0, "bfloat16": 65.0}
-"""Real-time factor times GFLOP/s of float32 products, by what the network computes in; the middle one of three runs each.
+GFLOP_A_SECOND_OF_SPEECH = {"float32": 46.0, "bfloat16": 54.0}
+"""Real-time factor times GFLOP/s of float32 products, by what the network computes in.
 
-float32, pictures in 8 bits, two cores of an Intel Xeon with AVX-512 and AMX hidden: 0.48 at 88 GFLOP/s, 0.40 at 138, 0.43 at 163.
-bfloat16: 0.31 at 196 on two cores of an AMD EPYC, family 25, model 17; 0.28 at 225 and 0.31 at 260 on that Xeon (2026-12-01).
+float32, pictures in 8 bits, two cores of an Intel Xeon with AVX-512 and AMX hidden (2026-12-01): 0.40 at 116 GFLOP/s. With two
+passes it was 55, the middle one of three runs. bfloat16: 65 then, by as much less as float32; it has not been measured.
 """
 BFLOAT16 = ("AVX512-BF16", "AMX-BF16")
 BUSY = 0.5
