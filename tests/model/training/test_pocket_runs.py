@@ -333,8 +333,8 @@ def test_trajectories_hold_states_at_the_levels_of_the_passes(directory: Path) -
     assert sorted(found.prompts()) == ["clip 0 from block 0", "clip 1 from block 0", "clip 2 from block 0"]
     run = begin("ode_init", directory, directory / "unused")
     table, kept = run.stage._subject.trajectory_plan(4)  # type: ignore[attr-defined]
-    assert kept == [0, 2, 4]
     assert table.levels.tolist() == [1.0, 0.75, 0.5, 0.25]
+    assert kept == [0, 3, 4], "the passes of the run's config, and the end"
     video: Tensor = found[0].video.float()
     assert video[0].std() == pytest.approx(1, abs=0.1), "the first state is noise"
 
